@@ -1,8 +1,8 @@
-"""The library behind UniMat, the book: crystals in, aligned and fused views out.
+"""UniMat in small parts: three views of a crystal, aligned, fused, and read out.
 
-The import graph is the data flow: ``crystals`` -> ``diffraction``, ``graphs``, ``composition`` ->
-``encoders`` -> ``alignment`` -> ``fusion`` -> ``heads`` -> ``evaluate``. Nothing is imported here,
-so that ``import unimat_lib.diffraction`` loads only what it needs.
+The modules follow the flow of the data and import only leftwards:
+``crystals -> {diffraction, graphs, composition} -> encoders -> alignment -> fusion -> heads -> evaluate``.
+Importing the package loads nothing else, opens no connection and sets neither a seed nor a plot style.
 """
 
 __version__ = "0.1.0"
