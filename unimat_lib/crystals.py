@@ -1,10 +1,12 @@
 """Many crystals in a few flat tensors, and the reduced cell that makes them comparable.
 
-A :class:`CrystalTable` keeps the atoms of all its crystals one after the other; ``offsets`` says where each crystal
-begins. Everything downstream (diffraction, graphs, composition) works on such a table as a whole.
+A :class:`CrystalTable` keeps the atoms of all its crystals one after the other; ``offsets`` says
+where each crystal begins. Everything downstream (diffraction, graphs, composition) works on such a
+table as a whole.
 
-A lattice has infinitely many cells. Lengths and angles are only comparable between crystals when everybody picks the
-same one, so each crystal is brought to its Niggli-reduced primitive cell (:func:`reduce_crystal`) before it enters a table.
+A lattice has infinitely many cells. Lengths and angles are only comparable between crystals when
+everybody picks the same one, so each crystal is brought to its Niggli-reduced primitive cell
+(:func:`reduce_crystal`) before it enters a table.
 """
 
 from __future__ import annotations
@@ -44,16 +46,17 @@ SPLITS = ("train", "val", "test")
 REQUIRED_INFO = ("material_id", "formula", "space_group", "split", "source")
 
 SYMPREC = 0.1
-"""Distance in angstrom within which spglib calls two positions equal; the value the Materials Project uses."""
+"""Positions closer than this (angstrom) are equal to spglib; the Materials Project's value."""
 
 MIN_DISTANCE = 0.5
-"""Atoms closer than this (angstrom) cannot be two atoms; the shortest real bond, in H2, is 0.74 angstrom."""
+"""Atoms closer than this (angstrom) cannot be two; the shortest bond, in H2, has 0.74."""
 
 MIN_PLANE_SPACING = 1.0
-"""A cell flatter than this (angstrom) cannot hold an atom; no element has a smaller distance between lattice planes."""
+"""No crystal has a cell flatter than this (angstrom, between opposite faces)."""
 
-# Rounding (in angstrom and in fractions of a cell) removes the last bits, which differ between machines: content hashes
-# stay equal, special positions such as 1/2 stay exact, and the file compresses. It is far below any physical accuracy.
+# Rounding (in angstrom and in fractions of a cell) removes the last bits, which differ between
+# machines: content hashes stay equal, special positions such as 1/2 stay exact, and the file
+# compresses. It is far below any physical accuracy.
 _DECIMALS = 10
 
 
@@ -61,7 +64,7 @@ class CrystalError(ValueError):
     """One crystal cannot be used; the message is the reason."""
 
 
-# ------------------------------------------------------------------------------------------------ ragged arrays
+# ---- ragged arrays
 
 
 def gather_segments(offsets: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
@@ -72,8 +75,8 @@ def gather_segments(offsets: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         index: ``[B]`` int64, the segments wanted; repeats are allowed.
 
     Returns:
-        ``flat`` ``[M]`` int64, so that ``array[flat]`` holds the segments one after the other, and the new offsets
-        ``[B+1]`` int64.
+        ``flat`` ``[M]`` int64, so that ``array[flat]`` holds the segments one after the other, and
+        the new offsets ``[B+1]`` int64.
     """
     start = offsets[index]  # [B]
     count = offsets[index + 1] - start  # [B]
@@ -104,12 +107,14 @@ def crystal_system_index(space_group: Tensor | np.ndarray | Sequence[int] | int)
     outside = (number < 1) | (number > 230)
     if bool(outside.any()):
         found = number[outside].unique().tolist()[:5]
-        raise ValueError(f"space groups must lie in 1 to 230, but {found} came; check the space_group column")
+        raise ValueError(
+            f"space groups must lie in 1 to 230, but {found} came; check the space_group column"
+        )
     last = torch.tensor(LAST_SPACE_GROUP, device=number.device)
     return torch.searchsorted(last, number)
 
 
-# ------------------------------------------------------------------------------------------------ the table
+# ---- the table
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,8 +126,8 @@ class CrystalTable:
         frac_coords: ``[N, 3]`` float64, fractions of the cell vectors, in [0, 1).
         lattice: ``[C, 3, 3]`` float64, rows are the cell vectors a, b, c in angstrom.
         offsets: ``[C+1]`` int64; the atoms of crystal ``c`` are ``offsets[c]:offsets[c + 1]``.
-        info: ``C`` rows with at least ``material_id``, ``formula`` (reduced), ``space_group`` (int), ``split``
-            ("train", "val" or "test") and ``source``.
+        info: ``C`` rows with at least ``material_id``, ``formula`` (reduced), ``space_group``
+            (int), ``split`` ("train", "val" or "test") and ``source``.
     """
 
     atomic_numbers: Tensor
@@ -141,7 +146,9 @@ class CrystalTable:
         }
         for name, (came, expected) in shapes.items():
             if came != expected:
-                raise ValueError(f"{name} must have shape {expected} to fit the offsets, but has {came}")
+                raise ValueError(
+                    f"{name} must have shape {expected} to fit the offsets, but has {came}"
+                )
         if crystals < 0 or int(self.offsets[0]) != 0 or int(self.offsets[-1]) != atoms:
             raise ValueError(f"offsets must run from 0 to the number of atoms, {atoms}")
         missing = [name for name in REQUIRED_INFO if name not in self.info]
@@ -174,7 +181,7 @@ class CrystalTable:
 
     @property
     def scaled_lengths(self) -> Tensor:
-        """``[C, 3]`` float64, lengths divided by the cube root of the number of atoms, in angstrom."""
+        """``[C, 3]`` float64, lengths over the cube root of the number of atoms, in angstrom."""
         return self.lengths / self.num_atoms.to(self.lattice.dtype).pow(1 / 3)[:, None]
 
     @property
@@ -184,7 +191,9 @@ class CrystalTable:
         first, second = unit[:, [1, 0, 0]], unit[:, [2, 2, 1]]
         cosine = (first * second).sum(-1)
         sine = torch.linalg.cross(first, second).norm(dim=-1)
-        return torch.rad2deg(torch.atan2(sine, cosine))  # accurate near 0 and 180 degrees, unlike acos
+        return torch.rad2deg(
+            torch.atan2(sine, cosine)
+        )  # accurate near 0 and 180 degrees, unlike acos
 
     @property
     def volume(self) -> Tensor:
@@ -194,7 +203,9 @@ class CrystalTable:
     @property
     def space_group(self) -> Tensor:
         """``[C]`` int64, international numbers from the ``info`` column."""
-        return torch.as_tensor(self.info["space_group"].to_numpy(np.int64, copy=True), device=self.device)
+        return torch.as_tensor(
+            self.info["space_group"].to_numpy(np.int64, copy=True), device=self.device
+        )
 
     @property
     def crystal_system(self) -> Tensor:
@@ -213,7 +224,9 @@ class CrystalTable:
         index = torch.as_tensor(index, device=self.device)
         if index.dtype == torch.bool:
             if index.shape != (len(self),):
-                raise IndexError(f"a mask must have {len(self)} values, but has shape {tuple(index.shape)}")
+                raise IndexError(
+                    f"a mask must have {len(self)} values, but has shape {tuple(index.shape)}"
+                )
             index = index.nonzero()[:, 0]
         index = index.to(torch.int64).reshape(-1)
         if len(index) and not 0 <= int(index.min()) <= int(index.max()) < len(self):
@@ -240,7 +253,9 @@ class CrystalTable:
             raise ValueError(f"split must be one of {SPLITS}, but {name!r} came")
         mask = (self.info["split"] == name).to_numpy(bool, copy=True)
         if not mask.any():
-            raise ValueError(f"the table has no crystal in split {name!r}; it has {self.info['split'].unique()}")
+            raise ValueError(
+                f"the table has no crystal in split {name!r}; it has {self.info['split'].unique()}"
+            )
         return self.select(mask)
 
     def to(self, device: torch.device | str) -> CrystalTable:
@@ -275,7 +290,7 @@ class CrystalTable:
         return digest.hexdigest()[:12]
 
 
-# ------------------------------------------------------------------------------------------------ reduction
+# ---- reduction
 
 
 class ReducedCrystal(NamedTuple):
@@ -297,8 +312,8 @@ def reduce_crystal(
 ) -> ReducedCrystal:
     """Space group and Niggli-reduced primitive cell of one crystal, with a single symmetry search.
 
-    Cells that spglib finds primitive keep their atoms; the others lose the atoms that a lattice translation repeats,
-    each remaining one at the mean of its copies.
+    Cells that spglib finds primitive keep their atoms; the others lose the atoms that a lattice
+    translation repeats, each remaining one at the mean of its copies.
 
     Args:
         lattice: ``[3, 3]`` rows a, b, c in angstrom, either handedness.
@@ -307,8 +322,8 @@ def reduce_crystal(
         symprec: Tolerance of the symmetry search in angstrom.
 
     Raises:
-        CrystalError: The cell is empty, flat or not finite, an atomic number is unknown, two atoms coincide, or spglib
-            gives up.
+        CrystalError: The cell is empty, flat or not finite, an atomic number is unknown, two atoms
+            coincide, or spglib gives up.
     """
     lattice = np.array(lattice, dtype=np.float64)
     frac = np.array(frac_coords, dtype=np.float64).reshape(-1, 3)
@@ -322,7 +337,9 @@ def reduce_crystal(
         lattice, frac, numbers = _primitive(lattice, frac, numbers, dataset)
 
     reduced = _niggli_cell(lattice)
-    frac = frac @ (lattice @ np.linalg.inv(reduced))  # the atoms stay where they are; only the cell around them changes
+    frac = frac @ (
+        lattice @ np.linalg.inv(reduced)
+    )  # the atoms stay where they are; only the cell around them changes
     _check_distances(reduced, frac)
     return ReducedCrystal(
         np.round(reduced, _DECIMALS), _wrap(frac), numbers, int(dataset.number), was_primitive
@@ -332,7 +349,7 @@ def reduce_crystal(
 def niggli_primitive(
     lattice: np.ndarray, frac_coords: np.ndarray, atomic_numbers: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Niggli-reduced primitive cell: lattice ``[3, 3]``, fractional coordinates ``[n, 3]``, atomic numbers ``[n]``.
+    """Niggli-reduced primitive cell: lattice ``[3, 3]``, coordinates ``[n, 3]``, elements ``[n]``.
 
     Raises:
         CrystalError: See :func:`reduce_crystal`.
@@ -361,9 +378,13 @@ def _check_crystal(lattice: np.ndarray, frac: np.ndarray, numbers: np.ndarray) -
         raise CrystalError("an atom has no finite position")
     if numbers.min() < 1 or numbers.max() > 118:
         wrong = sorted(set(numbers[(numbers < 1) | (numbers > 118)].tolist()))
-        raise CrystalError(f"unknown element: atomic numbers must lie in 1 to 118, but {wrong} came")
+        raise CrystalError(
+            f"unknown element: atomic numbers must lie in 1 to 118, but {wrong} came"
+        )
     if np.abs(lattice).max() > 1e4 or abs(np.linalg.det(lattice)) < 1e-3:
-        raise CrystalError(f"the cell encloses no usable volume: {np.linalg.det(lattice):.3g} cubic angstrom")
+        raise CrystalError(
+            f"the cell encloses no usable volume: {np.linalg.det(lattice):.3g} cubic angstrom"
+        )
 
 
 def _check_distances(lattice: np.ndarray, frac: np.ndarray) -> None:
@@ -371,10 +392,11 @@ def _check_distances(lattice: np.ndarray, frac: np.ndarray) -> None:
     spacing = 1 / np.linalg.norm(np.linalg.inv(lattice), axis=0).max()
     if spacing < MIN_PLANE_SPACING:
         raise CrystalError(
-            f"the cell is flat: {spacing:.3g} angstrom between opposite faces, at least {MIN_PLANE_SPACING} expected"
+            f"the cell is flat: {spacing:.3g} angstrom between opposite faces, "
+            f"at least {MIN_PLANE_SPACING} expected"
         )
-    # Rounding a difference to the nearest cell finds the nearest image of any pair closer than half a plane spacing,
-    # and MIN_DISTANCE is at most that.
+    # Rounding a difference to the nearest cell finds the nearest image of any pair closer than half
+    # a plane spacing, and MIN_DISTANCE is at most that.
     for start in range(0, len(frac), 512):
         difference = frac[start : start + 512, None] - frac[None]
         difference -= np.round(difference)
@@ -384,12 +406,15 @@ def _check_distances(lattice: np.ndarray, frac: np.ndarray) -> None:
         if distance.min() < MIN_DISTANCE:
             first, second = np.unravel_index(distance.argmin(), distance.shape)
             raise CrystalError(
-                f"two atoms at one site: {distance.min():.3f} angstrom between atoms {start + first} and {second}, "
+                f"two atoms at one site: {distance.min():.3f} angstrom between "
+                f"atoms {start + first} and {second}, "
                 f"at least {MIN_DISTANCE} expected"
             )
 
 
-def _symmetry_dataset(lattice: np.ndarray, frac: np.ndarray, numbers: np.ndarray, symprec: float) -> Any:
+def _symmetry_dataset(
+    lattice: np.ndarray, frac: np.ndarray, numbers: np.ndarray, symprec: float
+) -> Any:
     import spglib
 
     with warnings.catch_warnings():
@@ -399,19 +424,23 @@ def _symmetry_dataset(lattice: np.ndarray, frac: np.ndarray, numbers: np.ndarray
         except Exception as error:  # spglib's own exception class has moved between its versions
             raise CrystalError(f"spglib finds no symmetry: {error}") from None
     if dataset is None:
-        raise CrystalError(f"spglib finds no symmetry within {symprec} angstrom (do atoms coincide?)")
+        raise CrystalError(
+            f"spglib finds no symmetry within {symprec} angstrom (do atoms coincide?)"
+        )
     return dataset
 
 
 def _primitive(
     lattice: np.ndarray, frac: np.ndarray, numbers: np.ndarray, dataset: Any
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The primitive cell that spglib found, in the orientation and with the strain of the given cell."""
+    """The primitive cell that spglib found, oriented and strained as the given cell is."""
     primitive = np.asarray(dataset.primitive_lattice, dtype=np.float64)
     mapping = np.asarray(dataset.mapping_to_primitive)
     classes, first = np.unique(mapping, return_index=True)
     if len(classes) * round(abs(np.linalg.det(lattice) / np.linalg.det(primitive))) != len(numbers):
-        raise CrystalError("spglib's primitive cell does not match its number of atoms; the symmetry is ambiguous")
+        raise CrystalError(
+            "spglib's primitive cell does not match its number of atoms; the symmetry is ambiguous"
+        )
     coords = frac @ (lattice @ np.linalg.inv(primitive))  # [n, 3]
     anchor = coords[first[np.searchsorted(classes, mapping)]]
     shift = coords - anchor
@@ -423,7 +452,8 @@ def _primitive(
 def _niggli_cell(lattice: np.ndarray) -> np.ndarray:
     import spglib
 
-    # The tolerance of the reduction is an area: it decides ties between cells that are equally short.
+    # The tolerance of the reduction is an area: it decides ties between cells that are equally
+    # short.
     eps = 1e-5 * abs(np.linalg.det(lattice)) ** (1 / 3)
     reduced = spglib.niggli_reduce(lattice, eps=eps)
     if reduced is None or not np.isfinite(reduced).all():
@@ -431,7 +461,7 @@ def _niggli_cell(lattice: np.ndarray) -> np.ndarray:
     return -reduced if np.linalg.det(reduced) < 0 else reduced
 
 
-# ------------------------------------------------------------------------------------------------ building tables
+# ---- building tables
 
 
 def reduced_formula(atomic_numbers: np.ndarray) -> str:
@@ -449,13 +479,15 @@ def table_from_arrays(
     atomic_numbers: Sequence[np.ndarray],
     info: pd.DataFrame,
 ) -> CrystalTable:
-    """A table from one lattice ``[3, 3]``, coordinates ``[n, 3]`` and atomic numbers ``[n]`` per crystal."""
+    """A table from a lattice ``[3, 3]``, coordinates ``[n, 3]`` and elements ``[n]`` per crystal."""
     counts = [len(numbers) for numbers in atomic_numbers]
     empty = len(counts) == 0
     return CrystalTable(
         atomic_numbers=torch.as_tensor(np.concatenate([[], *atomic_numbers]).astype(np.int64)),
         frac_coords=torch.as_tensor(np.concatenate([np.zeros((0, 3)), *frac_coords])),
-        lattice=torch.as_tensor(np.zeros((0, 3, 3)) if empty else np.stack(lattices).astype(np.float64)),
+        lattice=torch.as_tensor(
+            np.zeros((0, 3, 3)) if empty else np.stack(lattices).astype(np.float64)
+        ),
         offsets=torch.as_tensor(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)),
         info=info.reset_index(drop=True),
     )
@@ -468,12 +500,14 @@ def from_structures(
 
     Args:
         structures: Ordered structures; they are not changed.
-        info: One row each; missing required columns are filled in (``material_id`` with the running number, ``split``
-            with "train", ``source`` with "structure", ``space_group`` with spglib's number).
+        info: One row each; missing required columns are filled in (``material_id`` with the running
+            number, ``split`` with "train", ``source`` with "structure", ``space_group`` with
+            spglib's number).
         reduce: Bring each to its Niggli-reduced primitive cell; otherwise cells stay as they are.
 
     Raises:
-        CrystalError: A structure is disordered or otherwise unusable; the message begins with its number.
+        CrystalError: A structure is disordered or otherwise unusable; the message begins with its
+            number.
     """
     lattices, coords, numbers, groups = [], [], [], []
     for i, structure in enumerate(structures):
@@ -488,13 +522,17 @@ def from_structures(
             reduced = reduce_crystal(*crystal)
         except CrystalError as error:
             raise CrystalError(f"structure {i}: {error}") from None
-        lattice, frac, number = reduced[:3] if reduce else (crystal[0].copy(), _wrap(crystal[1]), crystal[2])
+        lattice, frac, number = (
+            reduced[:3] if reduce else (crystal[0].copy(), _wrap(crystal[1]), crystal[2])
+        )
         lattices.append(lattice)
         coords.append(frac)
         numbers.append(number)
         groups.append(reduced.space_group)
     if info is not None and len(info) != len(groups):
-        raise ValueError(f"info must have one row per structure, {len(groups)}, but has {len(info)}")
+        raise ValueError(
+            f"info must have one row per structure, {len(groups)}, but has {len(info)}"
+        )
     info = pd.DataFrame(index=range(len(groups))) if info is None else info.reset_index(drop=True)
     defaults = {
         "material_id": [str(i) for i in range(len(groups))],
@@ -507,7 +545,7 @@ def from_structures(
     return table_from_arrays(lattices, coords, numbers, info)
 
 
-# ------------------------------------------------------------------------------------------------ files
+# ---- files
 
 _TENSOR_COLUMNS = ("lattice", "atomic_numbers", "frac_coords")
 
@@ -530,7 +568,9 @@ def save_table(table: CrystalTable, path: str | os.PathLike[str]) -> Path:
     offsets = table.offsets.cpu().numpy()
 
     def lists(values: np.ndarray, bounds: np.ndarray) -> pa.ListArray:
-        return pa.ListArray.from_arrays(pa.array(bounds.astype(np.int32)), pa.array(values.reshape(-1)))
+        return pa.ListArray.from_arrays(
+            pa.array(bounds.astype(np.int32)), pa.array(values.reshape(-1))
+        )
 
     columns = {
         "lattice": lists(table.lattice.cpu().numpy(), 9 * np.arange(len(table) + 1)),
@@ -568,7 +608,9 @@ def load_table(path: str | os.PathLike[str]) -> CrystalTable:
         arrow = pq.read_table(path)
         flat = {name: arrow.column(name).combine_chunks() for name in _TENSOR_COLUMNS}
     except (pa.ArrowInvalid, KeyError, OSError) as error:
-        raise ValueError(f"{path} is not a crystal table ({error}); delete it and prepare it again") from error
+        raise ValueError(
+            f"{path} is not a crystal table ({error}); delete it and prepare it again"
+        ) from error
     atoms = flat["atomic_numbers"]
     offsets = atoms.offsets.to_numpy().astype(np.int64)
 
@@ -584,18 +626,19 @@ def load_table(path: str | os.PathLike[str]) -> CrystalTable:
     )
 
 
-# ------------------------------------------------------------------------------------------------ AFLOW prototypes
+# ---- AFLOW prototypes
 
 
 def aflow_prototypes() -> list[dict[str, Any]]:
-    """The AFLOW library of crystallographic prototypes that ships inside pymatgen, as plain dictionaries.
+    """The AFLOW library of crystallographic prototypes that ships inside pymatgen.
 
-    The file is read directly: building all 288 structures through ``pymatgen.analysis.prototypes`` costs several
-    seconds, of which nearly all goes into imports that nobody needs here.
+    The file is read directly: building all 288 structures through ``pymatgen.analysis.prototypes``
+    costs several seconds, of which nearly all goes into imports that nobody needs here.
 
     Returns:
-        One dictionary per prototype: ``tags`` (``pearson``, ``aflow``, ``strukturbericht``, ``mineral``), ``lattice``
-        ``[3, 3]`` angstrom, ``frac_coords`` ``[n, 3]`` and ``symbols`` (n element symbols).
+        One dictionary per prototype: ``tags`` (``pearson``, ``aflow``, ``strukturbericht``,
+        ``mineral``), ``lattice`` ``[3, 3]`` angstrom, ``frac_coords`` ``[n, 3]`` and ``symbols`` (n
+        element symbols).
 
     Raises:
         FileNotFoundError: This version of pymatgen keeps the file elsewhere.
@@ -608,7 +651,8 @@ def aflow_prototypes() -> list[dict[str, Any]]:
     found = [file for file in files if file.is_file()]
     if not found:
         raise FileNotFoundError(
-            f"pymatgen's AFLOW prototypes were expected at {[str(f) for f in files] or 'pymatgen.analysis.prototypes'}; "
+            "pymatgen's AFLOW prototypes were expected as aflow_prototypes.json.gz in "
+            f"{folders or 'pymatgen.analysis.prototypes'}; "
             "install the pymatgen version named in requirements.lock"
         )
     with gzip.open(found[0], "rt", encoding="utf-8") as handle:
@@ -625,7 +669,7 @@ def aflow_prototypes() -> list[dict[str, Any]]:
 
 
 def worked_crystal() -> CrystalTable:
-    """The crystal that recurs in every chapter: rutile, TiO2, from the AFLOW prototypes, in its Niggli cell."""
+    """The crystal that recurs in every chapter: rutile, TiO2, from the AFLOW prototypes."""
     from pymatgen.core import Element
 
     entry = next(e for e in aflow_prototypes() if e["tags"]["mineral"] == "Rutile")
@@ -641,4 +685,6 @@ def worked_crystal() -> CrystalTable:
             "prototype": [entry["tags"]["aflow"]],
         }
     )
-    return table_from_arrays([crystal.lattice], [crystal.frac_coords], [crystal.atomic_numbers], info)
+    return table_from_arrays(
+        [crystal.lattice], [crystal.frac_coords], [crystal.atomic_numbers], info
+    )
