@@ -1,0 +1,348 @@
+"""Metrics, per-crystal-system tables, bootstrap intervals, calibration.
+
+Predictions are collected once into an *errors frame*, one row per crystal: what was predicted and
+how far off it was. Every published number is computed from such a frame, so it can be recomputed
+from the file that a chapter leaves under ``data/results/predictions/``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from unimat_lib.crystals import CRYSTAL_SYSTEMS, CrystalTable
+from unimat_lib.diffraction import Measurement
+from unimat_lib.model import UniMat
+from unimat_lib.views import CrystalViews
+
+CELL_COLUMNS = ("a", "b", "c", "alpha", "beta", "gamma")
+SCALED_COLUMNS = ("scaled_a", "scaled_b", "scaled_c")
+PROBABILITY_COLUMNS = tuple(f"p_{name}" for name in CRYSTAL_SYSTEMS)
+
+
+@torch.no_grad()
+def predict(
+    model: UniMat,
+    views: CrystalViews,
+    table: CrystalTable,
+    index: Tensor,
+    *,
+    modalities: Sequence[str] | None = None,
+    measurement: Measurement | None = None,
+    seed: int = 0,
+    batch_size: int = 512,
+) -> pd.DataFrame:
+    """Errors frame of a model on some crystals.
+
+    Args:
+        model: The model; it is put in evaluation mode.
+        views: Views of ``table``.
+        table: The crystals, for names and sizes.
+        index: Rows to predict, int64 ``[B]``.
+        modalities: Inputs to give; by default all that the model reads. Leaving some out shows
+            what happens when they are missing.
+        measurement: Measurement effects to draw, ``None`` for clean patterns.
+        seed: Seed of those draws.
+        batch_size: Crystals at once.
+
+    Returns:
+        One row per crystal: ``material_id``, ``num_atoms``, ``crystal_system`` (true index),
+        ``predicted_system``, ``p_<system>``, predictions ``a`` ... ``gamma`` (angstrom, degrees)
+        and ``scaled_a`` ..., their signed errors ``error_<name>``, the relative errors of the
+        lengths ``relative_error_a`` ... and ``relative_error_volume``.
+
+    Raises:
+        ValueError: If ``index`` is empty.
+    """
+    if len(index) == 0:
+        raise ValueError("expected at least one crystal to predict, got none")
+    model.eval()
+    modalities = tuple(modalities or model.config.inputs)
+    generator = torch.Generator(device=views.device).manual_seed(seed)
+    parts = []
+    for chunk in index.to(views.device).split(batch_size):
+        batch = views.batch(
+            chunk, modalities=modalities, measurement=measurement, generator=generator
+        )
+        output = model(batch.views)
+        cell = model.cell_scaler.decode(output.cell)
+        predicted = torch.cat([cell["lengths"], cell["angles"], cell["scaled_lengths"]], dim=1)
+        truth = batch.targets
+        true = torch.cat([truth.lengths, truth.angles, truth.scaled_lengths], dim=1)
+        parts.append(torch.cat([predicted, true, output.system_log_probs.exp()], dim=1).cpu())
+    values = torch.cat(parts).double().numpy()  # [B, 9 + 9 + 7]
+    return _errors_frame(values, table, index.cpu())
+
+
+def _errors_frame(values: np.ndarray, table: CrystalTable, index: Tensor) -> pd.DataFrame:
+    rows = index.numpy()
+    predicted, true, probabilities = values[:, :9], values[:, 9:18], values[:, 18:]
+    names = CELL_COLUMNS + SCALED_COLUMNS
+    frame = pd.DataFrame(
+        {
+            "material_id": table.info["material_id"].to_numpy()[rows],
+            "num_atoms": table.num_atoms.cpu().numpy()[rows],
+            "crystal_system": table.crystal_system.cpu().numpy()[rows],
+            "predicted_system": probabilities.argmax(axis=1),
+        }
+    )
+    columns = dict(zip(PROBABILITY_COLUMNS, probabilities.T, strict=True))
+    columns |= dict(zip(names, predicted.T, strict=True))
+    columns |= {f"error_{name}": x for name, x in zip(names, (predicted - true).T, strict=True)}
+    relative = (predicted[:, :3] - true[:, :3]) / true[:, :3]
+    columns |= {f"relative_error_{n}": x for n, x in zip("abc", relative.T, strict=True)}
+    volume = cell_volume(true[:, :3], true[:, 3:6])
+    columns["relative_error_volume"] = (
+        cell_volume(predicted[:, :3], predicted[:, 3:6]) - volume
+    ) / volume
+    return frame.assign(**{name: x.astype(np.float32) for name, x in columns.items()})
+
+
+def cell_volume(lengths: np.ndarray, angles: np.ndarray) -> np.ndarray:
+    """Volume in cubic angstrom from lengths ``[n, 3]`` and angles ``[n, 3]`` in degrees.
+
+    Angles that close no cell (as a network may predict) give the volume zero.
+    """
+    cosines = np.cos(np.radians(angles))
+    squared = 1 - (cosines**2).sum(axis=1) + 2 * cosines.prod(axis=1)
+    return lengths.prod(axis=1) * np.sqrt(np.clip(squared, 0, None))
+
+
+def _mean_abs(frame: pd.DataFrame, names: Sequence[str], prefix: str = "error_") -> pd.Series:
+    return frame[[f"{prefix}{name}" for name in names]].abs().mean(axis=1)
+
+
+def _within_one_percent(frame: pd.DataFrame) -> pd.Series:
+    errors = frame[[f"relative_error_{name}" for name in "abc"]].abs()
+    return (errors <= 0.01).all(axis=1).astype(float)
+
+
+# One value per crystal; the metric is their mean. The median is apart because it pools lengths.
+PER_CRYSTAL: Mapping[str, Callable[[pd.DataFrame], pd.Series]] = {
+    "scaled_length_mae": lambda f: _mean_abs(f, SCALED_COLUMNS),
+    "length_mae": lambda f: _mean_abs(f, ("a", "b", "c")),
+    "length_mape": lambda f: 100 * _mean_abs(f, ("a", "b", "c"), "relative_error_"),
+    "angle_mae": lambda f: _mean_abs(f, ("alpha", "beta", "gamma")),
+    "volume_mape": lambda f: 100 * f["relative_error_volume"].abs(),
+    "within_1_percent": lambda f: 100 * _within_one_percent(f),
+    "crystal_system_accuracy": lambda f: (
+        100 * (f["predicted_system"] == f["crystal_system"]).astype(float)
+    ),
+}
+
+METRIC_UNITS = {
+    "scaled_length_mae": "Å",
+    "length_mae": "Å",
+    "length_median_ae": "Å",
+    "length_mape": "%",
+    "angle_mae": "°",
+    "volume_mape": "%",
+    "within_1_percent": "%",
+    "crystal_system_accuracy": "%",
+}
+
+
+def cell_metrics(frame: pd.DataFrame) -> dict[str, float]:
+    """All metrics of an errors frame.
+
+    Returns:
+        ``scaled_length_mae``, ``length_mae``, ``length_median_ae`` (angstrom), ``angle_mae``
+        (degrees), ``length_mape``, ``volume_mape``, ``within_1_percent`` and
+        ``crystal_system_accuracy`` (percent), and ``crystal_system_accuracy_<name>`` for every
+        crystal system that occurs.
+
+    Raises:
+        ValueError: If the frame is empty.
+    """
+    if frame.empty:
+        raise ValueError("expected at least one prediction, got an empty frame")
+    metrics = {name: float(values(frame).mean()) for name, values in PER_CRYSTAL.items()}
+    metrics["length_median_ae"] = length_median(frame)
+    for number, name in enumerate(CRYSTAL_SYSTEMS):
+        part = frame[frame["crystal_system"] == number]
+        if len(part):
+            right = (part["predicted_system"] == number).mean()
+            metrics[f"crystal_system_accuracy_{name}"] = 100 * float(right)
+    return metrics
+
+
+def length_median(frame: pd.DataFrame) -> float:
+    """Median absolute error over all lengths a, b, c of all crystals, angstrom."""
+    return float(np.median(frame[["error_a", "error_b", "error_c"]].abs().to_numpy()))
+
+
+def bootstrap_interval(
+    frames: Sequence[pd.DataFrame], metric: str, *, num_resamples: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """95 % percentile interval of a metric over resampled test crystals.
+
+    Args:
+        frames: Errors frames of the seeds, same crystals in the same order; the metric is
+            averaged over the seeds for each resample, so the interval speaks of the crystals and
+            the standard deviation over seeds (reported beside it) of the training.
+        metric: A key of ``PER_CRYSTAL``, ``length_median_ae`` or
+            ``crystal_system_accuracy_<name>``.
+        num_resamples: Bootstrap samples.
+        seed: Seed of the resampling.
+
+    Raises:
+        ValueError: If the metric is unknown, there is no frame or the frames differ in length.
+
+    Source: Efron, Annals of Statistics 7 (1979) 1.
+    """
+    if not frames or len({len(frame) for frame in frames}) != 1:
+        raise ValueError(
+            f"expected frames of one length, got lengths {[len(frame) for frame in frames]}"
+        )
+    rng = np.random.default_rng(seed)
+    if metric == "length_median_ae":
+        errors = np.stack([f[["error_a", "error_b", "error_c"]].abs().to_numpy() for f in frames])
+        n = errors.shape[1]
+        draws = [
+            np.median(errors[:, rng.integers(0, n, n)].reshape(len(frames), -1), axis=1).mean()
+            for _ in range(num_resamples)
+        ]
+        return _interval(np.array(draws))
+    values = np.mean([_per_crystal(frame, metric) for frame in frames], axis=0)  # [n]
+    n = len(values)
+    # Counts instead of indices: one multinomial draw and one product per resample.
+    draws = [rng.multinomial(n, np.full(n, 1 / n)) @ values / n for _ in range(num_resamples)]
+    return _interval(np.array(draws))
+
+
+def _per_crystal(frame: pd.DataFrame, metric: str) -> np.ndarray:
+    prefix = "crystal_system_accuracy_"
+    if metric in PER_CRYSTAL:
+        return PER_CRYSTAL[metric](frame).to_numpy()
+    if metric.startswith(prefix) and metric.removeprefix(prefix) in CRYSTAL_SYSTEMS:
+        number = CRYSTAL_SYSTEMS.index(metric.removeprefix(prefix))
+        part = frame[frame["crystal_system"] == number]
+        return 100 * (part["predicted_system"] == number).to_numpy(dtype=float)
+    raise ValueError(
+        f"unknown metric {metric!r}: expected one of {[*PER_CRYSTAL, 'length_median_ae']} or "
+        f"{prefix}<{'|'.join(CRYSTAL_SYSTEMS)}>"
+    )
+
+
+def _interval(draws: np.ndarray) -> tuple[float, float]:
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def summarize(
+    frames: Sequence[pd.DataFrame], metrics: Sequence[str], *, num_resamples: int = 1000
+) -> pd.DataFrame:
+    """Mean and standard deviation over seeds with a bootstrap interval, one row per metric.
+
+    Args:
+        frames: Errors frames of the seeds.
+        metrics: Names as in :func:`cell_metrics`.
+        num_resamples: Bootstrap samples.
+
+    Returns:
+        Columns ``metric``, ``mean``, ``std`` (0 for one seed), ``seeds``, ``ci_low``,
+        ``ci_high``, ``n_test``.
+    """
+    per_seed = [cell_metrics(frame) for frame in frames]
+    rows = []
+    for metric in metrics:
+        values = np.array([m[metric] for m in per_seed])
+        low, high = bootstrap_interval(frames, metric, num_resamples=num_resamples)
+        rows.append(
+            {
+                "metric": metric,
+                "mean": values.mean(),
+                "std": values.std(ddof=1) if len(values) > 1 else 0.0,
+                "seeds": len(values),
+                "ci_low": low,
+                "ci_high": high,
+                "n_test": len(frames[0]),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def per_system_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """Metrics by true crystal system, from low to high symmetry.
+
+    Returns:
+        Index ``crystal system``; ``n`` and the metrics of :func:`cell_metrics` that make sense
+        for one class. A system without crystals has a row with ``n = 0`` and empty metrics: it
+        is shown, not dropped.
+    """
+    rows = []
+    names = [name for name in METRIC_UNITS if name != "within_1_percent"]
+    for number, system in enumerate(CRYSTAL_SYSTEMS):
+        part = frame[frame["crystal_system"] == number]
+        metrics = cell_metrics(part) if len(part) else {}
+        rows.append(
+            {"crystal system": system, "n": len(part)}
+            | {name: metrics.get(name, float("nan")) for name in names}
+        )
+    return pd.DataFrame(rows).set_index("crystal system")
+
+
+def confusion(frame: pd.DataFrame) -> np.ndarray:
+    """Counts ``[7, 7]``: rows are true crystal systems, columns predicted ones."""
+    matrix = np.zeros((len(CRYSTAL_SYSTEMS),) * 2, dtype=np.int64)
+    np.add.at(matrix, (frame["crystal_system"], frame["predicted_system"]), 1)
+    return matrix
+
+
+def expected_calibration_error(frame: pd.DataFrame, *, num_bins: int = 15) -> float:
+    """Mean gap between confidence and accuracy of the crystal system, in [0, 1].
+
+    Source: Guo et al., arXiv 1706.04599, eq. 3 (equal-width bins).
+    """
+    return float(
+        reliability(frame, num_bins=num_bins).eval("share * abs(accuracy - confidence)").sum()
+    )
+
+
+def reliability(frame: pd.DataFrame, *, num_bins: int = 15) -> pd.DataFrame:
+    """Accuracy against confidence of the predicted crystal system.
+
+    Returns:
+        One row per non-empty bin: ``confidence``, ``accuracy`` (means), ``share`` of crystals.
+    """
+    confidence = frame[list(PROBABILITY_COLUMNS)].max(axis=1)
+    right = frame["predicted_system"] == frame["crystal_system"]
+    bins = np.minimum((confidence * num_bins).astype(int), num_bins - 1)
+    grouped = pd.DataFrame({"confidence": confidence, "accuracy": right}).groupby(bins)
+    return grouped.mean().assign(share=grouped.size() / len(frame)).reset_index(drop=True)
+
+
+@torch.no_grad()
+def embed(
+    model: UniMat,
+    views: CrystalViews,
+    index: Tensor,
+    *,
+    modalities: Sequence[str] | None = None,
+    batch_size: int = 512,
+) -> dict[str, Tensor]:
+    """Points of the shared space, by modality.
+
+    Args:
+        model: The model; it is put in evaluation mode.
+        views: The views.
+        index: Rows, int64 ``[B]``.
+        modalities: Which to embed; by default all that have an encoder.
+        batch_size: Crystals at once.
+
+    Returns:
+        Modality name to unit vectors, float32 ``[B, projection_dim]``, on the CPU.
+    """
+    model.eval()
+    modalities = tuple(modalities or model.config.modalities)
+    parts: dict[str, list[Tensor]] = {name: [] for name in modalities}
+    for chunk in index.to(views.device).split(batch_size):
+        batch = views.batch(chunk, modalities=modalities)
+        for name, view in batch.views.items():
+            point = model.projections[name](model.encode(name, view)).float()
+            parts[name].append(torch.nn.functional.normalize(point, dim=-1).cpu())
+    return {name: torch.cat(chunks) for name, chunks in parts.items()}

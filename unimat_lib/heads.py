@@ -1,0 +1,100 @@
+"""Heads: from a fused description of a crystal to its cell and its crystal system.
+
+The cell head answers two questions at once: the lengths of the Niggli cell in angstrom, and the
+same lengths divided by the cube root of the number of atoms (the ``scaled_lattice`` target of the
+public MP-20 configuration). They are separate outputs because the number of atoms in the cell is
+not an input: dividing a prediction by it would leak the answer.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from unimat_lib.crystals import CRYSTAL_SYSTEMS
+from unimat_lib.views import Targets
+
+CELL_TARGETS = ("lengths", "scaled_lengths", "angles")
+
+
+def _stack(targets: Targets) -> Tensor:
+    """``[B, 9]``: lengths (angstrom), scaled lengths (angstrom), angles (degrees)."""
+    return torch.cat([getattr(targets, name).float() for name in CELL_TARGETS], dim=1)
+
+
+class CellScaler(nn.Module):
+    """Shift and scale of the nine cell targets, taken from the training split.
+
+    Kept as buffers, so that a saved model carries the units of its own outputs.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(9))
+        self.register_buffer("std", torch.ones(9))
+
+    def fit(self, targets: Targets) -> None:
+        """Set mean and standard deviation from ``targets`` (training crystals only)."""
+        values = _stack(targets)
+        self.mean.copy_(values.mean(dim=0))
+        self.std.copy_(values.std(dim=0).clamp(min=1e-3))  # one crystal, or all cubic: no 1/0
+
+    def encode(self, targets: Targets) -> Tensor:
+        """Physical targets -> ``[B, 9]`` of zero mean and unit variance."""
+        return (_stack(targets) - self.mean) / self.std
+
+    def decode(self, values: Tensor) -> dict[str, Tensor]:
+        """``[B, 9]`` -> ``lengths``, ``scaled_lengths`` (angstrom), ``angles`` (degrees)."""
+        physical = values.float() * self.std + self.mean
+        return dict(zip(CELL_TARGETS, physical.split(3, dim=1), strict=True))
+
+
+def _head(dim: int, size_out: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.LayerNorm(dim), nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, size_out)
+    )
+
+
+class CellHead(nn.Module):
+    """MLP from ``[..., d]`` to the nine standardised cell targets ``[..., 9]``."""
+
+    def __init__(self, *, dim: int) -> None:
+        super().__init__()
+        self.net = _head(dim, 9)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """``[..., d]`` -> ``[..., 9]``."""
+        return self.net(features)
+
+
+class CrystalSystemHead(nn.Module):
+    """MLP from ``[..., d]`` to the logits of the seven crystal systems ``[..., 7]``."""
+
+    def __init__(self, *, dim: int) -> None:
+        super().__init__()
+        self.net = _head(dim, len(CRYSTAL_SYSTEMS))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """``[..., d]`` -> ``[..., 7]``."""
+        return self.net(features)
+
+
+def supervised_loss(
+    *, cell: Tensor, system_log_probs: Tensor, targets: Targets, scaler: CellScaler
+) -> tuple[Tensor, Tensor]:
+    """The two supervised losses.
+
+    Args:
+        cell: Standardised cell predictions ``[B, 9]``.
+        system_log_probs: Log-probabilities of the crystal systems ``[B, 7]``.
+        targets: The truth.
+        scaler: The scaler that the model was fitted with.
+
+    Returns:
+        ``(cell, system)`` scalars: mean absolute error in standard deviations (the metric that
+        is reported is an absolute error, so the loss is one), and cross-entropy in nats.
+    """
+    cell_loss = functional.l1_loss(cell.float(), scaler.encode(targets))
+    system_loss = functional.nll_loss(system_log_probs.float(), targets.crystal_system)
+    return cell_loss, system_loss

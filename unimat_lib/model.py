@@ -1,0 +1,293 @@
+"""UniMat in one module: encoders, projections, fusion, heads.
+
+A model is described by a :class:`UniMatConfig`; saving writes the weights (safetensors) and the
+description (JSON), and loading needs nothing else: the pattern grid, the Magpie standardisation
+and the units of the outputs travel with the weights.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from unimat_lib.alignment import AlignmentLoss
+from unimat_lib.composition import MAGPIE_FEATURES
+from unimat_lib.diffraction import Grid
+from unimat_lib.encoders import CompositionEncoder, PatternEncoder, StructureEncoder
+from unimat_lib.fusion import make_fusion
+from unimat_lib.graphs import PeriodicGraph
+from unimat_lib.heads import CellHead, CellScaler, CrystalSystemHead
+from unimat_lib.views import MODALITIES, CrystalViews
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class UniMatConfig:
+    """Everything that fixes the shape of a model.
+
+    Attributes:
+        modalities: Modalities that have an encoder.
+        inputs: Modalities that the fusion and the heads see; the others only take part in the
+            alignment. ``("structure", "xrd")`` with ``inputs=("structure",)`` is "structure
+            aligned with XRD".
+        dim: Width of the embeddings.
+        projection_dim: Width of the shared space in which modalities are aligned.
+        fusion: One of ``fusion.FUSIONS``.
+        alignment: One of ``alignment.ALIGNMENT_KINDS``.
+        grid: 2theta grid of the pattern encoder.
+        cutoff: Radius of the periodic graph, angstrom.
+        max_neighbors: Cap on neighbours per atom.
+        fwhm: Peak width of clean patterns, degrees.
+        structure: Further arguments of :class:`StructureEncoder`.
+        xrd: Further arguments of :class:`PatternEncoder`.
+        composition: Further arguments of :class:`CompositionEncoder`.
+    """
+
+    modalities: tuple[str, ...]
+    inputs: tuple[str, ...]
+    dim: int = 256
+    projection_dim: int = 128
+    fusion: str = "concat"
+    alignment: str = "clip"
+    grid: Grid = field(default_factory=lambda: Grid(5.0, 90.0, 4096))
+    cutoff: float = 5.0
+    max_neighbors: int | None = 12
+    fwhm: float = 0.1
+    structure: Mapping[str, object] = field(default_factory=dict)
+    xrd: Mapping[str, object] = field(default_factory=dict)
+    composition: Mapping[str, object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse unknown or inconsistent modalities."""
+        unknown = [name for name in self.modalities if name not in MODALITIES]
+        if unknown or not self.modalities:
+            raise ValueError(
+                f"expected one or more modalities of {MODALITIES}, got {self.modalities}"
+            )
+        without_encoder = [name for name in self.inputs if name not in self.modalities]
+        if without_encoder or not self.inputs:
+            raise ValueError(
+                f"expected inputs among the modalities {self.modalities}, got {self.inputs}"
+            )
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain JSON types."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, object]) -> UniMatConfig:
+        """The inverse of :meth:`to_dict`.
+
+        Raises:
+            ValueError: On a name that no field has.
+        """
+        known = {f.name for f in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ValueError(f"unknown model settings {unknown}: expected some of {sorted(known)}")
+        values = dict(values)
+        values["modalities"] = tuple(values["modalities"])
+        values["inputs"] = tuple(values["inputs"])
+        values["grid"] = Grid(**values["grid"])
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class UniMatOutput:
+    """What a forward pass returns, for ``B`` crystals.
+
+    Attributes:
+        embeddings: Encoder outputs by modality, ``[B, dim]``.
+        projections: Points of the shared space by modality, ``[B, projection_dim]``, not
+            normalised.
+        cell: Standardised cell predictions ``[B, 9]``.
+        system_log_probs: Log-probabilities of the crystal systems ``[B, 7]``.
+    """
+
+    embeddings: dict[str, Tensor]
+    projections: dict[str, Tensor]
+    cell: Tensor
+    system_log_probs: Tensor
+
+
+class UniMat(nn.Module):
+    """Encoders, projections, fusion and heads.
+
+    Args:
+        config: The description.
+    """
+
+    def __init__(self, config: UniMatConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoders = nn.ModuleDict(
+            {name: _make_encoder(name, config) for name in config.modalities}
+        )
+        self.projections = nn.ModuleDict(
+            {name: nn.Linear(config.dim, config.projection_dim) for name in config.modalities}
+        )
+        self.alignment = AlignmentLoss(kind=config.alignment)
+        self.fusion = make_fusion(config.fusion, num_modalities=len(config.inputs), dim=config.dim)
+        self.cell_head = CellHead(dim=config.dim)
+        self.system_head = CrystalSystemHead(dim=config.dim)
+        self.cell_scaler = CellScaler()
+        self.register_buffer("magpie_mean", torch.zeros(len(MAGPIE_FEATURES)))
+        self.register_buffer("magpie_std", torch.ones(len(MAGPIE_FEATURES)))
+
+    def fit_scalers(self, views: CrystalViews, train: Tensor) -> None:
+        """Take the units of inputs and outputs from the training crystals.
+
+        Args:
+            views: The views that training will use.
+            train: Rows of the training split, int64.
+        """
+        self.cell_scaler.fit(views.targets.select(train))
+        if views.magpie is not None:
+            values = views.magpie[train]
+            self.magpie_mean.copy_(values.mean(dim=0))
+            self.magpie_std.copy_(values.std(dim=0).clamp(min=1e-6))
+
+    def encode(self, name: str, view: PeriodicGraph | Tensor) -> Tensor:
+        """Embedding ``[B, dim]`` of one modality's view."""
+        if name == "composition":
+            # Clamped: a feature that is nearly constant in training may be huge elsewhere.
+            view = ((view - self.magpie_mean) / self.magpie_std).clamp(-10, 10)
+        return self.encoders[name](view)
+
+    def forward(
+        self,
+        views: Mapping[str, PeriodicGraph | Tensor],
+        mask: Mapping[str, Tensor] | None = None,
+    ) -> UniMatOutput:
+        """Encode the given views and predict from the inputs among them.
+
+        Args:
+            views: Modality name to view. A missing input modality counts as absent everywhere.
+            mask: Modality name to bool ``[B]``, false where a crystal lacks the modality.
+
+        Raises:
+            ValueError: If no input modality is given.
+        """
+        embeddings = {name: self.encode(name, view) for name, view in views.items()}
+        projections = {name: self.projections[name](x) for name, x in embeddings.items()}
+        features, weights = self.fusion(*self._tokens(embeddings, mask))  # [B, K, d], [B, K]
+        cell = (weights[..., None] * self.cell_head(features).float()).sum(dim=1)  # [B, 9]
+        probs = self.system_head(features).float().softmax(dim=-1)  # [B, K, 7]
+        system = (weights[..., None] * probs).sum(dim=1).clamp(min=1e-9).log()
+        return UniMatOutput(embeddings, projections, cell, system)
+
+    def _tokens(
+        self, embeddings: Mapping[str, Tensor], mask: Mapping[str, Tensor] | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Tokens ``[B, M, d]`` of the inputs, and their mask ``[B, M]`` if any can be absent."""
+        inputs = self.config.inputs
+        given = [name for name in inputs if name in embeddings]
+        if not given:
+            raise ValueError(f"expected at least one view of {inputs}, got {sorted(embeddings)}")
+        like = embeddings[given[0]]
+        tokens = [embeddings.get(name, torch.zeros_like(like)) for name in inputs]
+        if mask is None and len(given) == len(inputs):
+            return torch.stack(tokens, dim=1), None
+        everywhere = torch.ones(len(like), dtype=torch.bool, device=like.device)
+        present = [
+            (mask or {}).get(name, everywhere) if name in embeddings else ~everywhere
+            for name in inputs
+        ]
+        return torch.stack(tokens, dim=1), torch.stack(present, dim=1)
+
+
+def _make_encoder(name: str, config: UniMatConfig) -> nn.Module:
+    if name == "structure":
+        return StructureEncoder(dim=config.dim, cutoff=config.cutoff, **config.structure)
+    if name == "xrd":
+        return PatternEncoder(num_points=config.grid.num_points, dim=config.dim, **config.xrd)
+    return CompositionEncoder(
+        num_features=len(MAGPIE_FEATURES), dim=config.dim, **config.composition
+    )
+
+
+def num_parameters(module: nn.Module) -> int:
+    """Number of trainable parameters."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
+def save_model(model: UniMat, path: str | os.PathLike[str], *, half: bool = False) -> Path:
+    """Write a model to ``path`` (``*.safetensors``) and its description beside it (``*.json``).
+
+    Args:
+        model: The model.
+        path: File of the weights; the folder is made.
+        half: Store floating-point weights in bfloat16, which halves the file.
+
+    Returns:
+        The path of the weights.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"expected a path that ends in .safetensors, got {path}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        name: (x.to(torch.bfloat16) if half and x.is_floating_point() else x).contiguous().cpu()
+        for name, x in model.state_dict().items()
+    }
+    description = {"format": FORMAT_VERSION, "config": model.config.to_dict()}
+    _replace(path, lambda temporary: save_file(tensors, temporary))
+    _replace(
+        path.with_suffix(".json"),
+        lambda temporary: temporary.write_text(json.dumps(description, indent=2) + "\n"),
+    )
+    return path
+
+
+def _replace(path: Path, write) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_model(path: str | os.PathLike[str], *, device: torch.device | str = "cpu") -> UniMat:
+    """Read a model that :func:`save_model` wrote, in evaluation mode, float32.
+
+    Raises:
+        FileNotFoundError: If one of the two files is missing.
+        ValueError: If they cannot be read or do not belong together.
+    """
+    path = Path(path)
+    description_path = path.with_suffix(".json")
+    for file in (path, description_path):
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"expected a model at {path} with {description_path.name} beside it, but "
+                f"{file} is missing: write both with save_model"
+            )
+    try:
+        description = json.loads(description_path.read_text())
+        tensors = load_file(path)
+    except (json.JSONDecodeError, SafetensorError) as error:
+        raise ValueError(
+            f"{path} or its description is damaged ({error}): save it again"
+        ) from error
+    if description.get("format") != FORMAT_VERSION:
+        raise ValueError(
+            f"{description_path} has format {description.get('format')!r}, this version reads "
+            f"{FORMAT_VERSION}: save the model again with this version"
+        )
+    model = UniMat(UniMatConfig.from_dict(description["config"]))
+    try:
+        model.load_state_dict({name: x.float() for name, x in tensors.items()})
+    except RuntimeError as error:
+        raise ValueError(f"{path} does not fit its description: {error}") from error
+    return model.to(device).eval()

@@ -1,0 +1,486 @@
+"""One fit loop on Lightning Fabric: precision, one or many GPUs, resume, a log file.
+
+All data lie on the device, so an epoch is a permutation of row numbers. Everything random in an
+epoch (order, dropout, measurement effects) is seeded from the seed and the number of the epoch
+alone, so a run that was interrupted and resumed takes the very same steps as one that was not.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import json
+import logging
+import math
+import os
+import resource
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+from lightning.fabric import Fabric
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from unimat_lib.diffraction import Measurement
+from unimat_lib.heads import supervised_loss
+from unimat_lib.model import UniMat
+from unimat_lib.views import Batch, CrystalViews
+
+logger = logging.getLogger(__name__)
+
+# The code that decides what a training run computes; a change in it makes a new run.
+_TRAINING_CODE = (
+    "alignment crystals diffraction encoders fusion graphs heads model train views"
+).split()
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """Settings of one training run.
+
+    Attributes:
+        epochs: Passes over the training crystals.
+        batch_size: Crystals per step and device; the last, smaller batch is dropped.
+        lr: Peak learning rate of AdamW.
+        weight_decay: Of the matrices; vectors (biases, norms) are not decayed.
+        warmup: Share of the steps in which the rate rises linearly; then it falls as a cosine.
+        clip_norm: Largest gradient norm.
+        ema: Decay of the exponential moving average of the weights, which is what is evaluated.
+        cell_weight: Weight of the cell loss.
+        system_weight: Weight of the crystal-system loss.
+        contrastive_weight: Weight of the alignment loss.
+        modality_dropout: Probability with which an input modality is hidden from a crystal in
+            training (one always remains), so that the model learns to do without.
+        patience: Epochs without a better validation loss before stopping; ``None`` never stops.
+        measurement: Measurement effects to draw in training, or ``None`` for clean patterns.
+        seed: Seed of everything random.
+    """
+
+    epochs: int
+    batch_size: int = 256
+    lr: float = 1e-3
+    weight_decay: float = 0.01
+    warmup: float = 0.05
+    clip_norm: float = 1.0
+    ema: float = 0.998
+    cell_weight: float = 1.0
+    system_weight: float = 0.5
+    contrastive_weight: float = 0.0
+    modality_dropout: float = 0.0
+    patience: int | None = None
+    measurement: Measurement | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse settings that train nothing."""
+        if self.epochs < 1 or self.batch_size < 2:
+            raise ValueError(
+                f"expected at least 1 epoch and a batch of at least 2, got {self.epochs} and "
+                f"{self.batch_size}"
+            )
+        if self.cell_weight + self.system_weight + self.contrastive_weight <= 0:
+            raise ValueError("expected a positive weight for at least one loss, got none")
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a run leaves behind.
+
+    Attributes:
+        history: One row per epoch: losses in training and validation, learning rate, seconds.
+        best_epoch: Epoch whose averaged weights the model now holds.
+        seconds: Wall time of all epochs, validation included, resumed parts too.
+        throughput: Training crystals per second, validation excluded, median over epochs.
+        peak_memory_gib: Of the GPU, or of the process on a CPU.
+        run_dir: Folder with ``log.jsonl`` and the checkpoints.
+    """
+
+    history: pd.DataFrame
+    best_epoch: int
+    seconds: float
+    throughput: float
+    peak_memory_gib: float
+    run_dir: Path
+
+
+def make_fabric(device: str) -> Fabric:
+    """Fabric for ``"cpu"`` (float32) or ``"cuda"`` (bfloat16 mixed precision, one GPU).
+
+    Raises:
+        RuntimeError: If a GPU was asked for and there is none.
+        ValueError: On any other name.
+    """
+    if device == "cpu":
+        return Fabric(accelerator="cpu", devices=1, precision="32-true")
+    if device != "cuda":
+        raise ValueError(f"expected device 'cpu' or 'cuda', got {device!r}")
+    if not torch.cuda.is_available():
+        raise RuntimeError(
+            "device 'cuda' was asked for, but torch sees no GPU here: use device='cpu' with the "
+            "quick profile, or run on a machine with a CUDA GPU and its driver"
+        )
+    torch.set_float32_matmul_precision("high")
+    return Fabric(accelerator="cuda", devices=1, precision="bf16-mixed")
+
+
+def fit(
+    model: UniMat,
+    views: CrystalViews,
+    *,
+    train: Tensor,
+    val: Tensor,
+    config: FitConfig,
+    run_dir: str | os.PathLike[str],
+    fabric: Fabric | None = None,
+) -> FitResult:
+    """Train ``model`` in place and leave the best averaged weights in it.
+
+    The folder of the run is ``run_dir`` plus a hash of everything that decides the result
+    (settings, starting weights, data, code), so a finished run is loaded, an interrupted one is
+    resumed, and a changed one starts afresh.
+
+    Args:
+        model: The model; weights as they are are the starting point.
+        views: All crystals.
+        train: Rows to train on, int64 ``[T]``.
+        val: Rows that choose the epoch, int64 ``[V]``; never the test split.
+        config: The settings.
+        run_dir: Parent folder of the run's own folder.
+        fabric: Device and precision; by default what :func:`make_fabric` gives for the device
+            on which the views lie. A launched multi-device Fabric shares out the batches; each
+            device contrasts its own crystals only.
+
+    Returns:
+        The history and the costs.
+
+    Raises:
+        ValueError: If a split is empty or smaller than a batch, or the losses are not finite.
+    """
+    _check_splits(train=train, val=val, batch_size=config.batch_size)
+    fabric = fabric or make_fabric(views.device.type)
+    train, val = train.to(views.device), val.to(views.device)
+    run_dir = Path(run_dir) / _run_hash(model, views, train=train, val=val, config=config)
+    run_dir.mkdir(parents=True, exist_ok=True)
+
+    model.to(fabric.device)
+    average = copy.deepcopy(model).requires_grad_(False).eval()
+    optimizer = torch.optim.AdamW(
+        _parameter_groups(model, config), lr=config.lr, fused=fabric.device.type == "cuda"
+    )
+    training_step, optimizer = fabric.setup(_TrainingStep(model, config), optimizer)
+    state = _load_checkpoint(run_dir / "last.safetensors", model, average, optimizer)
+    steps = max(1, len(train) // (config.batch_size * fabric.world_size))
+
+    while not state["finished"]:
+        epoch = state["epoch"]
+        row = _train_epoch(
+            training_step, model, average, optimizer, views, train, config, fabric, epoch, steps
+        )
+        started = time.perf_counter()
+        row |= evaluate_loss(average, views, val, config=config, fabric=fabric)
+        row["seconds_val"] = time.perf_counter() - started
+        if not math.isfinite(row["loss"]) or not math.isfinite(row["val_loss"]):
+            raise ValueError(
+                f"the loss is not finite in epoch {epoch} ({row['loss']}, {row['val_loss']}): "
+                "lower lr, or look for NaN among the inputs"
+            )
+        state["history"].append(row)
+        state["epoch"] = epoch + 1
+        if row["val_loss"] <= min(r["val_loss"] for r in state["history"]):
+            state["best_epoch"] = epoch
+            if fabric.global_rank == 0:
+                _save_tensors(run_dir / "best.safetensors", average.state_dict(), {"epoch": epoch})
+        waited = epoch - state["best_epoch"]
+        out_of_patience = config.patience is not None and waited >= config.patience
+        state["finished"] = state["epoch"] >= config.epochs or out_of_patience
+        state["peak_memory_gib"] = max(state["peak_memory_gib"], _peak_memory_gib(fabric.device))
+        if fabric.global_rank == 0:
+            _save_checkpoint(run_dir / "last.safetensors", model, average, optimizer, state)
+            _write_log(run_dir / "log.jsonl", state["history"])
+        logger.info("%s epoch %d %s", run_dir, epoch, row)
+
+    fabric.barrier()
+    _load_weights(run_dir / "best.safetensors", model)
+    model.requires_grad_(True).eval()
+    history = pd.DataFrame(state["history"])
+    crystals = steps * config.batch_size * fabric.world_size
+    return FitResult(
+        history=history,
+        best_epoch=state["best_epoch"],
+        seconds=float((history["seconds"] + history["seconds_val"]).sum()),
+        throughput=float(crystals / history["seconds"].median()),
+        peak_memory_gib=state["peak_memory_gib"],
+        run_dir=run_dir,
+    )
+
+
+class _TrainingStep(nn.Module):
+    """From a batch to its losses in one forward, which is where Fabric and DDP hook in.
+
+    The batch comes wrapped in a function because Fabric would take a dataclass apart.
+    """
+
+    def __init__(self, model: UniMat, config: FitConfig) -> None:
+        super().__init__()
+        self.model = model
+        self.config = config
+
+    def forward(
+        self, get_batch: Callable[[], Batch], mask: dict[str, Tensor] | None
+    ) -> dict[str, Tensor]:
+        return losses(self.model, get_batch(), config=self.config, mask=mask)
+
+
+def losses(
+    model: UniMat, batch: Batch, *, config: FitConfig, mask: dict[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """The weighted sum of the losses and its parts, for one batch.
+
+    Args:
+        model: The model.
+        batch: The batch.
+        config: For the weights; a part with weight zero is not computed.
+        mask: As in :meth:`UniMat.forward`.
+
+    Returns:
+        ``loss`` and those of ``cell``, ``system``, ``contrastive`` that have a weight.
+    """
+    output = model(batch.views, mask)
+    parts: dict[str, Tensor] = {}
+    total = output.cell.new_zeros(())
+    if config.cell_weight or config.system_weight:
+        parts["cell"], parts["system"] = supervised_loss(
+            cell=output.cell,
+            system_log_probs=output.system_log_probs,
+            targets=batch.targets,
+            scaler=model.cell_scaler,
+        )
+        total = total + config.cell_weight * parts["cell"] + config.system_weight * parts["system"]
+    if config.contrastive_weight:
+        parts["contrastive"] = model.alignment(output.projections)
+        total = total + config.contrastive_weight * parts["contrastive"]
+    return {"loss": total, **parts}
+
+
+@torch.no_grad()
+def evaluate_loss(
+    model: UniMat, views: CrystalViews, index: Tensor, *, config: FitConfig, fabric: Fabric
+) -> dict[str, float]:
+    """Losses on clean patterns, averaged over crystals, keys prefixed with ``val_``.
+
+    Batches are those of training, because a contrastive loss depends on their size.
+    """
+    totals: dict[str, float] = {}
+    modalities = _modalities_needed(model, config)
+    chunks = [c for c in index.split(config.batch_size) if len(c) > 1] or [index]
+    count = sum(len(c) for c in chunks)
+    for chunk in chunks:
+        batch = views.batch(chunk, modalities=modalities)
+        with fabric.autocast():
+            parts = losses(model, batch, config=config)
+        for name, value in parts.items():
+            totals[f"val_{name}"] = totals.get(f"val_{name}", 0.0) + value * len(chunk) / count
+    return {name: float(value) for name, value in totals.items()}
+
+
+def _modalities_needed(model: UniMat, config: FitConfig) -> Sequence[str]:
+    """Encoders that no loss reads are not run."""
+    settings = model.config
+    return settings.modalities if config.contrastive_weight else settings.inputs
+
+
+def _train_epoch(
+    training_step,
+    model: UniMat,
+    average: UniMat,
+    optimizer,
+    views: CrystalViews,
+    train: Tensor,
+    config: FitConfig,
+    fabric: Fabric,
+    epoch: int,
+    steps: int,
+) -> dict[str, float]:
+    """One pass over the training crystals; returns the epoch's row of the history."""
+    device = views.device
+    seed = _epoch_seed(config.seed, epoch)
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed)).to(device)
+    rank, world = fabric.global_rank, fabric.world_size
+    generator = torch.Generator(device=device).manual_seed(seed + 1 + rank)
+    modalities = _modalities_needed(model, config)
+    totals: dict[str, Tensor] = {}
+    training_step.train()
+    started = time.perf_counter()
+    # Dropout draws from the global generator: seed it per epoch, give it back as it was.
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed + 1 + rank)
+        for step in range(steps):
+            start = (step * world + rank) * config.batch_size
+            index = train[order[start : start + config.batch_size]]
+            batch = views.batch(
+                index,
+                modalities=modalities,
+                measurement=config.measurement,
+                generator=generator,
+            )
+            mask = _modality_mask(model, len(index), config, generator)
+            _set_learning_rate(optimizer, config, epoch * steps + step, steps * config.epochs)
+            parts = training_step(lambda batch=batch: batch, mask)
+            optimizer.zero_grad(set_to_none=True)
+            fabric.backward(parts["loss"])
+            fabric.clip_gradients(training_step, optimizer, max_norm=config.clip_norm)
+            optimizer.step()
+            _update_average(average, model, config.ema, epoch * steps + step)
+            for name, value in parts.items():
+                totals[name] = totals.get(name, 0.0) + value.detach()
+    means = {name: float(value) / steps for name, value in totals.items()}
+    seconds = time.perf_counter() - started  # float() above waited for the device
+    rate = optimizer.param_groups[0]["lr"]
+    return {"epoch": epoch, **means, "lr": rate, "seconds": seconds}
+
+
+def _modality_mask(
+    model: UniMat, size: int, config: FitConfig, generator: torch.Generator
+) -> dict[str, Tensor] | None:
+    """Hide each input modality with the set probability, but leave every crystal one."""
+    inputs = model.config.inputs
+    if not config.modality_dropout or len(inputs) < 2:
+        return None
+    device = generator.device
+    keep = torch.rand(size, len(inputs), generator=generator, device=device)
+    # The modality with the largest draw stays whatever happens.
+    mask = (keep >= config.modality_dropout) | (keep == keep.max(dim=1, keepdim=True).values)
+    return dict(zip(inputs, mask.unbind(dim=1), strict=True))
+
+
+def _epoch_seed(seed: int, epoch: int) -> int:
+    digest = hashlib.sha256(f"{seed}/{epoch}".encode()).digest()
+    return int.from_bytes(digest[:6], "big")
+
+
+def _set_learning_rate(optimizer, config: FitConfig, step: int, total: int) -> None:
+    """Linear warm-up, then a cosine down to one hundredth of the peak."""
+    warmup = max(1, int(config.warmup * total))
+    if step < warmup:
+        factor = (step + 1) / warmup
+    else:
+        progress = (step - warmup) / max(1, total - warmup)
+        factor = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress))
+    for group in optimizer.param_groups:
+        group["lr"] = config.lr * factor
+
+
+@torch.no_grad()
+def _update_average(average: UniMat, model: UniMat, decay: float, step: int) -> None:
+    """Move the averaged weights towards the current ones; young averages forget faster."""
+    decay = min(decay, (1 + step) / (10 + step))
+    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+    for old, new in zip(average.buffers(), model.buffers(), strict=True):
+        old.copy_(new)
+
+
+def _parameter_groups(model: UniMat, config: FitConfig) -> list[dict[str, object]]:
+    matrices = [p for p in model.parameters() if p.ndim >= 2]
+    vectors = [p for p in model.parameters() if p.ndim < 2]
+    return [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+
+
+def _check_splits(*, train: Tensor, val: Tensor, batch_size: int) -> None:
+    if len(val) == 0:
+        raise ValueError("the validation split is empty: the best epoch cannot be chosen")
+    if len(train) < batch_size:
+        raise ValueError(
+            f"expected at least one batch of {batch_size} training crystals, got {len(train)}: "
+            "lower batch_size or use more data"
+        )
+
+
+def _run_hash(model, views, *, train: Tensor, val: Tensor, config: FitConfig) -> str:
+    """Twelve hex digits over everything that decides the outcome of a run."""
+    digest = hashlib.sha256()
+    digest.update(json.dumps(model.config.to_dict(), sort_keys=True).encode())
+    digest.update(json.dumps(dataclasses.asdict(config), sort_keys=True).encode())
+    for tensor in (*model.state_dict().values(), *vars(views.targets).values()):
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    for tensor in (train, val):
+        digest.update(tensor.cpu().numpy().tobytes())
+    for name in _TRAINING_CODE:
+        digest.update((Path(__file__).parent / f"{name}.py").read_bytes())
+    digest.update(f"{views.grid} {views.fwhm}".encode())
+    digest.update(f"{views.device.type} {torch.__version__}".encode())
+    return digest.hexdigest()[:12]
+
+
+def _peak_memory_gib(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts in KiB
+
+
+def _write_log(path: Path, history: list[dict[str, float]]) -> None:
+    temporary = path.with_suffix(".partial")
+    temporary.write_text("".join(json.dumps(row) + "\n" for row in history))
+    os.replace(temporary, path)
+
+
+def _save_tensors(path: Path, tensors: dict[str, Tensor], state: dict[str, object]) -> None:
+    """Tensors and a JSON state in one safetensors file, replaced in one step."""
+    temporary = path.with_suffix(".partial")
+    tensors = {name: x.detach().cpu().contiguous().clone() for name, x in tensors.items()}
+    save_file(tensors, temporary, metadata={"state": json.dumps(state)})
+    os.replace(temporary, path)
+
+
+def _save_checkpoint(path: Path, model, average, optimizer, state: dict[str, object]) -> None:
+    tensors = {f"model.{name}": x for name, x in model.state_dict().items()}
+    tensors |= {f"average.{name}": x for name, x in average.state_dict().items()}
+    for number, moments in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{number}.{name}": x for name, x in moments.items()}
+    _save_tensors(path, tensors, state)
+
+
+def _load_checkpoint(path: Path, model, average, optimizer) -> dict[str, object]:
+    """Restore a run, or return the state of one that has not begun."""
+    if not path.is_file():
+        return {
+            "epoch": 0,
+            "best_epoch": 0,
+            "finished": False,
+            "history": [],
+            "peak_memory_gib": 0.0,
+        }
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimizer": {}}
+    try:
+        with safe_open(path, framework="pt") as file:
+            state = json.loads(file.metadata()["state"])
+            for name in file.keys():  # noqa: SIM118 (safe_open is no mapping)
+                part, rest = name.split(".", 1)
+                parts[part][rest] = file.get_tensor(name)
+    except SafetensorError as error:
+        raise ValueError(
+            f"the checkpoint {path} is damaged ({error}): delete its folder to start afresh"
+        ) from error
+    model.load_state_dict(parts["model"])
+    average.load_state_dict(parts["average"])
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in parts["optimizer"].items():
+        number, key = name.split(".")
+        moments.setdefault(int(number), {})[key] = tensor
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": moments, "param_groups": groups})
+    logger.info("resumed %s after epoch %d", path, state["epoch"] - 1)
+    return state
+
+
+def _load_weights(path: Path, model: UniMat) -> None:
+    with safe_open(path, framework="pt") as file:
+        model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
