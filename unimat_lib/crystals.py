@@ -479,7 +479,7 @@ def table_from_arrays(
     atomic_numbers: Sequence[np.ndarray],
     info: pd.DataFrame,
 ) -> CrystalTable:
-    """A table from a lattice ``[3, 3]``, coordinates ``[n, 3]`` and elements ``[n]`` per crystal."""
+    """A table from lattices ``[3, 3]``, coordinates ``[n, 3]`` and elements ``[n]``."""
     counts = [len(numbers) for numbers in atomic_numbers]
     empty = len(counts) == 0
     return CrystalTable(

@@ -1,0 +1,173 @@
+"""Composition as numbers: the 132 Magpie features of a formula.
+
+Magpie describes a formula by statistics over its elements: 22 tabulated properties (atomic number,
+electronegativity, valence electrons, ...), and for each the minimum, maximum, range, mean, mean
+absolute deviation and the value of the most abundant element. The tables are matminer's; the
+statistics are computed here for all formulas at once, because matminer's own featurizer takes 2.5
+milliseconds per formula (the tests compare the two).
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+MAGPIE_PROPERTIES = (
+    "Number",
+    "MendeleevNumber",
+    "AtomicWeight",
+    "MeltingT",
+    "Column",
+    "Row",
+    "CovalentRadius",
+    "Electronegativity",
+    "NsValence",
+    "NpValence",
+    "NdValence",
+    "NfValence",
+    "NValence",
+    "NsUnfilled",
+    "NpUnfilled",
+    "NdUnfilled",
+    "NfUnfilled",
+    "NUnfilled",
+    "GSvolume_pa",
+    "GSbandgap",
+    "GSmagmom",
+    "SpaceGroupNumber",
+)
+MAGPIE_STATISTICS = ("minimum", "maximum", "range", "mean", "avg_dev", "mode")
+MAGPIE_FEATURES = tuple(
+    f"MagpieData {statistic} {name}"
+    for name in MAGPIE_PROPERTIES
+    for statistic in MAGPIE_STATISTICS
+)
+"""Names of the 132 features, as matminer's ``ElementProperty.from_preset("magpie")`` gives them."""
+
+_NUM_ELEMENTS = 118
+_TABLE_FILE = "magpie-elements.parquet"
+
+
+def magpie_features(
+    formulas: Sequence[str], *, cache_dir: str | os.PathLike[str] | None = None
+) -> Tensor:
+    """Magpie features of each formula.
+
+    Elements for which Magpie tabulates nothing (a few properties of noble gases and of the
+    heaviest elements) take the mean of that property over all elements, which is matminer's own
+    default (``impute_nan=True``). The features depend on the ratio of the elements only: TiO2 and
+    Ti2O4 are equal. Deuterium counts as hydrogen.
+
+    Args:
+        formulas: ``C`` chemical formulas; each distinct one is computed once.
+        cache_dir: Folder that keeps the table of element properties (a file of 30 kB), so that
+            later calls, also on machines without matminer, need not import matminer.
+
+    Returns:
+        ``[C, 132]`` float32, columns in the order of ``MAGPIE_FEATURES``, finite.
+
+    Raises:
+        ValueError: A formula cannot be read.
+
+    Source: Ward et al., npj Comput. Mater. 2, 16028 (2016).
+    """
+    distinct, inverse = np.unique(np.asarray(formulas, dtype=str), return_inverse=True)
+    if len(distinct) == 0:
+        return torch.zeros(0, len(MAGPIE_FEATURES))
+    numbers, weights = _parse(distinct.tolist())
+    features = _statistics(_element_table(cache_dir), numbers, weights)
+    return torch.as_tensor(features[inverse.reshape(-1)].astype(np.float32))
+
+
+def _parse(formulas: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Elements ``[F, K]`` (0 where there are fewer) and their atomic fractions ``[F, K]``."""
+    from pymatgen.core import Composition
+
+    parsed = []
+    for formula in formulas:
+        try:
+            composition = Composition(formula)
+            amounts: dict[int, float] = {}
+            for element, amount in composition.items():
+                amounts[element.Z] = amounts.get(element.Z, 0.0) + amount
+        except Exception as error:  # pymatgen raises several kinds here, some of them its own
+            raise ValueError(
+                f"expected a chemical formula such as TiO2, but {formula!r} came: {error}"
+            ) from None
+        if not amounts or not all(1 <= z <= _NUM_ELEMENTS for z in amounts):
+            raise ValueError(f"expected a chemical formula such as TiO2, but {formula!r} came")
+        parsed.append(amounts)
+    width = max(len(amounts) for amounts in parsed)
+    numbers = np.zeros((len(parsed), width), dtype=np.int64)
+    weights = np.zeros((len(parsed), width))
+    for row, amounts in enumerate(parsed):
+        numbers[row, : len(amounts)] = list(amounts)
+        weights[row, : len(amounts)] = list(amounts.values())
+    return numbers, weights / weights.sum(1, keepdims=True)
+
+
+def _statistics(table: np.ndarray, numbers: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The six statistics of every property: ``[F, 22 * 6]`` from ``table`` ``[119, 22]``."""
+    present = (numbers > 0)[:, :, None]  # [F, K, 1]
+    values = np.where(present, table[numbers], 0.0)  # [F, K, 22]
+    weight = weights[:, :, None]
+    low = np.where(present, values, np.inf).min(1)  # [F, 22]
+    high = np.where(present, values, -np.inf).max(1)
+    mean = (weight * values).sum(1)
+    deviation = (weight * np.abs(values - mean[:, None])).sum(1)
+    # Among equally abundant elements the smallest value counts, as in matminer.
+    most = np.isclose(weights, weights.max(1, keepdims=True))[:, :, None]
+    mode = np.where(most, values, np.inf).min(1)
+    features = np.stack([low, high, high - low, mean, deviation, mode], axis=-1)  # [F, 22, 6]
+    return features.reshape(len(numbers), -1)
+
+
+def _element_table(cache_dir: str | os.PathLike[str] | None) -> np.ndarray:
+    """Magpie's properties of the elements: ``[119, 22]`` float64, row = atomic number."""
+    if cache_dir is None:
+        return _matminer_table()
+    path = Path(cache_dir) / _TABLE_FILE
+    if path.is_file():
+        frame = pd.read_parquet(path)
+        kept = frame.attrs.get("matminer")
+        if kept == _matminer_version() or _matminer_version() is None:
+            return frame[list(MAGPIE_PROPERTIES)].to_numpy(np.float64)
+    table = _matminer_table()
+    frame = pd.DataFrame(table, columns=list(MAGPIE_PROPERTIES))
+    frame.attrs["matminer"] = _matminer_version()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        frame.to_parquet(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return table
+
+
+def _matminer_version() -> str | None:
+    try:
+        return metadata.version("matminer")
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _matminer_table() -> np.ndarray:
+    with warnings.catch_warnings():  # importing matminer raises warnings about its own dependencies
+        warnings.simplefilter("ignore")
+        from matminer.utils.data import MagpieData
+        from pymatgen.core import Element
+
+        data = MagpieData(impute_nan=True).all_elemental_props
+    symbols = [Element.from_Z(z).symbol for z in range(1, _NUM_ELEMENTS + 1)]
+    table = np.zeros((_NUM_ELEMENTS + 1, len(MAGPIE_PROPERTIES)))
+    table[1:] = np.array([[data[name][symbol] for name in MAGPIE_PROPERTIES] for symbol in symbols])
+    return table
