@@ -36,8 +36,17 @@ logger = logging.getLogger(__name__)
 
 # The code that decides what a training run computes; a change in it makes a new run.
 _TRAINING_CODE = (
-    "alignment crystals diffraction encoders fusion graphs heads model train views"
-).split()
+    "alignment",
+    "crystals",
+    "diffraction",
+    "encoders",
+    "fusion",
+    "graphs",
+    "heads",
+    "model",
+    "train",
+    "views",
+)
 
 
 @dataclass(frozen=True)
