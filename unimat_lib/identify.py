@@ -1,0 +1,121 @@
+"""From a measured powder pattern, and a formula if it is known, to a cell and a crystal system.
+
+This is the model as a reader uses it: a file in, a cell out. The pattern may come from any
+instrument; it is brought to the wavelength and the grid of the model first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from unimat_lib.composition import magpie_features
+from unimat_lib.crystals import CRYSTAL_SYSTEMS
+from unimat_lib.model import UniMat, load_model
+from unimat_lib.patterns import CU_K_ALPHA, Pattern, read_pattern, to_grid
+
+
+@dataclass(frozen=True)
+class Identification:
+    """What a model says about one pattern.
+
+    Attributes:
+        lengths: a, b, c of the Niggli-reduced primitive cell, angstrom.
+        angles: alpha, beta, gamma of that cell, degrees.
+        crystal_system: Probability of each crystal system; they sum to one.
+    """
+
+    lengths: tuple[float, float, float]
+    angles: tuple[float, float, float]
+    crystal_system: dict[str, float]
+
+    @property
+    def best_system(self) -> str:
+        """The most probable crystal system."""
+        return max(self.crystal_system, key=self.crystal_system.__getitem__)
+
+    def __str__(self) -> str:
+        """Three lines of text: lengths, angles, the likely crystal systems."""
+        likely = sorted(self.crystal_system.items(), key=lambda item: -item[1])[:3]
+        return "\n".join(
+            [
+                "a, b, c            " + "  ".join(f"{x:8.3f}" for x in self.lengths) + "  angstrom",
+                "alpha, beta, gamma " + "  ".join(f"{x:8.2f}" for x in self.angles) + "  degrees",
+                "crystal system     " + ", ".join(f"{name} {100 * p:.0f} %" for name, p in likely),
+            ]
+        )
+
+
+@torch.no_grad()
+def identify(model: UniMat, pattern: Pattern, formula: str | None = None) -> Identification:
+    """Predict the cell and the crystal system behind one measured pattern.
+
+    Args:
+        model: A model that reads XRD, alone or with other modalities; it is put in evaluation mode.
+        pattern: The measurement, see :func:`unimat_lib.patterns.read_pattern`.
+        formula: Chemical formula such as ``"TiO2"``, for a model that also reads the composition.
+            Without it the composition counts as absent.
+
+    Returns:
+        The prediction, on the Niggli-reduced primitive cell.
+
+    Raises:
+        ValueError: If the model does not read XRD, a formula came to a model that reads none, or
+            the formula cannot be read.
+        PatternError: If the pattern lies outside the model's grid or holds nothing.
+    """
+    inputs = model.config.inputs
+    if "xrd" not in inputs:
+        raise ValueError(f"expected a model that reads 'xrd', but this one reads {inputs}")
+    if formula is not None and "composition" not in inputs:
+        raise ValueError(
+            f"the formula {formula!r} came, but this model reads {inputs}: leave the formula out, "
+            "or choose a model that reads the composition"
+        )
+    model.eval()
+    device = model.cell_scaler.mean.device
+    views = {"xrd": to_grid(pattern, model.config.grid)[None].to(device)}  # [1, P]
+    if formula is not None:
+        views["composition"] = magpie_features([formula]).to(device)  # [1, F]
+    output = model(views)
+    cell = model.cell_scaler.decode(output.cell)
+    probabilities = output.system_log_probs.exp()[0].tolist()
+    return Identification(
+        lengths=tuple(cell["lengths"][0].tolist()),
+        angles=tuple(cell["angles"][0].tolist()),
+        crystal_system=dict(zip(CRYSTAL_SYSTEMS, probabilities, strict=True)),
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line: ``python -m unimat_lib.identify pattern.xy --model FILE --formula TiO2``."""
+    parser = argparse.ArgumentParser(
+        prog="python -m unimat_lib.identify",
+        description="Predict the cell and the crystal system behind a measured powder pattern.",
+    )
+    parser.add_argument("pattern", help="two-column text (.xy .txt .dat .csv) or .xrdml")
+    parser.add_argument("--model", required=True, help="*.safetensors, its .json beside it")
+    parser.add_argument("--formula", help="chemical formula, such as TiO2, if it is known")
+    parser.add_argument(
+        "--wavelength",
+        type=float,
+        default=CU_K_ALPHA,
+        help="angstrom, for files that do not state it (default: %(default)s, Cu K-alpha)",
+    )
+    given = parser.parse_args(arguments)
+    try:
+        pattern = read_pattern(given.pattern, wavelength=given.wavelength)
+        found = identify(load_model(given.model), pattern, given.formula)
+    except (ValueError, OSError) as error:  # PatternError is a ValueError
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(found)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

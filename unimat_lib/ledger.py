@@ -1,0 +1,263 @@
+"""The ledger: prediction files in, every number of the book's result table out, with a verdict.
+
+A *setting* says what a model was given and how it was trained; a *variant* says whose choices it
+follows (``reproduction``: the paper's, ``ours``: this book's). The test-set predictions of every
+setting, variant and seed lie in one Parquet file, an errors frame of
+:func:`unimat_lib.evaluate.predict`, so every number can be computed again without a model.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.stats import norm
+
+from unimat_lib.crystals import CRYSTAL_SYSTEMS
+from unimat_lib.evaluate import PER_CRYSTAL, summarize
+
+SETTINGS: Mapping[str, str] = {
+    "structure": "structure",
+    "structure_aligned_xrd": "structure, aligned with XRD",
+    "xrd": "XRD",
+    "composition": "composition",
+    "xrd_composition_aligned_fused": "XRD + composition, aligned and fused",
+    "all_three": "structure + XRD + composition",
+}
+"""Settings and how they are called in tables."""
+
+VARIANTS = ("reproduction", "ours")
+
+CELL_METRICS = ("scaled_length_mae", "length_mae", "length_median_ae", "angle_mae")
+
+_INTERVAL_Z = float(norm.ppf(0.975))
+
+
+def save_predictions(
+    frames: Mapping[int, pd.DataFrame],
+    folder: str | os.PathLike[str],
+    *,
+    setting: str,
+    variant: str,
+) -> list[Path]:
+    """Write the errors frames of all seeds of a setting; files of other seeds are removed.
+
+    Args:
+        frames: Seed to errors frame.
+        folder: The ``predictions`` folder; it is made.
+        setting: Name of the setting.
+        variant: Name of the variant.
+
+    Returns:
+        The files, in the order of ``frames``.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for seed, frame in frames.items():
+        path = folder / f"{setting}-{variant}-seed{seed}.parquet"
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        frame.to_parquet(temporary, index=False)
+        os.replace(temporary, path)
+        written.append(path)
+    for path in _files(folder, setting, variant):  # seeds of an earlier run would mix in
+        if path not in written:
+            path.unlink()
+    return written
+
+
+def load_predictions(
+    folder: str | os.PathLike[str], *, setting: str, variant: str, made_by: str
+) -> dict[int, pd.DataFrame]:
+    """Read the errors frames of all seeds of a setting.
+
+    Args:
+        folder: The ``predictions`` folder.
+        setting: Name of the setting.
+        variant: Name of the variant.
+        made_by: The exact command that makes the files, for the error message.
+
+    Returns:
+        Seed to errors frame, by rising seed.
+
+    Raises:
+        FileNotFoundError: If there is no file; the message holds the command.
+        ValueError: If the seeds predict different crystals.
+    """
+    files = _files(Path(folder), setting, variant)
+    if not files:
+        raise FileNotFoundError(
+            f"{Path(folder) / f'{setting}-{variant}-seed*.parquet'} is missing. Make it with:\n"
+            f"    {made_by}"
+        )
+    frames = {_seed(path): pd.read_parquet(path) for path in files}
+    frames = dict(sorted(frames.items()))
+    check_same_crystals(*frames.values())
+    return frames
+
+
+def available(folder: str | os.PathLike[str]) -> list[tuple[str, str]]:
+    """The (setting, variant) pairs of ``SETTINGS`` and ``VARIANTS`` that have files, in order."""
+    folder = Path(folder)
+    return [(s, v) for s in SETTINGS for v in VARIANTS if _files(folder, s, v)]
+
+
+def _files(folder: Path, setting: str, variant: str) -> list[Path]:
+    return sorted(folder.glob(f"{setting}-{variant}-seed*.parquet"))
+
+
+def _seed(path: Path) -> int:
+    return int(path.stem.rsplit("-seed", 1)[1])
+
+
+def check_same_crystals(*frames: pd.DataFrame) -> None:
+    """Refuse to compare predictions of different crystals.
+
+    Raises:
+        ValueError: If the ``material_id`` columns differ.
+    """
+    first = frames[0]["material_id"].to_numpy()
+    for frame in frames[1:]:
+        other = frame["material_id"].to_numpy()
+        if len(first) != len(other) or (first != other).any():
+            raise ValueError(
+                f"expected predictions of the same crystals in the same order, got {len(first)} "
+                f"and {len(other)} that differ: run the chapters that wrote them on one data set"
+            )
+
+
+def ledger_rows(
+    frames: Sequence[pd.DataFrame], *, setting: str, variant: str, num_resamples: int = 1000
+) -> list[dict[str, object]]:
+    """All numbers of one setting and variant, as the ledger file holds them.
+
+    Args:
+        frames: Errors frames of the seeds.
+        setting: Name of the setting.
+        variant: Name of the variant.
+        num_resamples: Bootstrap samples.
+
+    Returns:
+        One dictionary per metric: ``setting``, ``variant``, ``metric``, ``mean``, ``std`` over
+        seeds (``None`` for one seed), ``seeds``, ``ci95`` ``[low, high]``, ``n_test``. For the
+        accuracy within one crystal system ``n_test`` counts the crystals of that system; a system
+        without test crystals has no row.
+    """
+    present = frames[0]["crystal_system"].value_counts()
+    counts = {
+        f"crystal_system_accuracy_{name}": int(present[number])
+        for number, name in enumerate(CRYSTAL_SYSTEMS)
+        if number in present.index
+    }
+    metrics = [*CELL_METRICS, "crystal_system_accuracy", *counts]
+    table = summarize(frames, metrics, num_resamples=num_resamples)
+    return [
+        {
+            "setting": setting,
+            "variant": variant,
+            "metric": row["metric"],
+            "mean": float(row["mean"]),
+            "std": float(row["std"]) if row["seeds"] > 1 else None,
+            "seeds": int(row["seeds"]),
+            "ci95": [float(row["ci_low"]), float(row["ci_high"])],
+            "n_test": counts.get(row["metric"], int(row["n_test"])),
+        }
+        for row in table.to_dict("records")
+    ]
+
+
+def find_row(
+    rows: Sequence[Mapping[str, object]], *, setting: str, variant: str, metric: str
+) -> Mapping[str, object] | None:
+    """The ledger row of a setting, variant and metric, or ``None``."""
+    wanted = {"setting": setting, "variant": variant, "metric": metric}
+    return next((r for r in rows if all(r[k] == v for k, v in wanted.items())), None)
+
+
+def standard_error(row: Mapping[str, object]) -> float:
+    """Standard error of a ledger row: test crystals and seeds, added in squares."""
+    low, high = row["ci95"]
+    crystals = (high - low) / (2 * _INTERVAL_Z)
+    seeds = (row["std"] or 0.0) / math.sqrt(row["seeds"])
+    return math.hypot(crystals, seeds)
+
+
+def verdict(
+    row: Mapping[str, object] | None,
+    published: float,
+    *,
+    rounding: float,
+    lower_is_better: bool,
+    num_claims: int = 1,
+) -> str:
+    """Compare one of our numbers with a published one.
+
+    The published value is taken as an interval of plus or minus ``rounding`` (half a unit of its
+    last printed digit); ours as a two-sided normal interval at the level 1 - 0.05 / ``num_claims``
+    (Bonferroni), so that all verdicts of a ledger hold together with 95 % confidence.
+
+    Args:
+        row: Our ledger row, or ``None`` where there is no such number.
+        published: The published value.
+        rounding: Half a unit of its last digit.
+        lower_is_better: True for errors.
+        num_claims: Verdicts given together.
+
+    Returns:
+        ``"better"``, ``"worse"``, ``"agrees"`` or ``"not measured"``.
+    """
+    if row is None:
+        return "not measured"
+    half = norm.ppf(1 - 0.025 / num_claims) * standard_error(row)
+    if row["mean"] - half > published + rounding:
+        return "worse" if lower_is_better else "better"
+    if row["mean"] + half < published - rounding:
+        return "better" if lower_is_better else "worse"
+    return "agrees"
+
+
+def paired_difference(
+    first: Sequence[pd.DataFrame],
+    second: Sequence[pd.DataFrame],
+    metric: str,
+    *,
+    num_resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> tuple[float, float, float]:
+    """How much a metric changes from one model to another on the same crystals.
+
+    Args:
+        first: Errors frames of the seeds of one model.
+        second: Those of the other; the number of seeds may differ.
+        metric: A key of :data:`unimat_lib.evaluate.PER_CRYSTAL`.
+        num_resamples: Bootstrap samples.
+        level: Coverage of the interval.
+        seed: Seed of the resampling.
+
+    Returns:
+        ``second`` minus ``first`` and its interval; each crystal is compared with itself.
+
+    Raises:
+        ValueError: If the crystals differ.
+    """
+    check_same_crystals(*first, *second)
+    a, b = (np.mean([PER_CRYSTAL[metric](f) for f in frames], axis=0) for frames in (first, second))
+    change = b - a  # [n]
+    rng = np.random.default_rng(seed)
+    n = len(change)
+    draws = [change[rng.integers(0, n, n)].mean() for _ in range(num_resamples)]
+    tail = 100 * (1 - level) / 2
+    low, high = np.percentile(draws, [tail, 100 - tail])
+    return float(change.mean()), float(low), float(high)
+
+
+def change_verdict(low: float, high: float, *, lower_is_better: bool) -> str:
+    """``"improves"``, ``"worsens"`` or ``"no clear change"``, from the interval of a change."""
+    if low <= 0 <= high:
+        return "no clear change"
+    return "improves" if (high < 0) == lower_is_better else "worsens"
