@@ -41,7 +41,7 @@ def test_an_absent_modality_has_no_influence(kind, tokens):
         return torch.where(w[..., None] > 0, f, 0.0), w
 
     torch.testing.assert_close(answer(features, weights), answer(features_other, weights_other))
-    assert torch.isfinite((features_other * weights_other[..., None])).all()
+    assert torch.isfinite(features_other * weights_other[..., None]).all()
 
 
 @pytest.mark.parametrize("kind", FUSIONS)
