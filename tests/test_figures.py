@@ -1,0 +1,243 @@
+"""Figures: every function returns a labelled figure, none leaves anything behind."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from itertools import combinations
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+
+from unimat_lib import figures
+from unimat_lib.crystals import CRYSTAL_SYSTEMS, worked_crystal
+from unimat_lib.graphs import periodic_graph
+
+RNG = np.random.default_rng(0)
+TWO_THETA = np.linspace(10.0, 90.0, 400)
+NUM = 120
+SYSTEM = np.array(CRYSTAL_SYSTEMS, dtype=object)[np.arange(NUM) % 7]
+TRUE = RNG.gamma(12, 0.5, (NUM, 3))
+
+
+def bumps(seed: int) -> np.ndarray:
+    centres = np.random.default_rng(seed).uniform(15, 85, 9)
+    return np.exp(-(((TWO_THETA[:, None] - centres) / 0.4) ** 2)).sum(axis=1)
+
+
+def history(scale: float) -> pd.DataFrame:
+    epoch = np.arange(8)
+    return pd.DataFrame({"epoch": epoch, "val_loss": scale * np.exp(-epoch / 4)})
+
+
+def worked() -> tuple:
+    table = worked_crystal()
+    return table, periodic_graph(table, cutoff=4.0, max_neighbors=12)
+
+
+PEAKS = (np.array([27.4, 36.1, 54.3]), np.array([100.0, 45.0, 55.0]))
+HKL = ["110", "101", "211"]
+ERRORS = pd.DataFrame(
+    {
+        "crystal_system": SYSTEM,
+        "split": np.array(["train", "val", "test"])[np.arange(NUM) % 3],
+        "error": RNG.lognormal(-2, 1, NUM),
+        "model": np.array(["xrd", "composition"])[np.arange(NUM) % 2],
+    }
+)
+DOTS = pd.DataFrame(
+    {"fusion": ["gated", "late"], "value": [0.12, 0.15], "low": [0.11, 0.14], "high": [0.13, 0.17]}
+)
+CLAIMS = pd.DataFrame(
+    {"claim": ["xrd", "composition"], "paper": [0.17, 0.33], "ours": [0.1, np.nan]}
+)
+EXAMPLE = {
+    "query": bumps(0),
+    "candidates": np.stack([bumps(k) for k in range(5)]),
+    "labels": ["TiO2", "NaCl", "SrTiO3", "Fe", "Mg2SiO4"],
+    "scores": np.linspace(0.9, 0.5, 5),
+    "correct": 0,
+    "title": "found first",
+}
+
+# Sketches carry their labels inside the drawing; the others must label their axes.
+SKETCHES: dict[str, Callable[[], Figure]] = {
+    "flow_strip": lambda: figures.flow_strip(highlight="fusion"),
+    "bragg_law": figures.bragg_law,
+    "contrastive_diagram": figures.contrastive_diagram,
+    "message_passing_diagram": figures.message_passing_diagram,
+    "fusion_diagram": figures.fusion_diagram,
+    "periodic_table_coverage": lambda: figures.periodic_table_coverage({"O": 900, "Ti": 12}),
+    "crystal_3d": lambda: figures.crystal_3d(worked()[0], title="rutile"),
+    "crystal_graph": lambda: figures.crystal_graph(*worked(), title="graph"),
+}
+PLOTS: dict[str, Callable[[], Figure]] = {
+    "crystal_system_counts": lambda: figures.crystal_system_counts(ERRORS),
+    "cell_histograms": lambda: figures.cell_histograms(
+        TRUE, RNG.normal(90, 9, (NUM, 3)), np.arange(NUM) % 20 + 1
+    ),
+    "pattern": lambda: figures.pattern(
+        TWO_THETA, bumps(1), peaks=PEAKS, hkl=HKL, reference=(TWO_THETA, bumps(2)), title="rutile"
+    ),
+    "patterns_stack": lambda: figures.patterns_stack(TWO_THETA, {"a": bumps(1), "b": bumps(2)}),
+    "three_views": lambda: figures.three_views(
+        *worked(), TWO_THETA, bumps(1), peaks=PEAKS, hkl=HKL
+    ),
+    "niggli_cells": figures.niggli_cells,
+    "magpie_features": lambda: figures.magpie_features(
+        RNG.normal(size=20), [f"MagpieData mean {k}" for k in range(20)], title="TiO2"
+    ),
+    "measurement_effects": lambda: figures.measurement_effects(
+        TWO_THETA, {"zero shift": bumps(1), "noise": bumps(2)}, reference=bumps(1)
+    ),
+    "learning_curves": lambda: figures.learning_curves(
+        {"xrd": history(1.0), "composition": history(2.0)},
+        metrics={"val_loss": "validation loss", "absent": "a column no run has"},
+        log=True,
+        best_epoch={"xrd": 5},
+    ),
+    "retrieval_examples": lambda: figures.retrieval_examples(
+        TWO_THETA, [EXAMPLE, {**EXAMPLE, "correct": None}]
+    ),
+    "embedding_map": lambda: figures.embedding_map(
+        RNG.normal(size=(NUM, 2)), SYSTEM, modality=np.array(["structure", "xrd"] * (NUM // 2))
+    ),
+    "similarity_matrix": lambda: figures.similarity_matrix(RNG.normal(size=(9, 9))),
+    "confusion": lambda: figures.confusion(RNG.integers(0, 50, (7, 7))),
+    "parity": lambda: figures.parity(TRUE, TRUE + 0.1),
+    "error_by_symmetry": lambda: figures.error_by_symmetry(
+        ERRORS, column="error", label="error (Å)", hue="model"
+    ),
+    "error_against": lambda: figures.error_against(
+        TRUE.prod(axis=1), ERRORS["error"], xlabel="volume (Å³)", ylabel="error (Å)", bins=5
+    ),
+    "fusion_comparison": lambda: figures.fusion_comparison(DOTS, xlabel="MAE (Å)", reference=0.13),
+    "missing_modality": lambda: figures.missing_modality(
+        pd.DataFrame([[0.1, np.nan]], index=["gated"], columns=["xrd", "xrd+composition"]),
+        label="MAE (Å)",
+    ),
+    "calibration": lambda: figures.calibration(RNG.uniform(size=NUM), RNG.uniform(size=NUM) > 0.4),
+    "paper_vs_ours": lambda: figures.paper_vs_ours(CLAIMS, xlabel="MAE (Å)"),
+}
+
+
+@pytest.fixture(params=[*SKETCHES, *PLOTS])
+def drawn(request: pytest.FixtureRequest) -> tuple[str, Figure]:
+    before = dict(mpl.rcParams)
+    figure = {**SKETCHES, **PLOTS}[request.param]()
+    assert dict(mpl.rcParams) == before, "a figure function changed the global settings"
+    return request.param, figure
+
+
+def test_figure_is_labelled_and_small(drawn: tuple[str, Figure]) -> None:
+    name, figure = drawn
+    assert isinstance(figure, Figure)
+    if name in PLOTS:
+        labels = [axes.get_xlabel() for axes in figure.axes if axes.get_visible()]
+        assert any(labels), f"{name} has no labelled horizontal axis"
+    data = figure._repr_png_()
+    assert data.startswith(b"\x89PNG")
+    assert len(data) < 120_000, f"{name} weighs {len(data)} bytes"
+    width, _ = figure.get_size_inches()
+    assert width <= 7.7
+
+
+@pytest.mark.parametrize("name", sorted({*SKETCHES, *PLOTS}))
+def test_every_figure_function_is_exercised(name: str) -> None:
+    assert callable(getattr(figures, name))
+
+
+def test_no_public_figure_function_is_forgotten() -> None:
+    public = {
+        name
+        for name, value in vars(figures).items()
+        if hasattr(value, "__wrapped__") and not name.startswith("_") and name != "style"
+    }
+    assert public == {*SKETCHES, *PLOTS}
+
+
+def test_importing_and_drawing_leaves_pyplot_alone() -> None:
+    """No pyplot, hence no open figure and no backend chosen behind the user's back."""
+    code = (
+        "import sys; from unimat_lib import figures; figures.flow_strip()._repr_png_();"
+        "assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_style_gives_the_settings_back() -> None:
+    before = dict(mpl.rcParams)
+    with figures.style():
+        assert mpl.rcParams["axes.spines.top"] is False
+    assert dict(mpl.rcParams) == before
+    with pytest.raises(RuntimeError), figures.style():
+        raise RuntimeError
+    assert dict(mpl.rcParams) == before
+
+
+@pytest.mark.parametrize("colors", [figures.SYSTEM_COLORS, figures.MODALITY_COLORS])
+def test_colors_are_distinct(colors: dict[str, str]) -> None:
+    for (name, first), (other, second) in combinations(colors.items(), 2):
+        gap = np.linalg.norm(np.subtract(to_rgb(first), to_rgb(second)))
+        assert gap > 0.25, f"{name} and {other} look alike"
+
+
+def test_crystal_systems_have_one_colour_each() -> None:
+    assert tuple(figures.SYSTEM_COLORS) == CRYSTAL_SYSTEMS
+
+
+def test_the_same_data_gives_the_same_bytes() -> None:
+    first, second = (figures.pattern(TWO_THETA, bumps(1)).png() for _ in range(2))
+    assert first == second
+
+
+def test_large_figures_are_reduced_to_a_palette() -> None:
+    noise = figures.similarity_matrix(RNG.normal(size=(400, 400)))
+    assert len(noise.png()) < 300_000
+
+
+@pytest.mark.parametrize(
+    ("symbol", "number", "cell"), [("H", 1, (1, 1)), ("Fe", 26, (8, 4)), ("Lu", 71, (3, 6))]
+)
+def test_elements(symbol: str, number: int, cell: tuple[int, int]) -> None:
+    assert figures.element_symbol(number) == symbol
+    assert figures._element_cells()[symbol] == cell
+    assert len(set(figures._element_cells().values())) == 118
+    assert 0.2 < figures.element_radius(number) < 3
+    assert to_rgb(figures.element_color(number))
+
+
+def test_boundary_atoms_close_the_cell() -> None:
+    coords, species = figures._with_boundary(
+        np.array([[0, 0, 0], [0.5, 0.5, 0.5]]), np.array([1, 2])
+    )
+    assert len(coords) == 9 and (species == 1).sum() == 8
+
+
+def test_view_matrix_is_a_rotation() -> None:
+    lattice = np.array([[3.0, 0, 0], [-1, 4, 0], [0.5, 0.3, 5]])
+    view = figures._view_matrix(lattice, 30, 20)
+    np.testing.assert_allclose(view @ view.T, np.eye(3), atol=1e-12)
+    assert np.linalg.det(view) == pytest.approx(1)
+
+
+def test_messages_say_what_is_wrong() -> None:
+    with pytest.raises(ValueError, match="expected highlight from"):
+        figures.flow_strip(highlight="fusoin")
+    with pytest.raises(ValueError, match=r"lacks \['split'\]"):
+        figures.crystal_system_counts(ERRORS.drop(columns="split"))
+    with pytest.raises(ValueError, match="expected crystal systems"):
+        figures.embedding_map(np.zeros((1, 2)), ["rhombohedral"])
+    with pytest.raises(ValueError, match="square matrix"):
+        figures.confusion(np.zeros((3, 3)))
+    with pytest.raises(ValueError, match="one name per feature"):
+        figures.magpie_features(np.zeros(3), ["a"])
+    with pytest.raises(ValueError, match="at least one element"):
+        figures.periodic_table_coverage({})
+    with pytest.raises(ValueError, match="use fewer bins"):
+        figures.error_against([1, 2], [1, 2], xlabel="x", ylabel="y")
