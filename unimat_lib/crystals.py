@@ -417,6 +417,8 @@ def _symmetry_dataset(
 ) -> Any:
     import spglib
 
+    # spglib narrates its retries on standard error; what counts comes back in the result.
+    os.environ.setdefault("SPGLIB_WARNING", "OFF")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         try:
@@ -452,10 +454,14 @@ def _primitive(
 def _niggli_cell(lattice: np.ndarray) -> np.ndarray:
     import spglib
 
-    # The tolerance of the reduction is an area: it decides ties between cells that are equally
-    # short.
+    # The tolerance of the reduction is an area: it decides ties between cells that are equally short.
     eps = 1e-5 * abs(np.linalg.det(lattice)) ** (1 / 3)
-    reduced = spglib.niggli_reduce(lattice, eps=eps)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        try:
+            reduced = spglib.niggli_reduce(lattice, eps=eps)
+        except Exception as error:
+            raise CrystalError(f"the Niggli reduction fails: {error}") from None
     if reduced is None or not np.isfinite(reduced).all():
         raise CrystalError("the Niggli reduction does not converge; the cell is too skewed")
     return -reduced if np.linalg.det(reduced) < 0 else reduced
@@ -470,7 +476,9 @@ def reduced_formula(atomic_numbers: np.ndarray) -> str:
 
     numbers, counts = np.unique(np.asarray(atomic_numbers), return_counts=True)
     pairs = zip(numbers.tolist(), counts.tolist(), strict=True)
-    return Composition({Element.from_Z(z): n for z, n in pairs}).reduced_formula
+    with warnings.catch_warnings():  # noble gases have no electronegativity to sort by; no harm
+        warnings.simplefilter("ignore", UserWarning)
+        return Composition({Element.from_Z(z): n for z, n in pairs}).reduced_formula
 
 
 def table_from_arrays(

@@ -1,0 +1,72 @@
+"""Fixtures that many test modules share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from unimat_lib.crystals import CrystalTable, load_table, table_from_arrays
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def prototype_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder that holds a small ``prototypes`` data set (about 300 crystals)."""
+    from unimat_lib import datasets
+
+    folder = tmp_path_factory.mktemp("cache")
+    datasets.prepare("prototypes", cache_dir=folder, workers=1, limit=300)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def prototype_table(prototype_cache: Path) -> CrystalTable:
+    """About 300 crystals of the prototypes: all seven crystal systems in each split."""
+    return load_table(next(prototype_cache.glob("prototypes-*.parquet")))
+
+
+@pytest.fixture(scope="session")
+def real_data_dir() -> Path:
+    """The folder that UNIMAT_DATA names; tests that need it are skipped without it."""
+    folder = os.environ.get("UNIMAT_DATA")
+    if not folder:
+        pytest.skip("UNIMAT_DATA is not set: no real data here")
+    path = Path(folder).expanduser().resolve()
+    if not path.is_dir():
+        pytest.skip(f"UNIMAT_DATA={folder} is not a folder: no real data here")
+    return path
+
+
+@pytest.fixture(scope="session")
+def mp_20_table(real_data_dir: Path) -> CrystalTable:
+    """The first 300 rows of MP-20's validation split."""
+    import pandas as pd
+
+    from unimat_lib import datasets
+    from unimat_lib.crystals import reduce_crystal, reduced_formula
+
+    try:
+        path = datasets._find_mp_20(real_data_dir)["val"]
+    except datasets.DataError as error:
+        pytest.skip(str(error))
+    frame = pd.read_csv(path, nrows=300)
+    crystals = [reduce_crystal(*datasets.read_cif(cif)) for cif in frame["cif"]]
+    info = pd.DataFrame(
+        {
+            "material_id": frame["material_id"],
+            "formula": [reduced_formula(c.atomic_numbers) for c in crystals],
+            "space_group": frame["spacegroup.number"],
+            "split": "val",
+            "source": frame.get("source", "public"),
+        }
+    )
+    return table_from_arrays(
+        [c.lattice for c in crystals],
+        [c.frac_coords for c in crystals],
+        [c.atomic_numbers for c in crystals],
+        info,
+    )
