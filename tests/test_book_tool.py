@@ -15,7 +15,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from book import fill, main, page_problems, results_block
+from book import SETTINGS, fill, main, page_problems, results_block
 from sources import Book, BookError, coerce, parse_settings
 from stamps import library_hashes, normal_form, output_problems, prose_differs, stale_reasons
 
@@ -429,12 +429,18 @@ def test_library_hashes_follow_imports(root: Path) -> None:
     assert library_hashes(root, ["import numpy"]) == {}
 
 
+def test_settings_are_called_as_in_the_ledger() -> None:
+    from unimat_lib import ledger
+
+    assert dict(ledger.SETTINGS) == SETTINGS
+
+
 def test_results_table_and_blocks(root: Path) -> None:
     book = Book(root)
     assert "python tools/book.py run all --profile full" in results_block(book, "full")
     entries = [
-        {"setting": "XRD", "variant": "paper", "metric": "scaled_length_mae", "mean": 0.17},
-        {"setting": "XRD", "variant": "ours", "metric": "scaled_length_mae", "mean": 0.0861}
+        {"setting": "xrd", "variant": "paper", "metric": "scaled_length_mae", "mean": 0.17},
+        {"setting": "xrd", "variant": "ours", "metric": "scaled_length_mae", "mean": 0.0861}
         | {"std": 0.0012, "seeds": 3, "ci95": [0.08, 0.09], "n_test": 9},
         {
             "setting": "Formula",

@@ -325,6 +325,15 @@ def status(book: Book, args: argparse.Namespace) -> None:
         print(f"{profile}\n{status_table(book, profile)}\n")
 
 
+# As unimat_lib.ledger.SETTINGS, whose import would take seconds; a test compares the two.
+SETTINGS = {
+    "structure": "structure",
+    "structure_aligned_xrd": "structure, aligned with XRD",
+    "xrd": "XRD",
+    "composition": "composition",
+    "xrd_composition_aligned_fused": "XRD + composition, aligned and fused",
+    "all_three": "structure + XRD + composition",
+}
 LEDGER_COLUMNS = (
     ("paper", "scaled_length_mae", "Paper: scaled length MAE (Å)", "{:.2f}"),
     ("reproduction", "scaled_length_mae", "Reproduction: scaled length MAE (Å)", "{:.3f}"),
@@ -348,12 +357,13 @@ def results_block(book: Book, profile: str) -> str:
             f"{path}: expected a list of objects with setting, variant, metric, mean ({error!r})"
         ) from None
     used = [c for c in LEDGER_COLUMNS if any(key[1:] == c[:2] for key in values)]
-    settings = list(dict.fromkeys(setting for setting, _, _ in values))
+    shown = {setting for setting, *rest in values if tuple(rest) in [c[:2] for c in used]}
+    settings = [s for s in dict.fromkeys((*SETTINGS, *(key[0] for key in values))) if s in shown]
     rows = ["| Setting | " + " | ".join(column[2] for column in used) + " |"]
     rows.append("|---|" + "---:|" * len(used))
     for setting in settings:
         cells = [_ledger_cell(values.get((setting, c[0], c[1])), c[3]) for c in used]
-        rows.append(f"| {setting} | " + " | ".join(cells) + " |")
+        rows.append(f"| {SETTINGS.get(setting, setting)} | " + " | ".join(cells) + " |")
     return "\n".join(rows)
 
 
