@@ -202,7 +202,8 @@ def _require(frame: pd.DataFrame, columns: Sequence[str]) -> None:
 def _colors(labels: Sequence[str]) -> dict[str, str]:
     """Fixed colour for a modality or a crystal system, the palette in order for anything else."""
     fixed = {**SYSTEM_COLORS, **MODALITY_COLORS}
-    rest = itertools.cycle(PALETTE)
+    taken = {fixed[label] for label in labels if label in fixed}
+    rest = itertools.cycle([color for color in PALETTE if color not in taken])
     return {label: fixed[label] if label in fixed else next(rest) for label in labels}
 
 
