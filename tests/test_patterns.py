@@ -290,7 +290,7 @@ def test_bad_xrdml_is_refused(old, new, message):
         parse_xrdml(XRDML.replace(old, new).encode(), name="scan.xrdml")
 
 
-# ---------------------------------------------------------------------------------------- onto a grid
+# -------------------------------------------------------------------------------------- onto a grid
 
 GRID = Grid(10.0, 80.0, 1401)  # steps of 0.05
 

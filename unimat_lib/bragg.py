@@ -197,7 +197,7 @@ def bragg_reflections(
     Args:
         table: Crystals; the computation runs on their device. Any cell of the crystal will do.
         g_max: Largest 1/d in 1/angstrom, see :func:`g_max_of`.
-        chunk_size: About how many reflections to work on at once. Memory is about 300 bytes times
+        chunk_size: About how many reflections to work on at once. Memory is about 500 bytes times
             this, beside the result's 22 bytes per reflection. The default suits the device.
 
     Raises:
