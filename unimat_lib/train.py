@@ -125,6 +125,8 @@ def make_fabric(device: str) -> Fabric:
         RuntimeError: If a GPU was asked for and there is none.
         ValueError: On any other name.
     """
+    # Fabric announces its precision on stderr each time; the page says it once.
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     if device == "cpu":
         return Fabric(accelerator="cpu", devices=1, precision="32-true")
     if device != "cuda":
