@@ -6,30 +6,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from pymatgen.core import Lattice
 
-from unimat_lib.crystals import CrystalTable, worked_crystal
+from unimat_lib.crystals import table_from_arrays, worked_crystal
 from unimat_lib.graphs import cell_heights, periodic_graph, triplets
 
 
 def make_table(crystals):
     """Table of (lattice, frac_coords, atomic_numbers), as they are."""
     lattices, coords, numbers = zip(*crystals, strict=True)
-    counts = torch.tensor([0, *(len(z) for z in numbers)])
     info = pd.DataFrame({"material_id": [str(i) for i in range(len(lattices))]})
     info = info.assign(formula="X", space_group=1, split="train", source="test")
-    return CrystalTable(
-        atomic_numbers=torch.as_tensor(np.concatenate(numbers)).long(),
-        frac_coords=torch.as_tensor(np.concatenate(coords)).double(),
-        lattice=torch.as_tensor(np.stack(lattices)).double(),
-        offsets=counts.cumsum(0),
-        info=info,
-    )
-
-
-def cell(a, b, c, alpha, beta, gamma):
-    from pymatgen.core import Lattice
-
-    return Lattice.from_parameters(a, b, c, alpha, beta, gamma).matrix
+    return table_from_arrays(lattices, coords, numbers, info)
 
 
 CELLS = {
@@ -54,7 +42,7 @@ def crystals():
     made = []
     for parameters in CELLS.values():
         for size in (1, 2, 5, 9):
-            matrix = cell(*parameters)
+            matrix = Lattice.from_parameters(*parameters).matrix
             rotation, _ = np.linalg.qr(generator.normal(size=(3, 3)))
             coords = generator.random((size, 3)) if size > 1 else np.zeros((1, 3))
             made.append((matrix @ rotation, coords, generator.integers(1, 119, size)))

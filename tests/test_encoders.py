@@ -1,0 +1,409 @@
+import dataclasses
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from pymatgen.core import Lattice
+from torch_geometric.nn.models import dimenet as pyg
+
+from unimat_lib.crystals import table_from_arrays
+from unimat_lib.encoders import (
+    CompositionEncoder,
+    EdgeEmbedding,
+    PatternEncoder,
+    SphericalBasis,
+    StructureEncoder,
+    spherical_bessel_zeros,
+)
+from unimat_lib.graphs import periodic_graph, triplets
+
+CUTOFF = 4.5
+CELLS = (  # one of each crystal system: lengths in angstrom, angles in degrees
+    (4.1, 5.3, 6.2, 71, 82, 65),
+    (4.1, 5.3, 6.2, 90, 112, 90),
+    (3.1, 5.3, 8.2, 90, 90, 90),
+    (3.9, 3.9, 9.7, 90, 90, 90),
+    (5.2, 5.2, 5.2, 55, 55, 55),
+    (3.2, 3.2, 5.1, 90, 90, 120),
+    (4.05, 4.05, 4.05, 90, 90, 90),
+)
+TINY = {"hidden": 32, "blocks": 2, "int_emb": 16, "out_emb": 32, "cutoff": CUTOFF}
+
+
+def make_table(crystals):
+    """Table of (lattice, frac_coords, atomic_numbers), as they are."""
+    lattices, coords, numbers = zip(*crystals, strict=True)
+    info = pd.DataFrame({"material_id": [str(i) for i in range(len(lattices))]})
+    info = info.assign(formula="X", space_group=1, split="train", source="test")
+    return table_from_arrays(lattices, coords, numbers, info)
+
+
+@pytest.fixture(scope="module")
+def table():
+    generator = np.random.default_rng(1)
+    crystals = []
+    for parameters in CELLS:
+        # Atoms on a jittered grid keep a physical distance from each other.
+        grid = np.array([[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0, 0.5]])
+        for size in (2, 3):
+            coords = (grid[:size] + generator.normal(0, 0.02, (size, 3))) % 1
+            crystals.append(
+                (
+                    Lattice.from_parameters(*parameters).matrix,
+                    coords,
+                    generator.integers(1, 119, size),
+                )
+            )
+    return make_table(crystals)
+
+
+@pytest.fixture(scope="module")
+def graph(table):
+    return periodic_graph(table, cutoff=CUTOFF, max_neighbors=12)
+
+
+@pytest.fixture(scope="module")
+def pyg_basis():
+    return pyg.SphericalBasisLayer(4, 3, cutoff=CUTOFF)  # more takes SymPy half a minute
+
+
+@pytest.fixture
+def encoder():
+    torch.manual_seed(0)
+    return StructureEncoder(dim=24, **TINY).eval()
+
+
+def as_graph(table, max_neighbors=12):
+    return periodic_graph(table, cutoff=CUTOFF, max_neighbors=max_neighbors)
+
+
+# ---- layers against PyTorch Geometric's
+
+
+def test_zeros_of_bessel_functions():
+    from scipy.special import spherical_jn
+
+    zeros = spherical_bessel_zeros(7, 6)
+    assert zeros.shape == (7, 6)
+    assert (zeros.diff(dim=1) > 0).all() and (zeros.diff(dim=0) > 0).all()
+    values = [spherical_jn(degree, z.numpy()) for degree, z in enumerate(zeros)]
+    np.testing.assert_allclose(values, 0, atol=1e-12)
+
+
+def test_spherical_basis_equals_that_of_pyg(pyg_basis):
+    distance = torch.linspace(1.0, 4.7, 50, dtype=torch.float64)  # beyond the cutoff too
+    angle = torch.linspace(0, math.pi, 80, dtype=torch.float64)
+    edge = torch.arange(80) % 50
+    ours = SphericalBasis(num_spherical=4, num_radial=3, cutoff=CUTOFF)
+    expected = pyg_basis(distance, angle, edge)
+    torch.testing.assert_close(ours(distance, angle.cos(), edge), expected, atol=2e-5, rtol=1e-5)
+    single = ours(distance.float(), angle.cos().float(), edge)
+    assert single.dtype == torch.float32
+    torch.testing.assert_close(single.double(), expected, atol=2e-5, rtol=1e-4)
+
+
+def test_spherical_basis_of_high_degree_equals_scipy():
+    from scipy.special import eval_legendre, spherical_jn
+
+    distance, cos_angle = torch.linspace(0.7, 4.4, 30), torch.linspace(-1, 1, 30)
+    basis = SphericalBasis(num_spherical=7, num_radial=6, cutoff=CUTOFF)
+    out = basis(distance, cos_angle, torch.arange(30)).view(30, 7, 6)
+    x = distance.double().numpy()[:, None] / CUTOFF
+    smooth = 1 / x - 28 * x**5 + 48 * x**6 - 21 * x**7
+    for degree, zeros in enumerate(spherical_bessel_zeros(7, 6).numpy()):
+        norm = np.sqrt(2) / np.abs(spherical_jn(degree + 1, zeros))
+        legendre = eval_legendre(degree, cos_angle.double().numpy())[:, None]
+        expected = smooth * norm * spherical_jn(degree, x * zeros) * legendre
+        expected *= np.sqrt((2 * degree + 1) / (4 * np.pi))
+        np.testing.assert_allclose(out[:, degree], expected, rtol=1e-5, atol=3e-6)
+
+
+@pytest.mark.parametrize("num_spherical", [1, 2, 3])
+def test_spherical_basis_of_few_functions(num_spherical):
+    basis = SphericalBasis(num_spherical=num_spherical, num_radial=4, cutoff=5.0)
+    out = basis(torch.rand(5) + 1, torch.rand(9), torch.arange(9) % 5)
+    assert out.shape == (9, 4 * num_spherical)
+
+
+def test_network_equals_that_of_pyg(pyg_basis, graph):
+    # The very modules, run the way torch_geometric's DimeNetPlusPlus.forward runs them.
+    torch.manual_seed(0)
+    ours = StructureEncoder(dim=8, num_spherical=4, num_radial=3, **TINY)
+    radial = pyg.BesselBasisLayer(3, CUTOFF)
+    embedding = EdgeEmbedding(3, 32, torch.nn.SiLU())
+    embedding.load_state_dict(ours.embedding.state_dict())
+    embedding.forward = pyg.EmbeddingBlock.forward.__get__(embedding)
+    outputs = [pyg.OutputPPBlock(3, 32, 32, 32, 2, torch.nn.SiLU()) for _ in range(3)]
+    blocks = [pyg.InteractionPPBlock(32, 16, 8, 4, 3, 1, 2, torch.nn.SiLU()) for _ in range(2)]
+    for theirs, own in zip(outputs + blocks, [*ours.outputs, *ours.interactions], strict=True):
+        theirs.load_state_dict(own.state_dict())
+    (j, i), pairs = graph.edge_index, triplets(graph)
+    # In float64, because PyG's formulas for the basis lose digits at short distances.
+    rbf = radial(graph.distance)
+    sbf = pyg_basis(graph.distance.double(), pairs.angle.double(), pairs.edge_kj).float()
+    x = embedding(graph.atomic_numbers, rbf, i, j)
+    size = len(graph.atomic_numbers)
+    expected = outputs[0](x, rbf, i, num_nodes=size)
+    for block, output in zip(blocks, outputs[1:], strict=True):
+        x = block(x, rbf, sbf, pairs.edge_kj, pairs.edge_ji)
+        expected = expected + output(x, rbf, i, num_nodes=size)
+    expected = expected + ours.element(graph.atomic_numbers)
+    torch.testing.assert_close(ours.atoms(graph), expected, atol=2e-4, rtol=2e-4)
+
+
+# ---- structure encoder
+
+
+def test_shape(encoder, graph):
+    out = encoder(graph)
+    assert out.shape == (len(graph), 24)
+    assert out.dtype == torch.float32
+    assert torch.equal(out, encoder(graph))
+    assert torch.pdist(out).min() > 1e-3  # different crystals, different vectors
+
+
+def test_batch_equals_one_by_one(encoder, graph):
+    together = encoder(graph)
+    alone = torch.cat([encoder(graph.select([c])) for c in range(len(graph))])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
+
+
+def test_rotation_and_translation(encoder, table, graph):
+    rotation = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64))[0]
+    moved = dataclasses.replace(
+        table,
+        lattice=table.lattice @ rotation,
+        frac_coords=(table.frac_coords + torch.tensor([0.13, 0.57, 0.91])) % 1,
+    )
+    torch.testing.assert_close(encoder(as_graph(moved)), encoder(graph), atol=2e-5, rtol=1e-4)
+
+
+def test_order_of_the_atoms(encoder, table, graph):
+    order = torch.cat(
+        [torch.arange(b - 1, a - 1, -1) for a, b in table.offsets.unfold(0, 2, 1).tolist()]
+    )
+    swapped = dataclasses.replace(
+        table,
+        atomic_numbers=table.atomic_numbers[order],
+        frac_coords=table.frac_coords[order],
+    )
+    torch.testing.assert_close(encoder(as_graph(swapped)), encoder(graph), atol=2e-5, rtol=1e-4)
+
+
+def test_change_of_basis(encoder, table, graph):
+    basis = torch.tensor([[1, 1, 0], [0, 1, -1], [0, 0, 1]], dtype=torch.float64)
+    other = dataclasses.replace(
+        table,
+        lattice=basis @ table.lattice,
+        frac_coords=(table.frac_coords @ torch.linalg.inv(basis)) % 1,
+    )
+    torch.testing.assert_close(encoder(as_graph(other)), encoder(graph), atol=2e-5, rtol=1e-4)
+
+
+def test_supercell(table):
+    doubled = []
+    for c in range(len(table)):
+        atoms = slice(*table.offsets[c : c + 2].tolist())
+        lattice, frac = table.lattice[c].numpy(), table.frac_coords[atoms].numpy()
+        half = frac / [2, 1, 1]
+        doubled.append(
+            (
+                lattice * [[2], [1], [1]],
+                np.concatenate([half, half + np.array([0.5, 0, 0])]),
+                np.tile(table.atomic_numbers[atoms].numpy(), 2),
+            )
+        )
+    small, large = as_graph(table), as_graph(make_table(doubled))
+    torch.manual_seed(0)
+    blind = StructureEncoder(dim=24, atom_count=False, **TINY).eval()
+    torch.testing.assert_close(blind(small), blind(large), atol=2e-5, rtol=1e-4)
+    counting = StructureEncoder(dim=24, **TINY).eval()
+    assert (counting(small) - counting(large)).abs().amax(1).min() > 1e-3
+
+
+def test_stretching_changes_the_embedding(encoder, graph):
+    ones = torch.ones(len(graph))
+    torch.testing.assert_close(encoder(graph.scaled(ones)), encoder(graph))
+    assert (encoder(graph.scaled(1.02 * ones)) - encoder(graph)).abs().amax(1).min() > 1e-4
+
+
+def test_edge_at_the_cutoff_counts_for_nothing(encoder, graph):
+    # All edges beyond the cutoff: only the elements and the number of atoms are left.
+    far = graph.scaled(torch.full((len(graph),), 5.0))
+    assert far.distance.min() > CUTOFF
+    torch.testing.assert_close(
+        encoder.atoms(far), encoder.element(graph.atomic_numbers), atol=1e-6, rtol=0
+    )
+
+
+def test_crystal_without_edges(encoder, table):
+    far = dataclasses.replace(table, lattice=table.lattice * 10).select([0, 3])
+    mixed = make_table(
+        [
+            (np.eye(3) * 30.0, np.zeros((1, 3)), [118]),
+            (np.eye(3) * 30.0, np.zeros((1, 3)), [1]),
+            (np.eye(3) * 3.0, np.zeros((1, 3)), [84]),
+        ]
+    )
+    for lonely in (far, mixed):
+        out = encoder(as_graph(lonely))
+        assert torch.isfinite(out).all()
+        assert not torch.allclose(out[0], out[1])  # the elements are still known
+        out.sum().backward()
+    torch.testing.assert_close(encoder(as_graph(mixed.select([2])))[0], out[2], atol=1e-5, rtol=0)
+    assert all(torch.isfinite(p.grad).all() for p in encoder.parameters())
+
+
+def assert_all_learn(module, out):
+    (out * torch.randn(out.shape)).sum().backward()
+    for name, parameter in module.named_parameters():
+        assert torch.isfinite(parameter.grad).all(), name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_every_parameter_gets_a_gradient(encoder, graph):
+    assert_all_learn(encoder, encoder(graph))
+    assert encoder.radial_basis.freq.grad.abs().min() > 0
+
+
+def test_gradient_of_the_embedding_reaches_the_vectors(encoder, graph):
+    vector = graph.vector.clone().requires_grad_()
+    encoder(graph.with_vector(vector)).square().sum().backward()
+    assert torch.isfinite(vector.grad).all()
+    assert (vector.grad.norm(dim=1) > 0).float().mean() > 0.9
+
+
+def test_bfloat16_on_the_cpu(encoder, graph):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = encoder(graph)
+    out.float().sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in encoder.parameters())
+    error = (out.float() - encoder(graph)).norm() / encoder(graph).norm()
+    assert error < 0.03
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_same_on_the_gpu(encoder, table):
+    expected = encoder(as_graph(table))
+    on_device = as_graph(table.to("cuda"))
+    assert torch.equal(on_device.edge_index.cpu(), as_graph(table).edge_index)
+    out = encoder.to("cuda")(on_device).cpu()
+    torch.testing.assert_close(out, expected, atol=1e-3, rtol=1e-3)
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        assert torch.isfinite(encoder(on_device.select([3, 1])).float()).all()
+
+
+def fit(module, inputs, target, steps=60, rate=3e-3):
+    module.train()
+    optimizer = torch.optim.Adam(module.parameters(), lr=rate)
+    losses = []
+    for _ in range(steps):
+        loss = (module(inputs) - target).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def test_structure_encoder_learns_sixteen_crystals(table):
+    some = table.select([*range(14), 0, 5])
+    torch.manual_seed(0)
+    target = torch.cat([some.lengths, some.angles / 30], dim=1).float()
+    target = (target - target.mean(0)) / target.std(0)
+    losses = fit(StructureEncoder(dim=6, **TINY), as_graph(some), target)
+    assert losses[-1] < losses[0] / 10
+
+
+# ---- pattern encoder
+
+
+def peaks(positions, num_points=512, width=2.0):
+    grid = torch.arange(num_points)
+    return torch.exp(-(((grid - torch.as_tensor(positions)[..., None]) / width) ** 2) / 2).sum(-2)
+
+
+@pytest.mark.parametrize("num_points", [512, 1000, 1001, 4500])
+@pytest.mark.parametrize("depths", [(1,), (1, 1, 1), (1, 1, 2, 1)])
+def test_pattern_encoder_takes_any_length(num_points, depths):
+    encoder = PatternEncoder(num_points=num_points, dim=12, width=4, depths=depths)
+    assert encoder(torch.rand(3, num_points)).shape == (3, 12)
+    assert encoder(torch.zeros(2, num_points)).isfinite().all()
+
+
+def test_pattern_of_wrong_length():
+    encoder = PatternEncoder(num_points=512, dim=12, width=4)
+    with pytest.raises(ValueError, match=r"\(2, 500\); expected \[B, 512\]"):
+        encoder(torch.zeros(2, 500))
+
+
+def test_number_of_parameters():
+    def count(**arguments):
+        encoder = PatternEncoder(dim=256, **arguments)
+        return sum(p.numel() for p in encoder.parameters()) / 1e6
+
+    assert 6 < count(num_points=4096) < 9
+    assert 0.2 < count(num_points=1024, width=16, depths=(1, 1, 1, 1)) < 0.6
+
+
+def test_pattern_encoder_gradients_and_batching():
+    torch.manual_seed(0)
+    encoder = PatternEncoder(num_points=512, dim=12, width=8, depths=(1, 1, 1))
+    patterns = torch.rand(4, 512) ** 4
+    out = encoder(patterns)
+    assert_all_learn(encoder, out)
+    alone = torch.cat([encoder(p[None]) for p in patterns])
+    torch.testing.assert_close(out, alone, atol=1e-5, rtol=1e-5)
+    patterns[:, ::2] = 0
+    patterns.requires_grad_()
+    encoder(patterns).sum().backward()
+    assert patterns.grad.isfinite().all()
+
+
+def test_pattern_encoder_in_bfloat16():
+    encoder = PatternEncoder(num_points=512, dim=12, width=8, depths=(1, 1))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert encoder(torch.rand(2, 512)).isfinite().all()
+
+
+def test_positions_of_peaks_survive():
+    # The same peaks shifted as a whole: a global average could not tell one from the other.
+    torch.manual_seed(0)
+    shift = torch.arange(0, 256, 4)
+    patterns = peaks(shift[:, None] + torch.tensor([100.0, 130.0, 190.0]))
+    target = (shift / 128.0 - 1)[:, None]
+    encoder = PatternEncoder(num_points=512, dim=1, width=8, depths=(1, 1, 1, 1))
+    losses = fit(encoder, patterns, target, steps=60)
+    assert losses[-1] < losses[0] / 10
+    with torch.no_grad():
+        out = encoder.eval()(patterns)
+    assert (out.diff(dim=0) > 0).float().mean() > 0.8  # in the order of the shift
+
+
+def test_pattern_encoder_learns_sixteen_patterns():
+    torch.manual_seed(0)
+    patterns, target = peaks(500 * torch.rand(16, 12)), torch.randn(16, 6)
+    encoder = PatternEncoder(num_points=512, dim=6, width=8, depths=(1, 1, 1))
+    losses = fit(encoder, patterns, target)
+    assert losses[-1] < losses[0] / 10
+
+
+# ---- composition encoder
+
+
+def test_composition_encoder():
+    torch.manual_seed(0)
+    encoder = CompositionEncoder(num_features=132, dim=12, hidden=64)
+    features = torch.randn(16, 132)
+    out = encoder.eval()(features)
+    assert out.shape == (16, 12)
+    assert_all_learn(encoder, out)
+    torch.testing.assert_close(out[:1], encoder(features[:1]), atol=1e-5, rtol=1e-5)
+    assert not torch.equal(encoder.train()(features), encoder(features))  # dropout
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert encoder(features).isfinite().all()
+    losses = fit(encoder, features, torch.randn(16, 12), steps=200)
+    assert np.mean(losses[-5:]) < losses[0] / 10
