@@ -126,7 +126,8 @@ def make_fabric(device: str) -> Fabric:
         ValueError: On any other name.
     """
     # Fabric announces its precision on stderr each time; the page says it once.
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    for name in ("lightning.fabric", "lightning.pytorch"):  # which one speaks depends on imports
+        logging.getLogger(name).setLevel(logging.WARNING)
     if device == "cpu":
         return Fabric(accelerator="cpu", devices=1, precision="32-true")
     if device != "cuda":
