@@ -1865,7 +1865,8 @@ def parity(
         )
         axes.plot([low, high], [low, high], color=RED, linewidth=1.0)
         error = float(np.abs(true[:, k] - predicted[:, k]).mean())
-        axes.set_title(f"{name}: MAE {error:.{digits}f} {unit}", fontsize=10.5)
+        between = ": " if max(map(len, columns)) < 6 else "\n"
+        axes.set_title(f"{name}{between}MAE {error:.{digits}f} {unit}", fontsize=10.5)
         axes.set(xlim=(low, high), ylim=(low, high), aspect="equal", xlabel=f"true ({unit})")
         axes.yaxis.set_major_locator(mpl.ticker.MaxNLocator(5))
         axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(5))
