@@ -32,7 +32,7 @@ from sources import PROFILES, Book, BookError, Chapter, parse_settings
 
 KERNEL = "unimat-book"
 NOTICE = (
-    "Quick profile: minutes of training on the embedded, partly synthetic crystals. "
+    "Quick profile: partly synthetic crystals and minutes of training. "
     "It shows that everything runs; no claim rests on its numbers."
 )
 
@@ -312,8 +312,8 @@ def status_table(book: Book, profile: str) -> str:
         stamp = notebook.metadata.get("unimat", {})
         stale = stamps.stale_reasons(book, chapter, notebook, profile, parameters[name])
         minutes = stamp.get("seconds", 0) / 60
-        cells = [name, stamp.get("date", "–"), stamp.get("device", "–"), f"{minutes:.1f}"]
-        cells += [f"`{stamp['data']}`" if stamp.get("data") else "–"]
+        cells = [name, stamp.get("date", "–")[:10], stamp.get("device", "–"), f"{minutes:.1f}"]
+        cells += [f"`{Path(stamp['data']).stem}`" if stamp.get("data") else "–"]
         cells += [f"stale: {'; '.join(stale)}".replace("|", "\\|") if stale else "fresh"]
         rows.append("| " + " | ".join(cells) + " |")
     return "\n".join(rows)
