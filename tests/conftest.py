@@ -7,10 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from unimat_lib.crystals import CrystalTable, load_table, table_from_arrays
 
 torch.set_num_threads(1)
+
+# A slow machine is no failure: what a test may take is limited for the whole suite.
+settings.register_profile("book", deadline=None)
+settings.load_profile("book")
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ milliseconds per formula (the tests compare the two).
 
 from __future__ import annotations
 
+import functools
 import os
 import warnings
 from collections.abc import Sequence
@@ -160,6 +161,7 @@ def _matminer_version() -> str | None:
         return None
 
 
+@functools.cache
 def _matminer_table() -> np.ndarray:
     with warnings.catch_warnings():  # importing matminer raises warnings about its own dependencies
         warnings.simplefilter("ignore")

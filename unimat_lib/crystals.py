@@ -454,15 +454,19 @@ def _primitive(
 def _niggli_cell(lattice: np.ndarray) -> np.ndarray:
     import spglib
 
-    # The tolerance of the reduction is an area: it decides ties between cells that are equally short.
-    eps = 1e-5 * abs(np.linalg.det(lattice)) ** (1 / 3)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        try:
-            reduced = spglib.niggli_reduce(lattice, eps=eps)
-        except Exception as error:
-            raise CrystalError(f"the Niggli reduction fails: {error}") from None
-    if reduced is None or not np.isfinite(reduced).all():
+    # The tolerance, an area, decides ties between cells that are equally short. Close to a tie the
+    # reduction can go round in circles; with another tolerance it ends.
+    for tolerance in (1e-5, 1e-6, 1e-4):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            try:
+                scale = abs(np.linalg.det(lattice)) ** (1 / 3)
+                reduced = spglib.niggli_reduce(lattice, eps=tolerance * scale)
+            except Exception:  # newer versions raise where older ones return None
+                reduced = None
+        if reduced is not None and np.isfinite(reduced).all():
+            break
+    else:
         raise CrystalError("the Niggli reduction does not converge; the cell is too skewed")
     return -reduced if np.linalg.det(reduced) < 0 else reduced
 

@@ -855,18 +855,20 @@ def _allot_prototypes(groups: Sequence[_Prototype], total: int) -> list[int]:
 def _split_prototypes(groups: Sequence[_Prototype], sizes: Sequence[int]) -> dict[str, str]:
     """Split of each prototype, so that each crystal system keeps the shares of the splits.
 
-    The largest prototypes go first, each to the split that lacks most.
+    The largest prototypes go first, each to the split that lacks most; but no split stays empty.
     """
     splits = {}
     for system in range(7):
         members = [(n, g.label) for g, n in zip(groups, sizes, strict=True) if g.system == system]
         total = sum(size for size, _ in members)
-        lacking = {split: share * total for split, share in _SPLIT_SHARES.items()}
+        filled = dict.fromkeys(SPLITS, 0)
         order = sorted(members, key=lambda m: (-m[0], hashlib.sha256(m[1].encode()).hexdigest()))
         for size, label in order:
-            split = max(lacking, key=lambda name: lacking[name])
+            lacking = {name: _SPLIT_SHARES[name] * total - filled[name] for name in SPLITS}
+            empty = [name for name in SPLITS if not filled[name]]
+            split = empty[0] if empty else max(lacking, key=lambda name: lacking[name])
             splits[label] = split
-            lacking[split] -= size
+            filled[split] += size
     return splits
 
 
