@@ -1,0 +1,219 @@
+"""Questions about a whole table of crystals that the first chapters ask.
+
+Who has a twin in the training set, does the simulator agree with pymatgen, which patterns look
+alike, and what do the views cost?
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from unimat_lib.crystals import CrystalTable
+from unimat_lib.diffraction import Grid, bragg_reflections, g_max_of, peaks, render
+from unimat_lib.views import MODALITIES, CrystalViews, build_views
+
+
+def near_twins(
+    test: CrystalTable, train: CrystalTable, *, keys: Sequence[str], tolerance: float
+) -> np.ndarray:
+    """Which crystals have a counterpart of the same size in another table.
+
+    Args:
+        test: ``C`` crystals.
+        train: Crystals to search for counterparts.
+        keys: Columns of ``info`` in which both must be equal, such as ``formula``.
+        tolerance: Largest relative difference of each of the three lengths. The number of atoms
+            must be equal.
+
+    Returns:
+        ``[C]`` bool.
+    """
+    by_key: dict[tuple[Any, ...], list[int]] = {}
+    for row, key in enumerate(_keys(train, keys)):
+        by_key.setdefault(key, []).append(row)
+    lengths, others = test.lengths.log().cpu().numpy(), train.lengths.log().cpu().numpy()
+    found = np.zeros(len(test), dtype=bool)
+    for row, key in enumerate(_keys(test, keys)):
+        if key in by_key:
+            gap = np.abs(others[by_key[key]] - lengths[row]).max(1)
+            found[row] = gap.min() <= math.log1p(tolerance)
+    return found
+
+
+def _keys(table: CrystalTable, columns: Sequence[str]) -> list[tuple[Any, ...]]:
+    values = [table.info[name].tolist() for name in columns]
+    return list(zip(*values, table.num_atoms.tolist(), strict=True))
+
+
+def element_counts(table: CrystalTable) -> pd.Series:
+    """Number of crystals that contain each element; symbols of the elements that occur."""
+    from pymatgen.core import Element
+
+    pairs = torch.stack([table.atom_crystal, table.atomic_numbers]).unique(dim=1)
+    numbers, counts = pairs[1].unique(return_counts=True)
+    return pd.Series(counts.tolist(), index=[Element.from_Z(z).symbol for z in numbers.tolist()])
+
+
+def reasons(dropped: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Why rows were left out: reason (numbers replaced by N), rows, and two examples.
+
+    Args:
+        dropped: ``PreparationReport.dropped``; without any row the table says so in one line.
+    """
+    if not dropped:
+        return pd.DataFrame({"reason": ["none: every row is usable"], "rows": [0], "examples": "–"})
+    frame = pd.DataFrame(list(dropped))
+    frame["reason"] = frame["reason"].str.replace(r"\d+(\.\d+)?", "N", regex=True)
+    groups = frame.groupby("reason", sort=False)["material_id"]
+    table = groups.agg(rows="size", examples=lambda ids: ", ".join(ids[:2].astype(str)))
+    return table.sort_values("rows", ascending=False, kind="stable").reset_index()
+
+
+class Comparison(NamedTuple):
+    """Agreement and speed of the batch simulator and pymatgen's ``XRDCalculator``."""
+
+    checked: int
+    """Crystals compared."""
+    merged_otherwise: int
+    """Crystals with another number of peaks, because equal angles were rounded apart."""
+    angle_gap: float
+    """Largest difference of a peak position, degrees, on all other crystals."""
+    height_gap: float
+    """Largest difference of a peak height, relative to the crystal's highest."""
+    batch_ms: float
+    """Time per crystal of the batch simulator, milliseconds."""
+    pymatgen_ms: float
+    """Time per crystal of pymatgen, milliseconds."""
+
+
+def compare_with_pymatgen(table: CrystalTable, grid: Grid) -> Comparison:
+    """Compare the peaks of every crystal of a (small) table with pymatgen's, one by one.
+
+    Args:
+        table: Crystals.
+        grid: Range of 2theta and wavelength; the points play no part.
+    """
+    from pymatgen.analysis.diffraction.xrd import XRDCalculator
+
+    span = (grid.two_theta_min, grid.two_theta_max)
+    start = time.perf_counter()
+    reflections = bragg_reflections(table, g_max=g_max_of(grid))
+    found = peaks(reflections, wavelength=grid.wavelength, two_theta_range=span)
+    ours = time.perf_counter() - start
+
+    calculator = XRDCalculator(grid.wavelength)
+    theirs, otherwise, angle_gap, height_gap = 0.0, 0, 0.0, 0.0
+    for i, (first, last) in enumerate(itertools.pairwise(found.offsets.tolist())):
+        structure = table.structure(i)
+        start = time.perf_counter()
+        pattern = calculator.get_pattern(structure, two_theta_range=span)
+        theirs += time.perf_counter() - start
+        if len(pattern.x) != last - first:
+            otherwise += 1
+        elif last > first:
+            height = found.intensity[first:last].cpu().numpy()
+            angle = found.two_theta[first:last].cpu().numpy()
+            angle_gap = max(angle_gap, float(np.abs(pattern.x - angle).max()))
+            gap = np.abs(pattern.y / 100 - height / height.max()).max()
+            height_gap = max(height_gap, float(gap))
+    per_crystal = 1000 / len(table)
+    return Comparison(
+        len(table), otherwise, angle_gap, height_gap, ours * per_crystal, theirs * per_crystal
+    )
+
+
+class Lookalikes(NamedTuple):
+    """Two crystals with nearly the same pattern."""
+
+    rows: tuple[int, int]
+    cosine: float
+    patterns: Tensor
+    """``[2, P]`` float32."""
+
+
+def lookalikes(table: CrystalTable, grid: Grid, *, fwhm: float, ratio: float) -> Lookalikes:
+    """The pair of crystals with the most similar patterns among those with different cells.
+
+    Args:
+        table: ``C`` crystals; memory is ``C * C`` and ``C * P`` floats.
+        grid: Where the patterns are drawn.
+        fwhm: Peak width, degrees.
+        ratio: Cells differ if the quotient of one of their lengths is beyond this, such as 1.1.
+
+    Raises:
+        ValueError: All cells are equal within ``ratio``.
+    """
+    reflections = bragg_reflections(table, g_max=g_max_of(grid))
+    rows = torch.arange(len(table), device=table.device)
+    patterns = render(reflections, rows, grid, fwhm=fwhm)
+    unit = torch.nn.functional.normalize(patterns, dim=1)
+    logs = table.lengths.log().float()
+    equal = torch.cdist(logs, logs, p=torch.inf) <= math.log(ratio)  # [C, C]
+    if bool(equal.all()):
+        raise ValueError(f"no two of the {len(table)} cells differ by a factor of {ratio:g}")
+    cosine = (unit @ unit.T).masked_fill(equal, -1)
+    first, second = divmod(int(cosine.argmax()), len(table))
+    return Lookalikes(
+        (first, second), float(cosine[first, second]), patterns[[first, second]].cpu()
+    )
+
+
+def view_costs(
+    table: CrystalTable, *, batch_size: int, batches: int = 10, seed: int = 0, **settings: Any
+) -> pd.DataFrame:
+    """Build each view of a table by itself, cut random batches from it, and say what that took.
+
+    Args:
+        table: The crystals.
+        batch_size: Crystals per batch.
+        batches: Batches to time.
+        seed: Of the choice of crystals.
+        **settings: Passed to :func:`unimat_lib.views.build_views`.
+
+    Returns:
+        One row per view: ``view``, ``build_seconds``, ``mebibytes``, ``batch_ms`` and
+        ``incomplete``, the number of crystals with an atom without neighbours, or without a peak.
+    """
+    index = torch.randint(
+        len(table), (batches, batch_size), generator=torch.Generator().manual_seed(seed)
+    )
+    rows = []
+    for modality in MODALITIES:
+        start = time.perf_counter()
+        views = build_views(table, modalities=(modality,), **settings)
+        _wait(views.device)
+        built = time.perf_counter() - start
+        index = index.to(views.device)
+        start = time.perf_counter()
+        for chosen in index:
+            views.batch(chosen, modalities=(modality,))
+        _wait(views.device)
+        cut = (time.perf_counter() - start) / batches
+        stored = next(x for x in (views.graph, views.reflections, views.magpie) if x is not None)
+        tensors = [stored] if torch.is_tensor(stored) else list(vars(stored).values())
+        size = sum(t.nbytes for t in tensors if torch.is_tensor(t)) / 2**20
+        rows.append((modality, built, size, 1000 * cut, _incomplete(views)))
+    columns = ["view", "build_seconds", "mebibytes", "batch_ms", "incomplete"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _incomplete(views: CrystalViews) -> int:
+    if views.graph is not None:
+        return len(views.graph.crystal[views.graph.num_neighbors == 0].unique())
+    if views.reflections is not None:
+        return int((views.reflections.offsets.diff() == 0).sum())
+    return 0
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
