@@ -1,0 +1,125 @@
+"""The loops and tables that the training chapters share."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from unimat_lib import evaluate, experiments, ledger
+from unimat_lib.crystals import CRYSTAL_SYSTEMS, worked_crystal
+from unimat_lib.diffraction import Grid
+from unimat_lib.model import UniMatConfig
+from unimat_lib.train import FitConfig
+from unimat_lib.views import build_views
+
+
+@pytest.fixture(scope="module")
+def table():
+    """Thirty copies of rutile, the lattice stretched a little more each time, in three splits."""
+    crystals = worked_crystal().select(torch.zeros(30, dtype=torch.int64))
+    crystals.lattice.mul_(torch.linspace(0.9, 1.1, 30, dtype=torch.float64)[:, None, None])
+    crystals.info["split"] = ["train"] * 16 + ["val"] * 6 + ["test"] * 8
+    crystals.info["material_id"] = [f"r{i}" for i in range(30)]
+    return crystals
+
+
+@pytest.fixture(scope="module")
+def trained(table, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    views = build_views(table, grid=Grid(5.0, 90.0, 256), fwhm=1.0, modalities=("xrd",))
+    model = UniMatConfig(
+        modalities=("xrd",),
+        inputs=("xrd",),
+        dim=8,
+        projection_dim=8,
+        grid=views.grid,
+        xrd={"width": 4, "depths": (1, 1)},
+    )
+    run = experiments.train_seeds(
+        model,
+        views,
+        table,
+        config=FitConfig(epochs=2, batch_size=8),
+        seeds=[0, 3],
+        run_dir=folder / "runs",
+        predictions=folder / "predictions",
+        setting="xrd",
+    )
+    return run, folder
+
+
+def frame_of(error: float, n: int = 40) -> pd.DataFrame:
+    """Errors frame in which every length is off by ``error`` angstrom, give or take a little."""
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"material_id": [f"m{i}" for i in range(n)]})
+    frame["crystal_system"] = np.arange(n) % 7
+    frame["predicted_system"] = np.arange(n) % 5
+    for name in (*evaluate.CELL_COLUMNS, *evaluate.SCALED_COLUMNS):
+        frame[name] = 4.0
+        frame[f"error_{name}"] = error + 0.01 * rng.random(n)
+    for name in ("a", "b", "c", "volume"):
+        frame[f"relative_error_{name}"] = error / 4
+    return frame
+
+
+def test_split_rows_follow_the_table(table):
+    train, val, test = experiments.split_rows(table)
+    assert (len(train), len(val), len(test)) == (16, 6, 8)
+    assert set(table.info["split"].to_numpy()[val.numpy()]) == {"val"}
+
+
+def test_each_seed_leaves_one_file_with_the_test_crystals(trained, table):
+    run, folder = trained
+    frames = ledger.load_predictions(
+        folder / "predictions", setting="xrd", variant="reproduction", made_by="-"
+    )
+    assert list(frames) == [0, 3]
+    for frame, kept in zip(frames.values(), run.frames, strict=True):
+        assert list(frame["material_id"]) == [f"r{i}" for i in range(22, 30)]
+        pd.testing.assert_frame_equal(frame, kept)
+
+
+def test_seeds_differ_and_are_reported_in_the_tables(trained):
+    run, _ = trained
+    assert not np.allclose(run.frames[0]["a"], run.frames[1]["a"])
+    cost = experiments.cost_table({"pattern": run})
+    assert cost.loc[0, "epochs"] == 2
+    main = experiments.main_table({"pattern": run})
+    mean = run.summary.loc["length_mae", "mean"]
+    assert main.loc[0, "length MAE (Å)"].startswith(f"{mean:.3f} ± ")
+
+
+def test_no_seed_is_refused(table):
+    with pytest.raises(ValueError, match="at least one seed"):
+        experiments.train_seeds(
+            None, None, table, config=FitConfig(epochs=1), seeds=[], run_dir="unused"
+        )
+
+
+def test_change_table_knows_better_from_worse():
+    change = experiments.change_table([frame_of(0.2)], [frame_of(0.1)])
+    assert change.loc["length_mae", "verdict"] == "improves"
+    assert change.loc["length_mae", "change"] == "-0.100"
+    assert change.loc["crystal_system_accuracy", "verdict"] == "no clear change"
+    back = experiments.change_table([frame_of(0.1)], [frame_of(0.2)])
+    assert back.loc["scaled_length_mae", "verdict"] == "worsens"
+
+
+def test_worst_table_names_the_worst_rows(trained, table):
+    run, _ = trained
+    worst = experiments.worst_table(run.frames, table, n=3)
+    assert len(worst) == 3
+    assert worst["mean error (Å)"].is_monotonic_decreasing
+    assert set(worst["row"]) <= set(range(22, 30))
+    assert set(worst["crystal system"]) <= set(CRYSTAL_SYSTEMS)
+
+
+def test_retrieval_table_covers_every_direction():
+    points = {name: torch.eye(6) for name in ("structure", "xrd")}
+    points["composition"] = torch.ones(6, 6)  # all formulas alike: ties count against us
+    found = experiments.retrieval_table(points, ks=(1, 5)).set_index(["query", "gallery"])
+    assert len(found) == 6
+    assert found.loc[("xrd", "structure"), "recall@1 (%)"] == 100
+    assert found.loc[("structure", "composition"), "recall@5 (%)"] == 0

@@ -1,0 +1,216 @@
+"""What every training chapter does around `fit`: seeds, predictions on file, tables, comparisons.
+
+A chapter names the settings and says what the results mean; the loops over seeds and the shape of
+the tables are here, so that all chapters report alike.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from unimat_lib import evaluate, ledger
+from unimat_lib.alignment import recall_at_k, retrieval_ranks
+from unimat_lib.crystals import CRYSTAL_SYSTEMS, CrystalTable
+from unimat_lib.model import UniMat, UniMatConfig, num_parameters
+from unimat_lib.train import FitConfig, FitResult, fit
+from unimat_lib.views import CrystalViews
+
+# Metrics of the chapters' main tables: heading and number format.
+MAIN_METRICS = {
+    "scaled_length_mae": ("scaled length MAE (Å)", ".3f"),
+    "length_mae": ("length MAE (Å)", ".3f"),
+    "length_median_ae": ("median length error (Å)", ".3f"),
+    "angle_mae": ("angle MAE (°)", ".2f"),
+    "crystal_system_accuracy": ("crystal system (%)", ".1f"),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One setting, trained once per seed.
+
+    Attributes:
+        fits: History and cost of each seed's training.
+        frames: Errors frame of each seed on the test crystals (empty where none were asked for).
+        model: The last seed's model, best epoch.
+    """
+
+    fits: list[FitResult]
+    frames: list[pd.DataFrame]
+    model: UniMat
+
+    @property
+    def summary(self) -> pd.DataFrame:
+        """:func:`evaluate.summarize` of the main metrics, indexed by metric."""
+        return evaluate.summarize(self.frames, list(MAIN_METRICS)).set_index("metric")
+
+
+def split_rows(table: CrystalTable) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows of the training, validation and test crystals, int64 each."""
+    names = table.info["split"].to_numpy()
+    return tuple(torch.from_numpy(np.flatnonzero(names == s)) for s in ("train", "val", "test"))
+
+
+def train_seeds(
+    model: UniMatConfig,
+    views: CrystalViews,
+    table: CrystalTable,
+    *,
+    config: FitConfig,
+    seeds: Sequence[int],
+    run_dir: str | os.PathLike[str],
+    predictions: str | os.PathLike[str] | None = None,
+    setting: str = "",
+    variant: str = "reproduction",
+) -> Run:
+    """Train one model per seed and predict the test crystals once with each.
+
+    The seed decides the starting weights and everything random in training. Validation crystals
+    choose the epoch (inside :func:`fit`); test crystals are touched once, afterwards.
+
+    Args:
+        model: Description of the model.
+        views: Views of ``table``.
+        table: The crystals with their splits.
+        config: Settings of the training; its seed is replaced by each of ``seeds``.
+        seeds: One training run each.
+        run_dir: Parent folder of the checkpoints.
+        predictions: Folder of the predictions; ``None`` predicts nothing (for a model whose
+            heads were not trained).
+        setting: Name of the setting in the predictions' file names.
+        variant: Name of the variant.
+
+    Raises:
+        ValueError: If there is no seed.
+    """
+    if not seeds:
+        raise ValueError("expected at least one seed, got none")
+    train, val, test = split_rows(table)
+    fits, frames = [], []
+    for seed in seeds:
+        torch.manual_seed(seed)
+        network = UniMat(model)
+        network.fit_scalers(views, train)
+        if views.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(views.device)
+        settings = dataclasses.replace(config, seed=seed)
+        fits.append(fit(network, views, train=train, val=val, config=settings, run_dir=run_dir))
+        if predictions is not None:
+            frames.append(evaluate.predict(network, views, table, test))
+    if predictions is not None:
+        by_seed = dict(zip(seeds, frames, strict=True))
+        ledger.save_predictions(by_seed, predictions, setting=setting, variant=variant)
+    return Run(fits=fits, frames=frames, model=network)
+
+
+def main_table(runs: Mapping[str, Run], *, first_column: str = "view") -> pd.DataFrame:
+    """One row per run: mean ± standard deviation over seeds [95 % interval over crystals]."""
+    rows = []
+    for name, run in runs.items():
+        row, summary = {first_column: name}, run.summary
+        for metric, (label, spec) in MAIN_METRICS.items():
+            columns = ["mean", "std", "ci_low", "ci_high"]
+            mean, std, low, high = (format(x, spec) for x in summary.loc[metric, columns])
+            row[label] = f"{mean} ± {std} [{low}, {high}]"
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def cost_table(runs: Mapping[str, Run]) -> pd.DataFrame:
+    """One row per run: size, epochs, speed, memory, time per seed."""
+    return pd.DataFrame(
+        {
+            "model": name,
+            "parameters": num_parameters(run.model.encoders),
+            "epochs": len(run.fits[0].history),
+            "crystals/s": round(float(np.median([f.throughput for f in run.fits]))),
+            "peak memory (GiB)": max(f.peak_memory_gib for f in run.fits),
+            "seconds per seed": float(np.mean([f.seconds for f in run.fits])),
+        }
+        for name, run in runs.items()
+    )
+
+
+def change_table(
+    before: Run | Sequence[pd.DataFrame], after: Run | Sequence[pd.DataFrame]
+) -> pd.DataFrame:
+    """Paired changes of the main metrics between two settings (the median is left out).
+
+    Args:
+        before: A run, or the errors frames of its seeds.
+        after: Another one on the same crystals.
+
+    Returns:
+        Index: the metric's name. Columns ``metric`` (heading), ``before``, ``after``, ``change``,
+        ``95 % interval`` (text) and ``verdict``, see :func:`ledger.change_verdict`.
+    """
+    old, new = (list(getattr(x, "frames", x)) for x in (before, after))
+    rows = {}
+    for metric, (label, spec) in MAIN_METRICS.items():
+        if metric not in evaluate.PER_CRYSTAL:
+            continue
+        means = [np.mean([evaluate.cell_metrics(f)[metric] for f in fs]) for fs in (old, new)]
+        change, low, high = ledger.paired_difference(old, new, metric)
+        values = [format(x, spec) for x in means]
+        signed = [format(x, "+" + spec) for x in (change, low, high)]
+        word = ledger.change_verdict(low, high, lower_is_better=metric.endswith("mae"))
+        rows[metric] = [label, *values, signed[0], f"{signed[1]} to {signed[2]}", word]
+    columns = ["metric", "before", "after", "change", "95 % interval", "verdict"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+
+
+def worst_table(
+    frames: Sequence[pd.DataFrame], table: CrystalTable, *, metric: str = "length_mae", n: int = 6
+) -> pd.DataFrame:
+    """The ``n`` test crystals with the largest error (mean over seeds) and their rows."""
+    test = split_rows(table)[2].numpy()
+    error = np.mean([evaluate.PER_CRYSTAL[metric](frame) for frame in frames], axis=0)
+    order = np.argsort(-error, kind="stable")[:n]
+    guess = np.mean([frame[list("abc")].to_numpy()[order] for frame in frames], axis=0)
+    rows = test[order]
+    return pd.DataFrame(
+        {
+            "row": rows,
+            "formula": table.info["formula"].to_numpy()[rows],
+            "crystal system": [CRYSTAL_SYSTEMS[k] for k in table.crystal_system[rows].tolist()],
+            "atoms": table.num_atoms[rows].tolist(),
+            "true a, b, c (Å)": [_triple(x) for x in table.lengths[rows].tolist()],
+            "predicted a, b, c (Å)": [_triple(x) for x in guess],
+            "mean error (Å)": error[order],
+        }
+    )
+
+
+def _triple(values: Sequence[float]) -> str:
+    return ", ".join(f"{x:.2f}" for x in values)
+
+
+def retrieval_table(
+    points: Mapping[str, Tensor], *, ks: Sequence[int] = (1, 3, 5, 10)
+) -> pd.DataFrame:
+    """Recall of every ordered pair of views, the whole set as gallery, ties against us.
+
+    Args:
+        points: View name to points of the shared space ``[n, d]``, same crystals in each.
+        ks: Depths.
+
+    Returns:
+        Columns ``query``, ``gallery``, ``recall@<k> (%)`` and ``median rank``.
+    """
+    rows = []
+    for query in points:
+        for gallery in points:
+            if query != gallery:
+                ranks = retrieval_ranks(points[query], points[gallery])
+                recalls = {f"recall@{k} (%)": 100 * recall_at_k(ranks, k) for k in ks}
+                median = float(ranks.double().median())
+                rows.append({"query": query, "gallery": gallery, **recalls, "median rank": median})
+    return pd.DataFrame(rows)
