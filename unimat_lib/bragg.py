@@ -12,6 +12,7 @@ import importlib.util
 import json
 import math
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import NamedTuple
@@ -206,9 +207,14 @@ def bragg_reflections(
     if not 0 < g_max < math.inf:
         raise ValueError(f"g_max must be positive (1/angstrom), but is {g_max}")
     _check_elements(table.atomic_numbers)
-    if chunk_size is None:
-        chunk_size = _CHUNK_GPU if table.device.type == "cuda" else _CHUNK_CPU
-    pieces = [_reflections_of(part, g_max) for part in _chunks(table, g_max, chunk_size)]
+    on_cpu = table.device.type == "cpu"
+    chunks = _chunks(table, g_max, chunk_size or (_CHUNK_CPU if on_cpu else _CHUNK_GPU))
+    # On a CPU whole chunks are shared out among torch's threads, which then need not wait for each
+    # other after every small operation.
+    threads = torch.get_num_threads() if on_cpu else 1
+    with ThreadPoolExecutor(threads) as pool:
+        run = map if threads == 1 else pool.map
+        pieces = list(run(lambda chunk: _reflections_of(chunk, g_max), chunks))
 
     def joined(name: str, empty: Tensor) -> Tensor:
         return torch.cat([empty, *(getattr(piece, name) for piece in pieces)])
