@@ -190,7 +190,7 @@ def periodic_graph(
     *,
     cutoff: float,
     max_neighbors: int | None = None,
-    chunk_size: int = 2_000_000,
+    chunk_size: int | None = None,
 ) -> PeriodicGraph:
     """Neighbour graphs of all crystals of a table.
 
@@ -212,7 +212,8 @@ def periodic_graph(
         table: the crystals; the graph is built on the device of its tensors.
         cutoff: largest distance in angstrom, positive.
         max_neighbors: cap per atom, or None.
-        chunk_size: roughly how many candidate pairs are in memory at once (250 bytes each).
+        chunk_size: roughly how many candidate pairs are in memory at once (300 bytes each); by
+            default 50,000 on a CPU, which fits its caches, and 5 million on a GPU.
 
     Returns:
         The graph, float32 lengths, on the device of the table.
@@ -226,6 +227,8 @@ def periodic_graph(
         raise ValueError(
             f"max_neighbors is {max_neighbors}; expected at least 1, or None for no cap"
         )
+    if chunk_size is None:
+        chunk_size = 50_000 if table.lattice.device.type == "cpu" else 5_000_000
     heights = cell_heights(table.lattice)  # [C, 3]
     starts = _chunk_starts(table.offsets, heights, cutoff, chunk_size)
     bounds = list(zip(starts[:-1], starts[1:], table.offsets[starts[:-1]].tolist(), strict=True))
@@ -317,8 +320,8 @@ def cell_heights(lattice: Tensor) -> Tensor:
 
 def _chunk_starts(offsets: Tensor, heights: Tensor, cutoff: float, chunk_size: int) -> list[int]:
     """First crystal of each chunk, and the number of crystals at the end."""
-    # A pair has 2 cutoff / height images along each axis, rounded up or down.
-    candidates = offsets.diff().double() ** 2 * (2 * cutoff / heights + 1).prod(1)
+    # Along each axis a pair has 2 cutoff / height images on average.
+    candidates = offsets.diff().double() ** 2 * (1 + (2 * cutoff / heights).prod(1))
     chunk = ((candidates.cumsum(0) - candidates) / chunk_size).long()
     return [0, *((chunk.diff() > 0).nonzero().squeeze(1) + 1).tolist(), len(heights)]
 
@@ -341,41 +344,38 @@ def _chunk_edges(
 
     # Every ordered pair of atoms of the same crystal.
     target, rank = _expand(num_atoms[crystal])  # [P]
-    source = offsets[crystal[target]] + rank
+    cell = crystal[target]
+    source = offsets[cell] + rank
     offset = frac[source] - frac[target]  # [P, 3]
 
     # Images n with |n + offset| * height <= cutoff along each axis: complete for any cell.
-    span = (cutoff / heights[start:stop] + 1e-6)[crystal[target]]
-    low = torch.ceil(-span - offset).long()
-    size = (
-        torch.floor(span - offset).long() - low + 1
-    )  # [P, 3], never negative because the span is positive
+    span = (cutoff / heights[start:stop] + 1e-6)[cell]
+    low = torch.ceil(-span - offset)
+    size = (torch.floor(span - offset) - low).long() + 1  # [P, 3], 0 where no image is near
     pair, rank = _expand(size.prod(1))  # [M]
-    ny, nz = size[:, 1][pair], size[:, 2][pair]
-    image = (
-        torch.stack([rank // (ny * nz), rank // nz % ny, rank % nz], dim=1) + low[pair]
-    )  # [M, 3]
-
-    source, target = source[pair], target[pair]
-    shifted, cell = offset[pair] + image, crystal[target]
-    vector = sum(shifted[:, axis, None] * lattice[:, axis][cell] for axis in range(3))  # [M, 3]
-    distance = vector.norm(dim=-1)
-    itself = (source == target) & (image == 0).all(1)
-    keep = ((distance <= cutoff + _DISTANCE_TOLERANCE) & ~itself).nonzero().squeeze(1)
-    source, target, image, vector, distance = (
-        x[keep] for x in (source, target, image, vector, distance)
+    nz = size[:, 2][pair]
+    nyz = (size[:, 1] * size[:, 2])[pair]
+    step = torch.stack([rank // nyz, rank % nyz // nz, rank % nz], dim=1)  # [M, 3]
+    shifted = (offset + low)[pair] + step
+    rows = lattice[cell[pair]]  # [M, 3, 3]
+    vector = (
+        shifted[:, :1] * rows[:, 0] + shifted[:, 1:2] * rows[:, 1] + shifted[:, 2:] * rows[:, 2]
     )
+    distance = (vector * vector).sum(1).sqrt()
+    # At distance zero is only the atom itself.
+    near = (distance <= cutoff + _DISTANCE_TOLERANCE) & (distance > _DISTANCE_TOLERANCE)
+    keep = near.nonzero().squeeze(1)
     if max_neighbors is not None:
-        keep = _nearest(target, distance, max_neighbors, len(frac))
-        source, target, image, vector, distance = (
-            x[keep] for x in (source, target, image, vector, distance)
-        )
+        kept = _nearest(target[pair[keep]], distance[keep], max_neighbors, len(frac))
+        keep = keep[kept]
+    pair = pair[keep]
+    image = step[keep] + low[pair].long()
     return (
-        source + first_atom,
-        target + first_atom,
+        source[pair] + first_atom,
+        target[pair] + first_atom,
         image.to(torch.int16),
-        vector.float(),
-        distance.float(),
+        vector[keep].float(),
+        distance[keep].float(),
     )
 
 
@@ -384,15 +384,9 @@ def _nearest(target: Tensor, distance: Tensor, max_neighbors: int, num_atoms: in
     degree = _count(target, num_atoms)
     order = distance.argsort()
     order = order[target[order].argsort(stable=True)]
-    last = (
-        degree.cumsum(0) - degree + degree.clamp(max=max_neighbors) - 1
-    )  # place of the last one kept
-    # An atom without edges has no last one; what stands at the clamped place is never looked up.
-    limit = (
-        distance[order][last.clamp(0, max(len(order) - 1, 0))] + TIE_TOLERANCE
-        if len(order)
-        else distance
-    )
+    # Where the last one kept of each atom stands; of no use, and never used, for one without edges.
+    last = degree.cumsum(0) - degree + degree.clamp(max=max_neighbors) - 1
+    limit = distance[order[last.clamp(min=0)]] + TIE_TOLERANCE if len(order) else distance
     return (distance <= limit[target]).nonzero().squeeze(1)
 
 
