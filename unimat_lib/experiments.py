@@ -7,6 +7,7 @@ the tables are here, so that all chapters report alike.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -47,7 +48,7 @@ class Run:
     frames: list[pd.DataFrame]
     model: UniMat
 
-    @property
+    @functools.cached_property
     def summary(self) -> pd.DataFrame:
         """:func:`evaluate.summarize` of the main metrics, indexed by metric."""
         return evaluate.summarize(self.frames, list(MAIN_METRICS)).set_index("metric")
@@ -214,3 +215,59 @@ def retrieval_table(
                 median = float(ranks.double().median())
                 rows.append({"query": query, "gallery": gallery, **recalls, "median rank": median})
     return pd.DataFrame(rows)
+
+
+def retrieval_examples(
+    queries: Sequence[int], similarity: Tensor, patterns: Tensor, names: Sequence[str]
+) -> list[dict[str, object]]:
+    """What :func:`figures.retrieval_examples` draws: queries with their five best candidates.
+
+    Args:
+        queries: Rows of ``similarity``.
+        similarity: Patterns against structures of the same crystals ``[n, n]``.
+        patterns: Their patterns ``[n, P]``.
+        names: Their names.
+    """
+    examples = []
+    for query in queries:
+        scores, top = similarity[query].topk(min(5, len(similarity)))
+        place = (top == query).nonzero().flatten().tolist()
+        examples.append(
+            {
+                "query": patterns[query],
+                "candidates": patterns[top],
+                "labels": [names[i] for i in top.tolist()],
+                "scores": scores,
+                "correct": place[0] if place else None,
+                "title": names[query],
+            }
+        )
+    return examples
+
+
+def preferred_wrong(similarity: Tensor, patterns: Tensor, table: CrystalTable) -> pd.DataFrame:
+    """For every pattern the wrong structure that is most similar, and how alike the patterns are.
+
+    Args:
+        similarity: Patterns against structures of the same crystals ``[n, n]``.
+        patterns: Their patterns ``[n, P]``.
+        table: The same crystals.
+
+    Returns:
+        One row per crystal: ``query``, ``space group``, ``preferred structure``, ``its space
+        group``, ``same group``, and the cosine ``pattern similarity`` of the two patterns.
+    """
+    wrong = similarity.clone().fill_diagonal_(-2).argmax(dim=1)
+    unit = torch.nn.functional.normalize(patterns, dim=1)
+    formula, group = table.info["formula"].to_numpy(), table.space_group.numpy()
+    other = wrong.numpy()
+    return pd.DataFrame(
+        {
+            "query": formula,
+            "space group": group,
+            "preferred structure": formula[other],
+            "its space group": group[other],
+            "same group": group == group[other],
+            "pattern similarity": (unit * unit[wrong]).sum(dim=1).numpy(),
+        }
+    )
