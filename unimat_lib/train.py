@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 # The code that decides what a training run computes; a change in it makes a new run.
 _TRAINING_CODE = (
     "alignment",
+    "bragg",
+    "composition",
     "crystals",
     "diffraction",
     "encoders",
