@@ -128,7 +128,10 @@ def test_retrieval_table_covers_every_direction():
 def test_examples_and_preferred_wrong_answers(table):
     similarity = torch.tensor([[0.9, 0.1, 0.2], [0.8, 0.7, 0.1], [0.1, 0.2, 0.3]])
     patterns = torch.eye(3)
-    first, second = experiments.retrieval_examples([0, 1], similarity, patterns, ["p", "q", "r"])
+    first, second = experiments.retrieval_examples(
+        [0, 1], similarity, patterns, ["p", "q", "r"], ranks=torch.tensor([1, 2, 1])
+    )
+    assert second["title"] == "q, rank 2"
     assert (first["labels"], first["correct"]) == (["p", "r", "q"], 0)
     assert (second["labels"][0], second["correct"]) == ("p", 1)
     wrong = experiments.preferred_wrong(similarity, patterns, table.select([0, 1, 2]))

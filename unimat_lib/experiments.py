@@ -218,7 +218,12 @@ def retrieval_table(
 
 
 def retrieval_examples(
-    queries: Sequence[int], similarity: Tensor, patterns: Tensor, names: Sequence[str]
+    queries: Sequence[int],
+    similarity: Tensor,
+    patterns: Tensor,
+    names: Sequence[str],
+    *,
+    ranks: Tensor,
 ) -> list[dict[str, object]]:
     """What :func:`figures.retrieval_examples` draws: queries with their five best candidates.
 
@@ -227,6 +232,7 @@ def retrieval_examples(
         similarity: Patterns against structures of the same crystals ``[n, n]``.
         patterns: Their patterns ``[n, P]``.
         names: Their names.
+        ranks: Rank of the right structure of each pattern ``[n]``, for the titles.
     """
     examples = []
     for query in queries:
@@ -239,7 +245,7 @@ def retrieval_examples(
                 "labels": [names[i] for i in top.tolist()],
                 "scores": scores,
                 "correct": place[0] if place else None,
-                "title": names[query],
+                "title": f"{names[query]}, rank {int(ranks[query]):,}",
             }
         )
     return examples
