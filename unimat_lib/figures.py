@@ -18,6 +18,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, LogNorm, to_rgb
 from matplotlib.figure import Figure
@@ -1799,27 +1800,27 @@ def confusion(
     values = share if normalise else counts
     figure = _figure(height=5.4, layout="compressed")
     axes = figure.add_subplot()
-    top = 1.0 if normalise else max(float(counts.max()), 1.0)
-    image = axes.imshow(values, cmap=SEQUENTIAL, vmin=0, vmax=top)
-    for i, j in np.ndindex(*counts.shape):
-        color = _text_color(SEQUENTIAL(values[i, j] / top)) if counts[i, j] else "#B6BCC2"
-        text = f"{int(counts[i, j]):,}"
-        if normalise and i == j:
-            text = f"{100 * share[i, j]:.0f} %\n{text}"
-        _write(axes, j, i, text, color=color, linespacing=1.15, size=8.6)
-    axes.set_xticks(range(len(labels)), labels, rotation=35, ha="right", rotation_mode="anchor")
-    axes.set_yticks(
-        range(len(labels)),
-        [f"{name} ({int(n):,})" for name, n in zip(labels, counts.sum(1), strict=True)],
+    texts = [[f"{int(n):,}" for n in row] for row in counts]
+    if normalise:
+        for i in range(len(labels)):
+            texts[i][i] = f"{100 * share[i, i]:.0f} %\n{texts[i][i]}"
+    sns.heatmap(
+        values,
+        ax=axes,
+        annot=np.array(texts),
+        fmt="",
+        annot_kws={"size": 8.6, "linespacing": 1.15},
+        cmap=SEQUENTIAL,
+        vmin=0,
+        vmax=1.0 if normalise else max(float(counts.max()), 1.0),
+        square=True,
+        xticklabels=labels,
+        yticklabels=[f"{n} ({int(k):,})" for n, k in zip(labels, counts.sum(1), strict=True)],
+        cbar_kws={"shrink": 0.86, "label": "share of the true class" if normalise else "crystals"},
     )
+    axes.set_xticks(axes.get_xticks(), labels, rotation=35, ha="right", rotation_mode="anchor")
     axes.tick_params(length=0)
     axes.set(xlabel="predicted", ylabel="true (number of crystals)")
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    bar = figure.colorbar(
-        image, ax=axes, shrink=0.86, label="share of the true class" if normalise else "crystals"
-    )
-    bar.outline.set_visible(False)
     return figure
 
 
