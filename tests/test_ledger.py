@@ -117,6 +117,64 @@ def test_paired_difference_sees_what_separate_intervals_hide():
     assert ledger.change_verdict(-1, 1, lower_is_better=True) == "no clear change"
 
 
+# ---------------------------------------------------------------- claims
+
+
+def test_the_published_numbers_can_be_read():
+    content = ledger.load_published(project_root() / "data" / "published.yml")
+    assert all(entry["source"] for entry in content.values())
+    rows = ledger.published_rows(content["unimat"]["claims"])
+    row = ledger.find_row(rows, setting="xrd", variant="paper", metric="scaled_length_mae")
+    assert row["mean"] == 0.17 and row["ci95"] is None
+
+
+def test_a_claim_without_a_value_is_refused(tmp_path):
+    path = tmp_path / "published.yml"
+    path.write_text("x: {source: s, claims: [{id: a, kind: value, statement: s, reason: r}]}")
+    with pytest.raises(ValueError, match=r"lacks .*'value'"):
+        ledger.load_published(path)
+
+
+def test_judging_values_changes_and_orders():
+    frames = {
+        ("xrd", "reproduction"): [make_frame(0, scale=0.2)],
+        ("xrd", "ours"): [make_frame(1, scale=0.1)],
+        ("composition", "reproduction"): [make_frame(2, scale=0.4)],
+    }
+    rows = [
+        row
+        for (setting, variant), f in frames.items()
+        for row in ledger.ledger_rows(f, setting=setting, variant=variant, num_resamples=100)
+    ]
+
+    def judge(variant="reproduction", **claim):
+        claim = {"metric": "scaled_length_mae", "rounding": 0.005} | claim
+        return ledger.judge(claim, rows, frames, variant=variant, num_claims=3)
+
+    value = {"kind": "value", "setting": "xrd"}
+    assert judge(**value, value=0.5)[1] == "better"
+    assert judge(**value, value=0.01)[1] == "worse"
+    assert judge(kind="value", setting="all_three", value=1)[1] == "not measured"
+    change = {"kind": "change", "before": "composition", "after": "xrd"}
+    assert judge(**change, value=-20)[1] == "confirmed"
+    assert judge(**change, value=20)[1] == "contradicted"
+    text, word = judge("ours", **change, value=-20)
+    assert word == "confirmed" and "reproduction of composition" in text
+    assert (
+        judge("ours", kind="change", before="composition", after="all_three", value=-1)[1]
+        == "not measured"
+    )
+    assert judge(kind="order", settings=["xrd", "composition"])[1] == "confirmed"
+    assert judge(kind="order", settings=["composition", "xrd"])[1] == "contradicted"
+
+
+def test_wilson_interval_of_a_share():
+    row = ledger.share_row(0.0, 100, setting="s", variant="ours", metric="recall_at_1")
+    assert row["ci95"][0] == pytest.approx(0, abs=1e-9) and row["ci95"][1] == pytest.approx(
+        3.70, abs=0.01
+    )
+
+
 # ---------------------------------------------------------------- the published ledger
 
 

@@ -261,3 +261,162 @@ def change_verdict(low: float, high: float, *, lower_is_better: bool) -> str:
     if low <= 0 <= high:
         return "no clear change"
     return "improves" if (high < 0) == lower_is_better else "worsens"
+
+
+# ---- claims of other people
+
+
+def load_published(path: str | os.PathLike[str]) -> dict[str, dict[str, object]]:
+    """Read ``data/published.yml``: source to its ``source`` text and its list of ``claims``.
+
+    Raises:
+        FileNotFoundError: If the file is missing.
+        ValueError: If a claim lacks a field or two claims have one id.
+    """
+    import yaml
+
+    content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    needed = {
+        "value": {"setting", "metric", "value", "rounding"},
+        "change": {"before", "after", "metric", "value", "rounding"},
+        "order": {"settings", "metric"},
+    }
+    claims = [claim for entry in content.values() for claim in entry["claims"]]
+    for claim in claims:
+        lacking = needed.get(claim.get("kind"), {"kind"}) | {"id", "statement", "reason"}
+        lacking -= set(claim)
+        if lacking:
+            raise ValueError(f"{path}: the claim {claim} lacks {sorted(lacking)}")
+    ids = [claim["id"] for claim in claims]
+    if len(set(ids)) < len(ids):
+        raise ValueError(f"{path}: two claims have one id among {ids}")
+    return content
+
+
+def published_rows(claims: Sequence[Mapping[str, object]]) -> list[dict[str, object]]:
+    """Ledger rows of the published values (variant ``paper``)."""
+    return [
+        {
+            "setting": claim["setting"],
+            "variant": "paper",
+            "metric": claim["metric"],
+            "mean": float(claim["value"]),
+            "std": None,
+            "seeds": None,
+            "ci95": None,
+            "n_test": None,
+        }
+        for claim in claims
+        if claim["kind"] == "value"
+    ]
+
+
+def share_row(
+    percent: float, n_test: int, *, setting: str, variant: str, metric: str
+) -> dict[str, object]:
+    """Ledger row of a share of ``n_test`` cases from one model, with Wilson's 95 % interval.
+
+    Args:
+        percent: The share in per cent.
+        n_test: Number of cases.
+        setting: Name of the setting.
+        variant: Name of the variant.
+        metric: Name of the metric.
+
+    Source: Wilson, J. Am. Stat. Assoc. 22 (1927) 209.
+    """
+    p, z2 = percent / 100, _INTERVAL_Z**2
+    middle = (p + z2 / (2 * n_test)) / (1 + z2 / n_test)
+    half = math.sqrt(p * (1 - p) / n_test + z2 / (4 * n_test**2)) * _INTERVAL_Z / (1 + z2 / n_test)
+    return {
+        "setting": setting,
+        "variant": variant,
+        "metric": metric,
+        "mean": float(percent),
+        "std": None,
+        "seeds": 1,
+        "ci95": [100 * (middle - half), 100 * (middle + half)],
+        "n_test": int(n_test),
+    }
+
+
+def judge(
+    claim: Mapping[str, object],
+    rows: Sequence[Mapping[str, object]],
+    frames: Mapping[tuple[str, str], Sequence[pd.DataFrame]],
+    *,
+    variant: str,
+    num_claims: int,
+) -> tuple[str, str]:
+    """Our number for a claim, with its interval, and the verdict.
+
+    Args:
+        claim: One claim of ``data/published.yml``.
+        rows: The ledger.
+        frames: (setting, variant) to errors frames of the seeds, for claims about changes.
+        variant: Which of our variants. A change is taken between two settings of this variant;
+            where a setting lacks it, its other variant stands in and the text says so.
+        num_claims: Verdicts given together, see :func:`verdict`.
+
+    Returns:
+        Two texts; a dash and ``"not measured"`` where we have no number.
+    """
+    none = ("–", "not measured")
+    metric = claim["metric"]
+    lower = "mae" in metric or "_ae" in metric
+    if claim["kind"] == "value":
+        row = find_row(rows, setting=claim["setting"], variant=variant, metric=metric)
+        if row is None:
+            return none
+        spec = ".3f" if lower else ".1f"
+        low, high = (format(x, spec) for x in row["ci95"])
+        word = verdict(
+            row,
+            claim["value"],
+            rounding=claim["rounding"],
+            lower_is_better=lower,
+            num_claims=num_claims,
+        )
+        return f"{row['mean']:{spec}} [{low}, {high}]", word
+    if claim["kind"] == "order":
+        means = [
+            find_row(rows, setting=s, variant=v, metric=metric)
+            for s in claim["settings"]
+            for v in [variant if (s, variant) in frames else _other(variant)]
+        ]
+        if None in means:
+            return none
+        values = [row["mean"] for row in means]
+        pairs = [(a, b) for i, a in enumerate(values) for b in values[i + 1 :]]
+        same = sum(a < b for a, b in pairs)
+        word = "confirmed" if same == len(pairs) else "partly" if same else "contradicted"
+        return f"{same} of {len(pairs)} pairs in this order", word
+    return _judge_change(claim, frames, variant=variant, num_claims=num_claims, lower=lower)
+
+
+def _other(variant: str) -> str:
+    return VARIANTS[1 - VARIANTS.index(variant)]
+
+
+def _judge_change(claim, frames, *, variant: str, num_claims: int, lower: bool) -> tuple[str, str]:
+    chosen, notes = [], ""
+    for setting in (claim["before"], claim["after"]):
+        key = (setting, variant)
+        if key not in frames:
+            key = (setting, _other(variant))
+            notes = f" ({_other(variant)} of {SETTINGS.get(setting, setting)})"
+        if key not in frames:
+            return "–", "not measured"
+        chosen.append(key)
+    if all(key[1] != variant for key in chosen):
+        return "–", "not measured"
+    before, after = (list(frames[key]) for key in chosen)
+    start = float(np.mean([PER_CRYSTAL[claim["metric"]](frame).mean() for frame in before]))
+    change, low, high = (100 * x / start for x in paired_difference(before, after, claim["metric"]))
+    _, wide_low, wide_high = paired_difference(
+        before, after, claim["metric"], level=1 - 0.05 / num_claims, num_resamples=4000
+    )
+    claimed = "improves" if (claim["value"] < 0) == lower else "worsens"
+    found = change_verdict(wide_low, wide_high, lower_is_better=lower)
+    word = {claimed: "confirmed", "no clear change": "no clear change"}.get(found, "contradicted")
+    return f"{change:+.1f} % [{low:+.1f}, {high:+.1f}]{notes}", word
