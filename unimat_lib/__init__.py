@@ -6,4 +6,9 @@ evaluate``. Importing the package loads none of them, opens no connection and se
 nor a plot style.
 """
 
+import logging
+
 __version__ = "0.1.0"
+
+# Without this, Python prints warnings of a library to standard error where nobody set up logging.
+logging.getLogger(__name__).addHandler(logging.NullHandler())
