@@ -113,14 +113,18 @@ def train_seeds(
 
 
 def main_table(runs: Mapping[str, Run], *, first_column: str = "view") -> pd.DataFrame:
-    """One row per run: mean ± standard deviation over seeds [95 % interval over crystals]."""
+    """One row per run: mean ± standard deviation over seeds [95 % interval over crystals].
+
+    One seed has no standard deviation, and none is printed.
+    """
     rows = []
     for name, run in runs.items():
         row, summary = {first_column: name}, run.summary
         for metric, (label, spec) in MAIN_METRICS.items():
             columns = ["mean", "std", "ci_low", "ci_high"]
             mean, std, low, high = (format(x, spec) for x in summary.loc[metric, columns])
-            row[label] = f"{mean} ± {std} [{low}, {high}]"
+            spread = f" ± {std}" if len(run.frames) > 1 else ""
+            row[label] = f"{mean}{spread} [{low}, {high}]"
         rows.append(row)
     return pd.DataFrame(rows)
 
