@@ -151,8 +151,6 @@ def _kernel(book: Book, scratch: Path, gpus: int | None) -> Iterator[None]:
         "IPYTHONDIR": str(scratch / "ipython"),
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         "TQDM_DISABLE": "1",
-        # Lightning imports tqdm, which asks for a widget that no page could show.
-        "PYTHONWARNINGS": "ignore:IProgress not found",
         "PYTHONWARNINGS": "ignore:IProgress not found",  # tqdm.auto, in a kernel without widgets
     }
     if gpus is not None:
