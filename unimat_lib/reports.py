@@ -52,13 +52,12 @@ def strategies_table(
 
 
 def paper_table(
-    entries: Mapping[str, tuple[float, Run, Run | None, str]], *, comparable: bool
+    entries: Mapping[str, tuple[float, Run, Run | None]], *, comparable: bool
 ) -> pd.DataFrame:
     """The paper's length errors beside both of our variants.
 
     Args:
-        entries: Setting to (published value with two decimals, reproduction, ours or ``None``,
-            what may differ).
+        entries: Setting to (published value with two decimals, reproduction, ours or ``None``).
         comparable: False on other data than the paper's: then there are no verdicts.
 
     Returns:
@@ -66,7 +65,7 @@ def paper_table(
         chapter judges all claims together).
     """
     rows = []
-    for setting, (published, reproduction, ours, why) in entries.items():
+    for setting, (published, reproduction, ours) in entries.items():
         row: dict[str, object] = {"setting": setting, "paper (Å)": published}
         words = {}
         for name, run in (("reproduction", reproduction), ("ours", ours)):
@@ -84,7 +83,7 @@ def paper_table(
                 else "not comparable: other data"
             )
         row["reproduction, plain (Å)"] = means(reproduction)["length_mae"]
-        rows.append(row | words | {"what may differ": why})
+        rows.append(row | words)
     return pd.DataFrame(rows)
 
 
