@@ -126,6 +126,17 @@ def test_constant_embeddings_get_the_worst_rank():
     assert recall_at_k(ranks, 1) == 0.0
 
 
+def test_embeddings_that_are_not_numbers_get_the_worst_rank():
+    query = torch.full((5, 3), float("nan"))
+    assert retrieval_ranks(query, torch.eye(5, 3)).tolist() == [5] * 5
+
+
+def test_rounding_does_not_break_ties():
+    gallery = torch.ones(6, 3)
+    noisy = gallery + 1e-8 * torch.arange(18).reshape(6, 3)
+    assert retrieval_ranks(gallery, noisy).tolist() == [6] * 6
+
+
 def test_chunks_do_not_change_the_ranks():
     a, b = _pair(50)
     assert torch.equal(retrieval_ranks(a, b), retrieval_ranks(a, b, chunk_size=7))

@@ -71,6 +71,7 @@ def test_units_do_not_matter_and_the_formula_does():
     )
     assert identify(model, pattern, "Ti2O4") == identify(model, pattern, "TiO2")
     assert identify(model, pattern, "NaCl").lengths != identify(model, pattern, "TiO2").lengths
+    model.optional_inputs = model.config.inputs  # as training with modality dropout leaves it
     assert identify(model, pattern).lengths != identify(model, pattern, "TiO2").lengths
 
 
@@ -93,6 +94,10 @@ def test_wrong_inputs_are_refused():
         identify(make_model(("xrd",)), pattern, "TiO2")
     with pytest.raises(ValueError, match="chemical formula"):
         identify(make_model(("xrd", "composition")), pattern, "Xx7")
+    with pytest.raises(ValueError, match="give the formula"):
+        identify(make_model(("xrd", "composition")), pattern)
+    with pytest.raises(ValueError, match=r"do without \['structure'\]"):
+        identify(make_model(("xrd", "structure")), pattern)
     with pytest.raises(PatternError, match="outside the grid"):
         identify(make_model(("xrd",)), make_pattern(low=100.0, high=140.0))
 

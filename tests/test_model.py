@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from unimat_lib.diffraction import Grid, Measurement
+from unimat_lib.evaluate import predict
 from unimat_lib.heads import CellScaler, supervised_loss
 from unimat_lib.model import UniMat, UniMatConfig, load_model, num_parameters, save_model
 from unimat_lib.views import MODALITIES, build_views, make_targets
@@ -94,6 +95,24 @@ def test_views_refuse_what_they_do_not_hold(views, prototype_table):
         views.batch(torch.arange(2), modalities=("xrd",), measurement=Measurement())
 
 
+def test_views_refuse_a_strain_beyond_their_reflections(views):
+    generator = torch.Generator().manual_seed(0)
+    with pytest.raises(ValueError, match=r"max_strain=0\.06 to build_views"):
+        views.batch(
+            torch.arange(2),
+            modalities=("xrd",),
+            measurement=Measurement(strain=0.06),
+            generator=generator,
+        )
+
+
+def test_models_refuse_views_made_another_way(views, prototype_table):
+    for change in ({"grid": Grid(10.0, 80.0, 256)}, {"fwhm": 0.5}, {"cutoff": 3.0}):
+        model = UniMat(small_config(**change))
+        with pytest.raises(ValueError, match="the model expects views with"):
+            predict(model, views, prototype_table, torch.arange(3))
+
+
 def test_scaled_lengths_follow_their_definition(prototype_table):
     targets = make_targets(prototype_table)
     expected = prototype_table.lengths / prototype_table.num_atoms[:, None] ** (1 / 3)
@@ -106,9 +125,10 @@ def test_scaler_round_trip_and_single_crystal(views):
     decoded = scaler.decode(scaler.encode(views.targets))
     torch.testing.assert_close(decoded["lengths"], views.targets.lengths, atol=1e-4, rtol=1e-5)
     torch.testing.assert_close(decoded["angles"], views.targets.angles, atol=1e-3, rtol=1e-5)
-    one = views.targets.select(torch.zeros(5, dtype=torch.int64))
-    scaler.fit(one)
-    assert torch.isfinite(scaler.encode(one)).all()
+    for count in (1, 5):
+        one = views.targets.select(torch.zeros(count, dtype=torch.int64))
+        scaler.fit(one)
+        assert torch.isfinite(scaler.encode(one)).all()
 
 
 def test_supervised_loss_is_zero_for_the_truth(views):
@@ -159,6 +179,8 @@ def test_modalities_outside_the_inputs_do_not_reach_the_heads(views):
 def test_model_refuses_bad_settings_and_views(model, views):
     with pytest.raises(ValueError, match="one or more modalities"):
         small_config(modalities=("neutron",))
+    with pytest.raises(ValueError, match="every modality once"):
+        small_config(inputs=("xrd", "xrd"))
     with pytest.raises(ValueError, match="inputs among"):
         small_config(modalities=("xrd",), inputs=("structure",))
     with pytest.raises(ValueError, match="at least one view"):
@@ -200,6 +222,9 @@ def test_damaged_or_incomplete_models_are_refused(model, tmp_path):
         load_model(path)
     description.write_text(json.dumps(json.loads(text) | {"format": 99}))
     with pytest.raises(ValueError, match="format 99"):
+        load_model(path)
+    description.write_text(json.dumps({"format": 1}))
+    with pytest.raises(ValueError, match="describes no model"):
         load_model(path)
     description.write_text(text)
     path.write_bytes(path.read_bytes()[:1000])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 
 import numpy as np
 import pytest
@@ -345,6 +346,28 @@ def test_wavelengths_are_converted_through_d():
     copper = gaussian_pattern(0.01, centres=(angle["CuKa"],))
     grid = Grid(10.0, 40.0, 1001, wavelength=WAVELENGTHS["MoKa"])
     assert abs(float(grid.two_theta[to_grid(copper, grid).argmax()]) - angle["MoKa"]) <= grid.step
+
+
+def test_intensities_are_converted_to_the_wavelength_of_the_grid(prototype_table):
+    """A pattern simulated for molybdenum and converted is the one simulated for copper."""
+    copper = Grid(10.0, 80.0, 3501)
+    molybdenum = Grid(4.0, 40.0, 7201, wavelength=WAVELENGTHS["MoKa"])
+    index = torch.arange(12)
+    table = prototype_table.select(index)
+    reflections = bragg_reflections(table, g_max=max(g_max_of(copper), g_max_of(molybdenum)))
+    # Peaks of 0.2 degrees at copper's wavelength are narrower at molybdenum's.
+    there = render(reflections, index, molybdenum, fwhm=0.06)
+    here = render(reflections, index, copper, fwhm=0.2)
+    high = copper.two_theta > 60
+    ratios = []
+    for row in index.tolist():
+        pattern = Pattern(molybdenum.two_theta, there[row].double(), molybdenum.wavelength)
+        converted = to_grid(pattern, copper, background=False)
+        shares = [float(x[high].sum() / x.sum()) for x in (converted, here[row])]
+        ratios.append(shares[0] / shares[1])
+    # Peaks on the borders are cut differently because their widths differ; most crystals have none.
+    assert statistics.median(ratios) == pytest.approx(1, abs=0.01)
+    assert max(ratios) < 1.1 and min(ratios) > 0.9
 
 
 def test_background_is_removed_and_peaks_stay():

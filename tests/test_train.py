@@ -1,6 +1,7 @@
 """The fit loop: it learns, resumes bit for bit, never mixes runs, and says what is wrong."""
 
 import dataclasses
+import functools
 import json
 
 import pytest
@@ -149,6 +150,16 @@ def test_another_seed_or_setting_is_another_run(views, split, tmp_path):
     assert len(set(results)) == 5
 
 
+def test_other_views_are_another_run(views, split, table, tmp_path):
+    config = FitConfig(epochs=1, batch_size=20)
+    flat = dataclasses.replace(views, magpie=torch.ones_like(views.magpie))
+    runs = [
+        fit(make_model(views, split["train"]), v, **split, config=config, run_dir=tmp_path).run_dir
+        for v in (views, flat)
+    ]
+    assert runs[0] != runs[1]
+
+
 def test_patience_stops_early(views, split, tmp_path):
     model = make_model(views, split["train"])
     config = FitConfig(epochs=50, batch_size=20, lr=0.3, patience=2)  # diverges at once
@@ -185,12 +196,42 @@ def test_bad_input_is_refused(views, split, tmp_path):
         fit(model, views, train=split["train"], val=empty, config=config, run_dir=tmp_path)
     with pytest.raises(ValueError, match="at least one batch of 20"):
         fit(model, views, train=split["val"], val=split["val"], config=config, run_dir=tmp_path)
+    with pytest.raises(ValueError, match="must not overlap"):
+        fit(model, views, **split | {"val": split["train"][:9]}, config=config, run_dir=tmp_path)
+    for bad in ({"lr": -1.0}, {"cell_weight": -3.0}, {"modality_dropout": 1.0}):
+        with pytest.raises(ValueError, match="expected"):
+            FitConfig(epochs=1, **bad)
     with pytest.raises(ValueError, match="at least 1 epoch"):
         FitConfig(epochs=0)
     with pytest.raises(ValueError, match="positive weight"):
         FitConfig(epochs=1, cell_weight=0, system_weight=0)
     with pytest.raises(ValueError, match="'cpu' or 'cuda'"):
         make_fabric("tpu")
+
+
+def test_a_loss_that_is_not_finite_is_said_in_words(views, split, tmp_path):
+    broken = dataclasses.replace(views, magpie=torch.full_like(views.magpie, float("nan")))
+    model = make_model(views, split["train"])
+    config = FitConfig(epochs=1, batch_size=20)
+    with pytest.raises(ValueError, match="look for NaN among the inputs"):
+        fit(model, broken, **split, config=config, run_dir=tmp_path)
+
+
+def _fit_in_each_process(fabric, *, views, split, run_dir):
+    model = make_model(views, split["train"])
+    config = FitConfig(epochs=2, batch_size=10, patience=5)
+    result = fit(model, views, **split, config=config, run_dir=run_dir, fabric=fabric)
+    total = fabric.all_gather(weights(model).double().sum())
+    return result.history["loss"].tolist(), total.tolist()
+
+
+def test_two_processes_share_the_batches_and_agree(views, split, tmp_path):
+    fabric = make_fabric("cpu", devices=2)
+    # Bound here, because launch() takes its arguments apart and stumbles over dataclasses.
+    bound = functools.partial(_fit_in_each_process, views=views, split=split, run_dir=tmp_path)
+    losses, totals = fabric.launch(bound)
+    assert len(losses) == 2
+    assert totals[0] == totals[1]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the GPU that was asked for")

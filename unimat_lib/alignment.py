@@ -17,6 +17,9 @@ from torch.nn import functional
 
 ALIGNMENT_KINDS = ("clip", "siglip")
 
+TIE_TOLERANCE = 1e-6
+"""Cosine similarities closer than this count as equal in :func:`retrieval_ranks`."""
+
 
 def _check_pair(a: Tensor, b: Tensor) -> None:
     if a.ndim != 2 or a.shape != b.shape:
@@ -214,8 +217,9 @@ def retrieval_ranks(
         similarity = query[start : start + chunk_size] @ gallery.T  # [chunk, G]
         right = target[start : start + chunk_size, None]
         best = similarity.gather(1, right)
-        # The tolerance makes equal embeddings tie whatever the order of summation.
-        ranks.append((similarity >= best - 1e-12).sum(dim=1).clamp(min=1))
+        # Not `>=`: NaN must count against us. The tolerance is the noise of float32 encoders, so
+        # equal inputs tie although they were encoded in batches of different sizes.
+        ranks.append((~(similarity < best - TIE_TOLERANCE)).sum(dim=1))
     return torch.cat(ranks) if ranks else torch.empty(0, dtype=torch.int64)
 
 

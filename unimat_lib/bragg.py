@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from unimat_lib.crystals import CrystalTable, gather_segments
-from unimat_lib.patterns import CU_K_ALPHA, Grid
+from unimat_lib.patterns import CU_K_ALPHA, Grid, lorentz_polarisation
 
 EDGE_MARGIN = 1.0
 """Reflections up to this many degrees outside a grid are drawn too.
@@ -402,12 +402,6 @@ def _squared_structure_factors(
 
 
 # -------------------------------------------------------------------------------------------- peaks
-
-
-def lorentz_polarisation(sin_theta: Tensor) -> Tensor:
-    """Factor of an unpolarised beam on a powder, (1 + cos^2 2theta) / (sin^2 theta cos theta)."""
-    sin2 = sin_theta.square()
-    return (1 + (1 - 2 * sin2).square()) / (sin2 * (1 - sin2).clamp_min(1e-12).sqrt())
 
 
 class Peaks(NamedTuple):

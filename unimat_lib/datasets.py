@@ -593,7 +593,7 @@ def download(url: str, target: Path, *, blob: str) -> Path:
     return target
 
 
-def _read_csv(path: Path) -> tuple[pd.DataFrame, str]:
+def _read_csv(path: Path, text_columns: Sequence[str] = ()) -> tuple[pd.DataFrame, str]:
     """A CSV, plain or gzipped, and the git blob id of its plain content."""
     import io
     import zlib
@@ -602,7 +602,8 @@ def _read_csv(path: Path) -> tuple[pd.DataFrame, str]:
     try:
         plain = gzip.decompress(content) if path.suffix == ".gz" else content
         # An empty cell is a missing value; the text "NaN" may be a formula.
-        frame = pd.read_csv(io.BytesIO(plain), keep_default_na=False, na_values=[""])
+        types = dict.fromkeys(text_columns, str)
+        frame = pd.read_csv(io.BytesIO(plain), dtype=types, keep_default_na=False, na_values=[""])
     except (EOFError, OSError, zlib.error, ValueError) as error:
         raise DataError(
             f"{path} cannot be read ({error}); it may be truncated: fetch it again"
@@ -878,9 +879,12 @@ def _split_prototypes(groups: Sequence[_Prototype], sizes: Sequence[int]) -> dic
 def _cif_files(folder: str | os.PathLike[str] | None) -> list[Path]:
     if folder is None:
         raise DataError("cif_folder needs the folder: prepare('cif_folder', folder='my/cifs')")
-    files = sorted(p for p in Path(folder).expanduser().glob("*.cif") if p.is_file())
+    entries = Path(folder).expanduser().glob("*")
+    files = sorted(p for p in entries if p.suffix.lower() == ".cif" and p.is_file())
     if not files:
-        raise DataError(f"files *.cif were expected in {folder}, but there are none")
+        raise DataError(
+            f"files *.cif were expected in {folder}, but there are none; folders in it are not read"
+        )
     return files
 
 
@@ -896,12 +900,21 @@ def _cif_folder(files: list[Path], properties: Path | None, limit: int | None) -
         text = file.read_bytes().decode("utf-8", errors="replace")
         row = {"row": len(rows), "material_id": file.stem, "cif": text}
         rows.append({**row, "info": {**extra, **info}})
-    notes = {"files_without_properties": without} if table else {}
+    notes = {}
+    dropped = []
+    if table:
+        orphans = sorted(set(table) - {file.stem for file in files})
+        notes = {"files_without_properties": without, "properties_without_file": len(orphans)}
+        reason = "the table of properties names it, but the folder has no such file"
+        dropped = [
+            {"row": len(rows) + n, "material_id": name, "reason": reason}
+            for n, name in enumerate(orphans)
+        ]
 
     def describe(report: PreparationReport) -> str:
         return f"{report.num_used:,} of {report.num_rows:,} CIF files of a folder."
 
-    return _Source(rows=rows, read=_from_cif_file, describe=describe, notes=notes)
+    return _Source(rows, _from_cif_file, describe, dropped, notes)
 
 
 def _from_cif_file(row: Mapping[str, Any]) -> ReducedCrystal:
@@ -926,13 +939,14 @@ def _property_table(path: Path, files: Sequence[Path]) -> dict[str, dict[str, An
     """Columns of the CSV by the stem of the file they belong to."""
     if not path.is_file():
         raise DataError(f"no table of properties at {path}")
-    frame, _ = _read_csv(path)
+    # As text: a number would lose the leading zeros of a file name.
+    frame, _ = _read_csv(path, text_columns=("file", "material_id"))
     key = next((name for name in ("file", "material_id") if name in frame), None)
     if key is None:
         raise DataError(
             f"{path} needs a column 'file' or 'material_id'; it has {list(frame.columns)}"
         )
-    stems = frame[key].astype(str).str.replace(r"\.cif$", "", regex=True)
+    stems = frame[key].str.replace(r"(?i)\.cif$", "", regex=True)
     if stems.duplicated().any():
         raise DataError(f"{path} names {stems[stems.duplicated()].iloc[0]!r} more than once")
     if not set(stems) & {file.stem for file in files}:

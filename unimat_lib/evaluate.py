@@ -16,7 +16,7 @@ from torch import Tensor
 
 from unimat_lib.crystals import CRYSTAL_SYSTEMS, CrystalTable
 from unimat_lib.diffraction import Measurement
-from unimat_lib.model import UniMat
+from unimat_lib.model import UniMat, check_views
 from unimat_lib.views import CrystalViews
 
 CELL_COLUMNS = ("a", "b", "c", "alpha", "beta", "gamma")
@@ -56,10 +56,11 @@ def predict(
         lengths ``relative_error_a`` ... and ``relative_error_volume``.
 
     Raises:
-        ValueError: If ``index`` is empty.
+        ValueError: If ``index`` is empty or the model expects other views.
     """
     if len(index) == 0:
         raise ValueError("expected at least one crystal to predict, got none")
+    check_views(model.config, views)
     model.eval()
     modalities = tuple(modalities or model.config.inputs)
     generator = torch.Generator(device=views.device).manual_seed(seed)
@@ -337,6 +338,7 @@ def embed(
     Returns:
         Modality name to unit vectors, float32 ``[B, projection_dim]``, on the CPU.
     """
+    check_views(model.config, views)
     model.eval()
     modalities = tuple(modalities or model.config.modalities)
     parts: dict[str, list[Tensor]] = {name: [] for name in modalities}

@@ -48,19 +48,6 @@ def _one_candidate(features: Tensor) -> tuple[Tensor, Tensor]:
     return features[:, None], features.new_ones(len(features), 1)
 
 
-def check_mask(mask: Tensor | None) -> None:
-    """Refuse crystals of which nothing at all is known.
-
-    Raises:
-        ValueError: If a row of ``mask`` (bool ``[B, M]``) has no present modality.
-    """
-    if mask is not None and not bool(mask.any(dim=1).all()):
-        row = int((~mask.any(dim=1)).nonzero()[0])
-        raise ValueError(
-            f"crystal {row} of the batch has no modality present: leave it out or provide one"
-        )
-
-
 class ConcatFusion(nn.Module):
     """Concatenation, then an MLP: UniMat's own fusion (arXiv 2411.08664).
 

@@ -38,7 +38,8 @@ class CellScaler(nn.Module):
         """Set mean and standard deviation from ``targets`` (training crystals only)."""
         values = _stack(targets)
         self.mean.copy_(values.mean(dim=0))
-        self.std.copy_(values.std(dim=0).clamp(min=1e-3))  # one crystal, or all cubic: no 1/0
+        # One crystal, or all of them cubic: the spread is zero, and no division by it may follow.
+        self.std.copy_(values.std(dim=0, correction=0).clamp(min=1e-3))
 
     def encode(self, targets: Targets) -> Tensor:
         """Physical targets -> ``[B, 9]`` of zero mean and unit variance."""

@@ -64,8 +64,8 @@ def identify(model: UniMat, pattern: Pattern, formula: str | None = None) -> Ide
         The prediction, on the Niggli-reduced primitive cell.
 
     Raises:
-        ValueError: If the model does not read XRD, a formula came to a model that reads none, or
-            the formula cannot be read.
+        ValueError: If the model does not read XRD, a formula came to a model that reads none, the
+            model needs an input that is missing, or the formula cannot be read.
         PatternError: If the pattern lies outside the model's grid or holds nothing.
     """
     inputs = model.config.inputs
@@ -75,6 +75,13 @@ def identify(model: UniMat, pattern: Pattern, formula: str | None = None) -> Ide
         raise ValueError(
             f"the formula {formula!r} came, but this model reads {inputs}: leave the formula out, "
             "or choose a model that reads the composition"
+        )
+    given = {"xrd"} if formula is None else {"xrd", "composition"}
+    needed = [name for name in inputs if name not in given and name not in model.optional_inputs]
+    if needed:
+        raise ValueError(
+            f"this model was not trained to do without {needed}: "
+            + ("give the formula" if needed == ["composition"] else "choose another model")
         )
     model.eval()
     device = model.cell_scaler.mean.device

@@ -23,6 +23,7 @@ from unimat_lib.alignment import AlignmentLoss
 from unimat_lib.composition import MAGPIE_FEATURES
 from unimat_lib.diffraction import Grid
 from unimat_lib.encoders import CompositionEncoder, PatternEncoder, StructureEncoder
+from unimat_lib.files import replacing
 from unimat_lib.fusion import make_fusion
 from unimat_lib.graphs import PeriodicGraph
 from unimat_lib.heads import CellHead, CellScaler, CrystalSystemHead
@@ -70,6 +71,9 @@ class UniMatConfig:
     def __post_init__(self) -> None:
         """Refuse unknown or inconsistent modalities."""
         unknown = [name for name in self.modalities if name not in MODALITIES]
+        for names in (self.modalities, self.inputs):
+            if len(set(names)) != len(names):
+                raise ValueError(f"expected every modality once, got {names}")
         if unknown or not self.modalities:
             raise ValueError(
                 f"expected one or more modalities of {MODALITIES}, got {self.modalities}"
@@ -125,6 +129,9 @@ class UniMat(nn.Module):
 
     Args:
         config: The description.
+
+    Attributes:
+        optional_inputs: Inputs that the model was trained to do without (modality dropout).
     """
 
     def __init__(self, config: UniMatConfig) -> None:
@@ -141,6 +148,7 @@ class UniMat(nn.Module):
         self.cell_head = CellHead(dim=config.dim)
         self.system_head = CrystalSystemHead(dim=config.dim)
         self.cell_scaler = CellScaler()
+        self.optional_inputs: tuple[str, ...] = ()
         self.register_buffer("magpie_mean", torch.zeros(len(MAGPIE_FEATURES)))
         self.register_buffer("magpie_std", torch.ones(len(MAGPIE_FEATURES)))
 
@@ -182,8 +190,10 @@ class UniMat(nn.Module):
         projections = {name: self.projections[name](x) for name, x in embeddings.items()}
         features, weights = self.fusion(*self._tokens(embeddings, mask))  # [B, K, d], [B, K]
         cell = (weights[..., None] * self.cell_head(features).float()).sum(dim=1)  # [B, 9]
-        probs = self.system_head(features).float().softmax(dim=-1)  # [B, K, 7]
-        system = (weights[..., None] * probs).sum(dim=1).clamp(min=1e-9).log()
+        # The mean of the candidates' probabilities, taken among logarithms to keep its gradient.
+        log_probs = self.system_head(features).float().log_softmax(dim=-1)  # [B, K, 7]
+        log_weights = weights.float().clamp_min(1e-30).log()  # a masked candidate has weight zero
+        system = (log_weights[..., None] + log_probs).logsumexp(dim=1)
         return UniMatOutput(embeddings, projections, cell, system)
 
     def _tokens(
@@ -204,6 +214,26 @@ class UniMat(nn.Module):
             for name in inputs
         ]
         return torch.stack(tokens, dim=1), torch.stack(present, dim=1)
+
+
+def check_views(config: UniMatConfig, views: CrystalViews) -> None:
+    """Refuse views that were not made the way a model expects them.
+
+    Raises:
+        ValueError: If grid, peak width, cutoff or cap of neighbours differ.
+    """
+    names = []
+    if "xrd" in config.modalities and views.reflections is not None:
+        names += ["grid", "fwhm"]
+    if "structure" in config.modalities and views.graph is not None:
+        names += ["cutoff", "max_neighbors"]
+    for name in names:
+        expected, came = getattr(config, name), getattr(views, name)
+        if expected != came:
+            raise ValueError(
+                f"the model expects views with {name}={expected}, these were built with {came}: "
+                "pass the same value to UniMatConfig and build_views"
+            )
 
 
 def _make_encoder(name: str, config: UniMatConfig) -> nn.Module:
@@ -231,35 +261,35 @@ def save_model(model: UniMat, path: str | os.PathLike[str], *, half: bool = Fals
 
     Returns:
         The path of the weights.
+
+    Raises:
+        ValueError: If ``path`` does not end in ``.safetensors``.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"expected a path that ends in .safetensors, got {path}")
-    path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {
         name: (x.to(torch.bfloat16) if half and x.is_floating_point() else x).contiguous().cpu()
         for name, x in model.state_dict().items()
     }
-    description = {"format": FORMAT_VERSION, "config": model.config.to_dict()}
-    _replace(path, lambda temporary: save_file(tensors, temporary))
-    _replace(
-        path.with_suffix(".json"),
-        lambda temporary: temporary.write_text(json.dumps(description, indent=2) + "\n"),
-    )
+    description = {
+        "format": FORMAT_VERSION,
+        "config": model.config.to_dict(),
+        "optional_inputs": list(model.optional_inputs),
+    }
+    with replacing(path) as temporary:
+        save_file(tensors, temporary)
+    with replacing(path.with_suffix(".json")) as temporary:
+        temporary.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
     return path
-
-
-def _replace(path: Path, write) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load_model(path: str | os.PathLike[str], *, device: torch.device | str = "cpu") -> UniMat:
     """Read a model that :func:`save_model` wrote, in evaluation mode, float32.
+
+    Args:
+        path: File of the weights; the description lies beside it.
+        device: Where the model goes.
 
     Raises:
         FileNotFoundError: If one of the two files is missing.
@@ -285,7 +315,13 @@ def load_model(path: str | os.PathLike[str], *, device: torch.device | str = "cp
             f"{description_path} has format {description.get('format')!r}, this version reads "
             f"{FORMAT_VERSION}: save the model again with this version"
         )
-    model = UniMat(UniMatConfig.from_dict(description["config"]))
+    try:
+        model = UniMat(UniMatConfig.from_dict(description["config"]))
+        model.optional_inputs = tuple(description.get("optional_inputs", ()))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{description_path} describes no model ({error!r}): save it again"
+        ) from error
     try:
         model.load_state_dict({name: x.float() for name, x in tensors.items()})
     except RuntimeError as error:

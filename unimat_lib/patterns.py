@@ -372,8 +372,10 @@ def to_grid(pattern: Pattern, grid: Grid, *, background: bool = True) -> Tensor:
 
     Angles are converted to the grid's wavelength through d (sin theta / wavelength stays). Each
     grid point then gets the mean of the measured curve over its own interval of one step, so a peak
-    keeps its area whether the grid is coarser or finer than the measurement. Grid points outside
-    the measured range are zero. The background is estimated with the SNIP filter, of which peaks
+    keeps its area whether the grid is coarser or finer than the measurement. Where the wavelengths
+    differ, intensities are then taken from the Lorentz-polarisation factor of the measured angle to
+    that of the new one, and from the old axis to the new. Grid points outside the measured range
+    are zero. The background is estimated with the SNIP filter, of which peaks
     narrower than about twice ``SNIP_HALF_WINDOW`` survive.
 
     Args:
@@ -414,7 +416,7 @@ def to_grid(pattern: Pattern, grid: Grid, *, background: bool = True) -> Tensor:
     values = _bin_means(two_theta, intensity, points[covered], grid.step)
     if background:
         values = values - snip_background(values, half_window=round(SNIP_HALF_WINDOW / grid.step))
-    values = np.clip(values, 0, None)
+    values = np.clip(values, 0, None) * _conversion(points[covered], grid, pattern.wavelength)
     if values.max() <= 1e-9 * np.abs(intensity).max():
         raise PatternError(
             "nothing rises above zero"
@@ -424,6 +426,24 @@ def to_grid(pattern: Pattern, grid: Grid, *, background: bool = True) -> Tensor:
     result = np.zeros(grid.num_points, dtype=np.float32)
     result[covered] = values / values.max()
     return torch.from_numpy(result)
+
+
+def lorentz_polarisation(sin_theta: Tensor) -> Tensor:
+    """Factor of an unpolarised beam on a powder, (1 + cos^2 2theta) / (sin^2 theta cos theta)."""
+    sin2 = sin_theta.square()
+    return (1 + (1 - 2 * sin2).square()) / (sin2 * (1 - sin2).clamp_min(1e-12).sqrt())
+
+
+def _conversion(two_theta: np.ndarray, grid: Grid, wavelength: float) -> np.ndarray:
+    """What intensities measured at ``wavelength`` are multiplied with at angles of the grid."""
+    if wavelength == grid.wavelength:
+        return np.ones_like(two_theta)
+    here = torch.sin(torch.deg2rad(torch.from_numpy(two_theta) / 2))
+    there = here * (wavelength / grid.wavelength)  # below 1: these points were measured
+    stretch = (
+        ((1 - here**2) / (1 - there**2).clamp_min(1e-12)).sqrt() * wavelength / grid.wavelength
+    )
+    return (lorentz_polarisation(here) / lorentz_polarisation(there) * stretch).numpy()
 
 
 def _bin_means(x: np.ndarray, y: np.ndarray, centres: np.ndarray, width: float) -> np.ndarray:

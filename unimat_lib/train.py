@@ -22,14 +22,17 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+import torch_geometric
 from lightning.fabric import Fabric
+from lightning.fabric.strategies import DDPStrategy
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from unimat_lib.diffraction import Measurement
+from unimat_lib.files import replacing
 from unimat_lib.heads import supervised_loss
-from unimat_lib.model import UniMat
+from unimat_lib.model import UniMat, check_views
 from unimat_lib.views import Batch, CrystalViews
 
 logger = logging.getLogger(__name__)
@@ -46,6 +49,7 @@ _TRAINING_CODE = (
     "graphs",
     "heads",
     "model",
+    "patterns",
     "train",
     "views",
 )
@@ -89,14 +93,23 @@ class FitConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse settings that train nothing."""
+        """Refuse settings that train nothing or mean nothing."""
         if self.epochs < 1 or self.batch_size < 2:
             raise ValueError(
                 f"expected at least 1 epoch and a batch of at least 2, got {self.epochs} and "
                 f"{self.batch_size}"
             )
-        if self.cell_weight + self.system_weight + self.contrastive_weight <= 0:
-            raise ValueError("expected a positive weight for at least one loss, got none")
+        weights = (self.cell_weight, self.system_weight, self.contrastive_weight)
+        if min(weights) < 0 or sum(weights) == 0:
+            raise ValueError(
+                "expected non-negative weights with a positive weight for at least one loss, got "
+                f"{weights} for cell, system and contrastive"
+            )
+        if not self.lr > 0:
+            raise ValueError(f"expected a positive learning rate, got {self.lr}")
+        for name in ("modality_dropout", "ema", "warmup"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"expected {name} in [0, 1), got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -120,8 +133,13 @@ class FitResult:
     run_dir: Path
 
 
-def make_fabric(device: str) -> Fabric:
-    """Fabric for ``"cpu"`` (float32) or ``"cuda"`` (bfloat16 mixed precision, one GPU).
+def make_fabric(device: str, *, devices: int = 1) -> Fabric:
+    """Fabric for ``"cpu"`` (float32) or ``"cuda"`` (bfloat16 mixed precision).
+
+    Args:
+        device: ``"cpu"`` or ``"cuda"``.
+        devices: GPUs (or CPU processes) to share the batches among; with more than one, call
+            :func:`fit` inside ``fabric.launch(function)``.
 
     Raises:
         RuntimeError: If a GPU was asked for and there is none.
@@ -130,8 +148,16 @@ def make_fabric(device: str) -> Fabric:
     # Fabric announces its precision on stderr each time; the page says it once.
     for name in ("lightning.fabric", "lightning.pytorch"):  # which one speaks depends on imports
         logging.getLogger(name).setLevel(logging.WARNING)
+    # Not every loss reads every parameter (projections, the vectors of absent modalities).
+    strategy = (
+        "auto"
+        if devices == 1
+        else DDPStrategy(
+            start_method="spawn" if device == "cpu" else "popen", find_unused_parameters=True
+        )
+    )
     if device == "cpu":
-        return Fabric(accelerator="cpu", devices=1, precision="32-true")
+        return Fabric(accelerator="cpu", devices=devices, precision="32-true", strategy=strategy)
     if device != "cuda":
         raise ValueError(f"expected device 'cpu' or 'cuda', got {device!r}")
     if not torch.cuda.is_available():
@@ -140,7 +166,7 @@ def make_fabric(device: str) -> Fabric:
             "quick profile, or run on a machine with a CUDA GPU and its driver"
         )
     torch.set_float32_matmul_precision("high")
-    return Fabric(accelerator="cuda", devices=1, precision="bf16-mixed")
+    return Fabric(accelerator="cuda", devices=devices, precision="bf16-mixed", strategy=strategy)
 
 
 def fit(
@@ -167,19 +193,24 @@ def fit(
         config: The settings.
         run_dir: Parent folder of the run's own folder.
         fabric: Device and precision; by default what :func:`make_fabric` gives for the device
-            on which the views lie. A launched multi-device Fabric shares out the batches; each
-            device contrasts its own crystals only.
+            on which the views lie. With several devices every process brings its own copy of the
+            views; the batches are shared out, and each process contrasts its own crystals only.
 
     Returns:
         The history and the costs.
 
     Raises:
-        ValueError: If a split is empty or smaller than a batch, or the losses are not finite.
+        ValueError: If a split is empty or smaller than a batch, the splits overlap, the model
+            expects other views, or the losses are not finite.
     """
-    _check_splits(train=train, val=val, batch_size=config.batch_size)
     fabric = fabric or make_fabric(views.device.type)
+    check_views(model.config, views)
+    _check_splits(train=train, val=val, batch_size=config.batch_size * fabric.world_size)
+    if config.modality_dropout:
+        model.optional_inputs = model.config.inputs
     train, val = train.to(views.device), val.to(views.device)
-    run_dir = Path(run_dir) / _run_hash(model, views, train=train, val=val, config=config)
+    run_hash = _run_hash(model, views, fabric, train=train, val=val, config=config)
+    run_dir = Path(run_dir) / run_hash
     run_dir.mkdir(parents=True, exist_ok=True)
 
     model.to(fabric.device)
@@ -199,6 +230,7 @@ def fit(
         started = time.perf_counter()
         row |= evaluate_loss(average, views, val, config=config, fabric=fabric)
         row["seconds_val"] = time.perf_counter() - started
+        row = fabric.broadcast(row)  # one opinion on which epoch is best and when to stop
         if not math.isfinite(row["loss"]) or not math.isfinite(row["val_loss"]):
             raise ValueError(
                 f"the loss is not finite in epoch {epoch} ({row['loss']}, {row['val_loss']}): "
@@ -288,11 +320,22 @@ def evaluate_loss(
 ) -> dict[str, float]:
     """Losses on clean patterns, averaged over crystals, keys prefixed with ``val_``.
 
-    Batches are those of training, because a contrastive loss depends on their size.
+    Batches have the size of training's and a fixed random order, because a contrastive loss
+    depends on who else is in the batch, and data sets keep similar crystals side by side.
+
+    Args:
+        model: The model.
+        views: All crystals.
+        index: Rows to evaluate, int64 ``[V]``.
+        config: For the weights of the losses and the batch size.
+        fabric: For the precision.
     """
     totals: dict[str, float] = {}
     modalities = _modalities_needed(model, config)
-    chunks = [c for c in index.split(config.batch_size) if len(c) > 1] or [index]
+    order = torch.randperm(len(index), generator=torch.Generator().manual_seed(0))
+    chunks = list(index[order.to(index.device)].split(config.batch_size))
+    if config.contrastive_weight and len(chunks) > 1 and len(chunks[-1]) == 1:
+        chunks.pop()  # a crystal alone has nothing to be told apart from
     count = sum(len(c) for c in chunks)
     for chunk in chunks:
         batch = views.batch(chunk, modalities=modalities)
@@ -324,16 +367,17 @@ def _train_epoch(
     """One pass over the training crystals; returns the epoch's row of the history."""
     device = views.device
     seed = _epoch_seed(config.seed, epoch)
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed)).to(device)
     rank, world = fabric.global_rank, fabric.world_size
-    generator = torch.Generator(device=device).manual_seed(seed + 1 + rank)
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed)).to(device)
+    # Three streams: the order (shared by all ranks), the measurement effects, dropout.
+    generator = torch.Generator(device=device).manual_seed(seed + 1 + 2 * rank)
     modalities = _modalities_needed(model, config)
     totals: dict[str, Tensor] = {}
     training_step.train()
     started = time.perf_counter()
     # Dropout draws from the global generator: seed it per epoch, give it back as it was.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed + 1 + rank)
+        torch.manual_seed(seed + 2 + 2 * rank)
         for step in range(steps):
             start = (step * world + rank) * config.batch_size
             index = train[order[start : start + config.batch_size]]
@@ -348,7 +392,10 @@ def _train_epoch(
             parts = training_step(lambda batch=batch: batch, mask)
             optimizer.zero_grad(set_to_none=True)
             fabric.backward(parts["loss"])
-            fabric.clip_gradients(training_step, optimizer, max_norm=config.clip_norm)
+            # A loss that is not finite is reported once per epoch: asking here waits for the GPU.
+            fabric.clip_gradients(
+                training_step, optimizer, max_norm=config.clip_norm, error_if_nonfinite=False
+            )
             optimizer.step()
             _update_average(average, model, config.ema, epoch * steps + step)
             for name, value in parts.items():
@@ -416,21 +463,29 @@ def _check_splits(*, train: Tensor, val: Tensor, batch_size: int) -> None:
             f"expected at least one batch of {batch_size} training crystals, got {len(train)}: "
             "lower batch_size or use more data"
         )
+    if (
+        train is not val
+        and torch.isin(val.cpu(), train.cpu()).any()
+        and not torch.equal(val, train)
+    ):
+        raise ValueError(
+            "some validation crystals are training crystals: the splits must not overlap (pass "
+            "the very same rows for both to test whether a model can fit at all)"
+        )
 
 
-def _run_hash(model, views, *, train: Tensor, val: Tensor, config: FitConfig) -> str:
+def _run_hash(model, views, fabric, *, train: Tensor, val: Tensor, config: FitConfig) -> str:
     """Twelve hex digits over everything that decides the outcome of a run."""
     digest = hashlib.sha256()
     digest.update(json.dumps(model.config.to_dict(), sort_keys=True).encode())
     digest.update(json.dumps(dataclasses.asdict(config), sort_keys=True).encode())
-    for tensor in (*model.state_dict().values(), *vars(views.targets).values()):
+    digest.update(views.content_hash().encode())
+    for tensor in (*model.state_dict().values(), train, val):
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    for tensor in (train, val):
-        digest.update(tensor.cpu().numpy().tobytes())
     for name in _TRAINING_CODE:
         digest.update((Path(__file__).parent / f"{name}.py").read_bytes())
-    digest.update(f"{views.grid} {views.fwhm}".encode())
-    digest.update(f"{views.device.type} {torch.__version__}".encode())
+    where = (views.device.type, fabric.world_size, type(fabric._precision).__name__)
+    digest.update(repr((where, torch.__version__, torch_geometric.__version__)).encode())
     return digest.hexdigest()[:12]
 
 
@@ -441,17 +496,15 @@ def _peak_memory_gib(device: torch.device) -> float:
 
 
 def _write_log(path: Path, history: list[dict[str, float]]) -> None:
-    temporary = path.with_suffix(".partial")
-    temporary.write_text("".join(json.dumps(row) + "\n" for row in history))
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in history))
 
 
 def _save_tensors(path: Path, tensors: dict[str, Tensor], state: dict[str, object]) -> None:
     """Tensors and a JSON state in one safetensors file, replaced in one step."""
-    temporary = path.with_suffix(".partial")
     tensors = {name: x.detach().cpu().contiguous().clone() for name, x in tensors.items()}
-    save_file(tensors, temporary, metadata={"state": json.dumps(state)})
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata={"state": json.dumps(state)})
 
 
 def _save_checkpoint(path: Path, model, average, optimizer, state: dict[str, object]) -> None:
@@ -496,5 +549,10 @@ def _load_checkpoint(path: Path, model, average, optimizer) -> dict[str, object]
 
 
 def _load_weights(path: Path, model: UniMat) -> None:
-    with safe_open(path, framework="pt") as file:
-        model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+    try:
+        with safe_open(path, framework="pt") as file:
+            model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise ValueError(
+            f"the best weights {path} cannot be read ({error}): delete its folder to start afresh"
+        ) from error

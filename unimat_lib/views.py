@@ -8,6 +8,7 @@ is ever stored and no epoch sees the same one twice.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -83,11 +84,15 @@ class CrystalViews:
         graph: Periodic graph of all crystals, or ``None``.
         reflections: Bragg reflections of all crystals, or ``None``.
         magpie: Magpie vectors, float32 ``[C, F]``, or ``None``.
+        cutoff: Radius that the graph was built with, angstrom.
+        max_neighbors: Cap that the graph was built with.
     """
 
     targets: Targets
     grid: Grid
     fwhm: float
+    cutoff: float
+    max_neighbors: int | None
     graph: PeriodicGraph | None = None
     reflections: Reflections | None = None
     magpie: Tensor | None = None
@@ -106,6 +111,18 @@ class CrystalViews:
         """Names of the views that were built."""
         present = (self.graph, self.reflections, self.magpie)
         return tuple(name for name, x in zip(MODALITIES, present, strict=True) if x is not None)
+
+    def content_hash(self) -> str:
+        """Hexadecimal SHA-256 of everything that batches are made of."""
+        digest = hashlib.sha256()
+        settings = (self.grid, self.fwhm, self.cutoff, self.max_neighbors, self.modalities)
+        digest.update(repr(settings).encode())
+        parts = [self.targets, self.graph, self.reflections]
+        tensors = [x for part in parts if part is not None for x in vars(part).values()]
+        for tensor in [*tensors, self.magpie]:
+            if isinstance(tensor, Tensor):
+                digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     def batch(
         self,
@@ -126,7 +143,8 @@ class CrystalViews:
             generator: Source of all random numbers; needed with ``measurement``.
 
         Raises:
-            ValueError: If a modality was not built, or the generator is missing.
+            ValueError: If a modality was not built, the generator is missing, or the strain reaches
+                beyond the reflections that were computed.
         """
         missing = [name for name in modalities if name not in self.modalities]
         if missing:
@@ -138,6 +156,13 @@ class CrystalViews:
         if measurement is not None:
             if generator is None:
                 raise ValueError("expected a torch.Generator to draw measurement effects with")
+            if "xrd" in modalities and g_max_of(self.grid, measurement.strain) > (
+                self.reflections.g_max * (1 + 1e-9)
+            ):
+                raise ValueError(
+                    f"a strain of {measurement.strain} pulls reflections into the grid that were "
+                    f"not computed: pass max_strain={measurement.strain} to build_views"
+                )
             effects = draw_effects(measurement, len(index), generator=generator, device=self.device)
         views: dict[str, PeriodicGraph | Tensor] = {}
         targets = self.targets.select(index)
@@ -197,8 +222,8 @@ def build_views(
         fwhm: Peak width of clean patterns, degrees.
         cutoff: Radius of the periodic graph, angstrom.
         max_neighbors: Cap on neighbours per atom (ties are kept), or ``None``.
-        max_strain: Largest isotropic compression that training will draw, as a fraction; decides
-            how far beyond the grid reflections are computed.
+        max_strain: Largest isotropic strain that training will draw, as a fraction; stretched cells
+            pull reflections from beyond the grid's end into it, so it decides how far they go.
         modalities: Views to build.
         device: Where to compute and keep them.
         cache_dir: Folder of the Magpie cache, see :func:`composition.magpie_features`.
@@ -221,6 +246,8 @@ def build_views(
         targets=make_targets(on_device),
         grid=grid,
         fwhm=fwhm,
+        cutoff=cutoff,
+        max_neighbors=max_neighbors,
         graph=graph,
         reflections=reflections,
         magpie=magpie,

@@ -1,0 +1,29 @@
+"""Files that are whole or not there: write beside the target, then rename."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary path to write to; when the block ends well it becomes ``path``.
+
+    A block that fails, or a process that dies, leaves the old file as it was. Renaming within one
+    folder is atomic on POSIX systems, so a reader sees the old file or the new one.
+
+    Args:
+        path: The file to replace; its folder is made.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The process number keeps two writers of one file out of each other's way.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
