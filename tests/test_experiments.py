@@ -35,6 +35,7 @@ def trained(table, tmp_path_factory):
         dim=8,
         projection_dim=8,
         grid=views.grid,
+        fwhm=views.fwhm,
         xrd={"width": 4, "depths": (1, 1)},
     )
     run = experiments.train_seeds(
@@ -99,11 +100,11 @@ def test_no_seed_is_refused(table):
 
 
 def test_change_table_knows_better_from_worse():
-    change = experiments.change_table([frame_of(0.2)], [frame_of(0.1)])
+    change = experiments.change_table([frame_of(0.2)] * 2, [frame_of(0.1)] * 2)
     assert change.loc["length_mae", "verdict"] == "improves"
     assert change.loc["length_mae", "change"] == "-0.100"
     assert change.loc["crystal_system_accuracy", "verdict"] == "no clear change"
-    back = experiments.change_table([frame_of(0.1)], [frame_of(0.2)])
+    back = experiments.change_table([frame_of(0.1)] * 2, [frame_of(0.2)] * 2)
     assert back.loc["scaled_length_mae", "verdict"] == "worsens"
 
 

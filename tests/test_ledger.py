@@ -90,7 +90,8 @@ def test_rows_hold_the_metrics_of_the_frames():
     ("mean", "expected"), [(0.10, "better"), (0.129, "agrees"), (0.136, "agrees"), (0.2, "worse")]
 )
 def test_verdict(mean, expected):
-    row = {"mean": mean, "std": 0.001, "seeds": 3, "ci95": [mean - 0.002, mean + 0.002]}
+    interval = [mean - 0.002, mean + 0.002]
+    row = {"mean": mean, "std": 0.001, "seeds": 3, "ci95": interval, "n_test": 500}
     assert ledger.verdict(row, 0.13, rounding=0.005, lower_is_better=True) == expected
     opposite = {"better": "worse", "worse": "better"}.get(expected, expected)
     assert ledger.verdict(row, 0.13, rounding=0.005, lower_is_better=False) == opposite
@@ -98,7 +99,7 @@ def test_verdict(mean, expected):
 
 
 def test_more_claims_make_a_verdict_harder():
-    row = {"mean": 0.12, "std": None, "seeds": 1, "ci95": [0.115, 0.125]}
+    row = {"mean": 0.12, "std": None, "seeds": 1, "ci95": [0.115, 0.125], "n_test": 500}
     kind = {"rounding": 0.0025, "lower_is_better": True}
     assert ledger.verdict(row, 0.13, **kind) == "better"
     assert ledger.verdict(row, 0.13, **kind, num_claims=100) == "agrees"
@@ -110,11 +111,40 @@ def test_paired_difference_sees_what_separate_intervals_hide():
     for name in "abc":
         first[f"error_{name}"] = hard
         second[f"error_{name}"] = hard - 0.01  # every crystal a little better
-    change, low, high = ledger.paired_difference([first], [second], "length_mae")
+    change, low, high = ledger.paired_difference([first] * 2, [second] * 2, "length_mae")
     assert low <= change <= high < 0
     assert ledger.change_verdict(low, high, lower_is_better=True) == "improves"
     assert ledger.change_verdict(low, high, lower_is_better=False) == "worsens"
     assert ledger.change_verdict(-1, 1, lower_is_better=True) == "no clear change"
+
+
+def test_seeds_alone_do_not_make_a_change():
+    """Two groups of three seeds of one method: a change is found about as rarely as promised."""
+    rng = np.random.default_rng(1)
+    base = make_frame(0, n=300)
+
+    def seeds():
+        frames = []
+        for _ in range(3):
+            frame = base.copy()
+            frame[["error_a", "error_b", "error_c"]] *= 1 + 0.04 * rng.normal()
+            frames.append(frame)
+        return frames
+
+    words = [
+        ledger.change_verdict(
+            *ledger.paired_difference(seeds(), seeds(), "length_mae")[1:], lower_is_better=True
+        )
+        for _ in range(200)
+    ]
+    assert words.count("no clear change") >= 180
+
+
+def test_one_seed_is_not_judged():
+    first, second = make_frame(0), make_frame(1)
+    change, low, high = ledger.paired_difference([first], [second, second], "length_mae")
+    assert np.isfinite(change)
+    assert ledger.change_verdict(low, high, lower_is_better=True) == "one seed: not judged"
 
 
 # ---------------------------------------------------------------- claims
@@ -137,9 +167,9 @@ def test_a_claim_without_a_value_is_refused(tmp_path):
 
 def test_judging_values_changes_and_orders():
     frames = {
-        ("xrd", "reproduction"): [make_frame(0, scale=0.2)],
-        ("xrd", "ours"): [make_frame(1, scale=0.1)],
-        ("composition", "reproduction"): [make_frame(2, scale=0.4)],
+        ("xrd", "reproduction"): [make_frame(seed, scale=0.2) for seed in (0, 5, 6)],
+        ("xrd", "ours"): [make_frame(seed, scale=0.1) for seed in (1, 7, 8)],
+        ("composition", "reproduction"): [make_frame(seed, scale=0.4) for seed in (2, 9, 10)],
     }
     rows = [
         row

@@ -135,6 +135,18 @@ PER_CRYSTAL: Mapping[str, Callable[[pd.DataFrame], pd.Series]] = {
     ),
 }
 
+LOWER_IS_BETTER = frozenset(
+    (
+        "scaled_length_mae",
+        "length_mae",
+        "length_median_ae",
+        "length_mape",
+        "angle_mae",
+        "volume_mape",
+    )
+)
+"""The metrics that are errors; the others are shares of what is right."""
+
 METRIC_UNITS = {
     "scaled_length_mae": "Å",
     "length_mae": "Å",
@@ -245,23 +257,33 @@ def summarize(
         num_resamples: Bootstrap samples.
 
     Returns:
-        Columns ``metric``, ``mean``, ``std`` (0 for one seed), ``seeds``, ``ci_low``,
-        ``ci_high``, ``n_test``.
+        Columns ``metric``, ``mean``, ``std`` (NaN for one seed: their spread is unknown),
+        ``seeds``, ``ci_low``, ``ci_high``, ``n_test`` (the crystals that the metric speaks of).
+
+    Raises:
+        ValueError: If a metric is unknown or no crystal belongs to its crystal system.
     """
     per_seed = [cell_metrics(frame) for frame in frames]
     rows = []
     for metric in metrics:
+        if metric not in per_seed[0]:
+            raise ValueError(
+                f"no value for {metric!r}: expected one of {sorted(per_seed[0])} (a crystal "
+                "system without crystals has none)"
+            )
         values = np.array([m[metric] for m in per_seed])
+        pooled = metric == "length_median_ae"
+        count = len(frames[0]) if pooled else len(_per_crystal(frames[0], metric))
         low, high = bootstrap_interval(frames, metric, num_resamples=num_resamples)
         rows.append(
             {
                 "metric": metric,
                 "mean": values.mean(),
-                "std": values.std(ddof=1) if len(values) > 1 else 0.0,
+                "std": values.std(ddof=1) if len(values) > 1 else float("nan"),
                 "seeds": len(values),
                 "ci_low": low,
                 "ci_high": high,
-                "n_test": len(frames[0]),
+                "n_test": count,
             }
         )
     return pd.DataFrame(rows)

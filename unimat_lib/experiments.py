@@ -90,10 +90,12 @@ def train_seeds(
         variant: Name of the variant.
 
     Raises:
-        ValueError: If there is no seed.
+        ValueError: If there is no seed or one comes twice, or predictions have no setting.
     """
-    if not seeds:
-        raise ValueError("expected at least one seed, got none")
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(f"expected at least one seed and none twice, got {list(seeds)}")
+    if predictions is not None and not setting:
+        raise ValueError("expected the setting's name, which names the files of the predictions")
     train, val, test = split_rows(table)
     fits, frames = [], []
     for seed in seeds:
@@ -165,9 +167,9 @@ def change_table(
         means = [np.mean([evaluate.cell_metrics(f)[metric] for f in fs]) for fs in (old, new)]
         change, low, high = ledger.paired_difference(old, new, metric)
         values = [format(x, spec) for x in means]
-        signed = [format(x, "+" + spec) for x in (change, low, high)]
-        word = ledger.change_verdict(low, high, lower_is_better=metric.endswith("mae"))
-        rows[metric] = [label, *values, signed[0], f"{signed[1]} to {signed[2]}", word]
+        word = ledger.change_verdict(low, high, lower_is_better=metric in evaluate.LOWER_IS_BETTER)
+        interval = "–" if np.isnan(low) else f"{low:+{spec}} to {high:+{spec}}"
+        rows[metric] = [label, *values, f"{change:+{spec}}", interval, word]
     columns = ["metric", "before", "after", "change", "95 % interval", "verdict"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
