@@ -61,29 +61,28 @@ def paper_table(
         comparable: False on other data than the paper's: then there are no verdicts.
 
     Returns:
-        One row per setting: values, differences and verdicts (for this row alone; the ledger
-        chapter judges all claims together).
+        One row per setting and variant: values in both units, difference and verdict (for this
+        row alone; the ledger chapter judges all claims together).
     """
     rows = []
     for setting, (published, reproduction, ours) in entries.items():
-        row: dict[str, object] = {"setting": setting, "paper (Å)": published}
-        words = {}
-        for name, run in (("reproduction", reproduction), ("ours", ours)):
+        for variant, run in (("reproduction", reproduction), ("ours", ours)):
             if run is None:
-                row |= {f"{name}, scaled (Å)": np.nan, f"delta, {name} (Å)": np.nan}
-                words[f"verdict, {name}"] = "–"
                 continue
             found = evaluate.summarize(run.frames, ["scaled_length_mae"]).iloc[0].to_dict()
             found["ci95"] = [found["ci_low"], found["ci_high"]]
-            row[f"{name}, scaled (Å)"] = found["mean"]
-            row[f"delta, {name} (Å)"] = found["mean"] - published
-            words[f"verdict, {name}"] = (
-                ledger.verdict(found, published, rounding=0.005, lower_is_better=True)
-                if comparable
-                else "not comparable: other data"
+            word = ledger.verdict(found, published, rounding=0.005, lower_is_better=True)
+            rows.append(
+                {
+                    "setting": setting,
+                    "variant": variant,
+                    "paper (Å)": published,
+                    "scaled (Å)": found["mean"],
+                    "delta (Å)": found["mean"] - published,
+                    "plain (Å)": means(run)["length_mae"],
+                    "verdict": word if comparable else "not comparable: other data",
+                }
             )
-        row["reproduction, plain (Å)"] = means(reproduction)["length_mae"]
-        rows.append(row | words)
     return pd.DataFrame(rows)
 
 
