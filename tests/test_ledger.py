@@ -8,7 +8,13 @@ import pytest
 
 from unimat_lib import ledger
 from unimat_lib.crystals import CRYSTAL_SYSTEMS
-from unimat_lib.evaluate import CELL_COLUMNS, SCALED_COLUMNS, cell_metrics
+from unimat_lib.evaluate import (
+    CELL_COLUMNS,
+    PROBABILITY_COLUMNS,
+    SCALED_COLUMNS,
+    cell_metrics,
+    with_relative_errors,
+)
 from unimat_lib.record import project_root
 
 RESULTS = project_root() / "data" / "results"
@@ -30,10 +36,11 @@ def make_frame(seed, n=200, scale=0.1, systems=7):
         }
     )
     for name in CELL_COLUMNS + SCALED_COLUMNS:
+        frame[name] = 90.0 if name in ("alpha", "beta", "gamma") else 5 + rng.random(n)
         frame[f"error_{name}"] = rng.normal(0, scale, n)
-    for name in "abc":
-        frame[f"relative_error_{name}"] = frame[f"error_{name}"] / 5
-    return frame.assign(relative_error_volume=rng.normal(0, scale, n))
+    probabilities = rng.dirichlet(np.ones(7), n)
+    frame = frame.assign(**dict(zip(PROBABILITY_COLUMNS, probabilities.T, strict=True)))
+    return with_relative_errors(frame)
 
 
 def test_predictions_survive_the_disk_and_old_seeds_go(tmp_path):
@@ -43,7 +50,13 @@ def test_predictions_survive_the_disk_and_old_seeds_go(tmp_path):
     ledger.save_predictions({0: frames[0]}, tmp_path, setting="xrd", variant="reproduction")
     loaded = ledger.load_predictions(tmp_path, **key, made_by="x")
     assert list(loaded) == [0, 1, 10]
-    pd.testing.assert_frame_equal(loaded[10], frames[10])
+    pd.testing.assert_frame_equal(loaded[10][list(frames[10])], frames[10], atol=0.006, rtol=0)
+    for name, step in ledger.RESOLUTION.items():
+        assert (loaded[10][name] - frames[10][name]).abs().max() <= 0.51 * step + 1e-6
+    # What has once been on file comes back to the bit.
+    ledger.save_predictions(loaded, tmp_path, **key)
+    again = ledger.load_predictions(tmp_path, **key, made_by="x")
+    pd.testing.assert_frame_equal(again[10], loaded[10], check_exact=True)
     assert ledger.available(tmp_path) == [("xrd", "reproduction"), ("xrd", "ours")]
     ledger.save_predictions({1: frames[1]}, tmp_path, **key)
     assert list(ledger.load_predictions(tmp_path, **key, made_by="x")) == [1]

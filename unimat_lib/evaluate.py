@@ -94,13 +94,29 @@ def _errors_frame(values: np.ndarray, table: CrystalTable, index: Tensor) -> pd.
     columns = dict(zip(PROBABILITY_COLUMNS, probabilities.T, strict=True))
     columns |= dict(zip(names, predicted.T, strict=True))
     columns |= {f"error_{name}": x for name, x in zip(names, (predicted - true).T, strict=True)}
+    return with_relative_errors(frame.assign(**columns))
+
+
+def with_relative_errors(frame: pd.DataFrame) -> pd.DataFrame:
+    """Add the relative errors of lengths and volume, which follow from the other columns.
+
+    Args:
+        frame: Errors frame with the predictions ``a`` ... ``gamma`` and their errors.
+
+    Returns:
+        The frame with ``relative_error_a`` ... ``relative_error_volume``, all numbers float32.
+    """
+    predicted = frame[list(CELL_COLUMNS)].to_numpy(dtype=float)  # [n, 6]
+    true = predicted - frame[[f"error_{name}" for name in CELL_COLUMNS]].to_numpy(dtype=float)
     relative = (predicted[:, :3] - true[:, :3]) / true[:, :3]
-    columns |= {f"relative_error_{n}": x for n, x in zip("abc", relative.T, strict=True)}
-    volume = cell_volume(true[:, :3], true[:, 3:6])
+    columns = {f"relative_error_{n}": x for n, x in zip("abc", relative.T, strict=True)}
+    volume = cell_volume(true[:, :3], true[:, 3:])
     columns["relative_error_volume"] = (
-        cell_volume(predicted[:, :3], predicted[:, 3:6]) - volume
+        cell_volume(predicted[:, :3], predicted[:, 3:]) - volume
     ) / volume
-    return frame.assign(**{name: x.astype(np.float32) for name, x in columns.items()})
+    frame = frame.assign(**columns)
+    floats = frame.columns[frame.dtypes == np.float64]
+    return frame.astype(dict.fromkeys(floats, np.float32))
 
 
 def cell_volume(lengths: np.ndarray, angles: np.ndarray) -> np.ndarray:

@@ -111,6 +111,9 @@ def train_seeds(
     if predictions is not None:
         by_seed = dict(zip(seeds, frames, strict=True))
         ledger.save_predictions(by_seed, predictions, setting=setting, variant=variant)
+        # What is reported is what lies on file, rounding included.
+        kept = ledger.load_predictions(predictions, setting=setting, variant=variant, made_by="")
+        frames = [kept[seed] for seed in seeds]
     return Run(fits=fits, frames=frames, model=network)
 
 

@@ -15,11 +15,21 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 from scipy.stats import norm
 from scipy.stats import t as student
 
 from unimat_lib.crystals import CRYSTAL_SYSTEMS
-from unimat_lib.evaluate import LOWER_IS_BETTER, PER_CRYSTAL, summarize
+from unimat_lib.evaluate import (
+    LOWER_IS_BETTER,
+    PER_CRYSTAL,
+    PROBABILITY_COLUMNS,
+    SCALED_COLUMNS,
+    summarize,
+    with_relative_errors,
+)
+from unimat_lib.files import replacing
 
 SETTINGS: Mapping[str, str] = {
     "structure": "structure",
@@ -43,6 +53,15 @@ CELL_METRICS = (
     "within_1_percent",
 )
 
+RESOLUTION: Mapping[str, float] = {
+    **dict.fromkeys((*"abc", *SCALED_COLUMNS), 1e-4),
+    **dict.fromkeys(("alpha", "beta", "gamma"), 1e-2),
+    **{f"error_{name}": 1e-4 for name in (*"abc", *SCALED_COLUMNS)},
+    **{f"error_{name}": 1e-2 for name in ("alpha", "beta", "gamma")},
+    **dict.fromkeys(PROBABILITY_COLUMNS, 1e-6),
+}
+"""Steps to which predictions are kept: angstrom, degrees, probability."""
+
 _INTERVAL_Z = float(norm.ppf(0.975))
 
 
@@ -54,6 +73,9 @@ def save_predictions(
     variant: str,
 ) -> list[Path]:
     """Write the errors frames of all seeds of a setting; files of other seeds are removed.
+
+    Numbers are rounded to the steps of ``RESOLUTION``, far below any error that is reported, so
+    that the files are a quarter of their plain size. What is published is computed from the files.
 
     Args:
         frames: Seed to errors frame.
@@ -69,14 +91,40 @@ def save_predictions(
     written = []
     for seed, frame in frames.items():
         path = folder / f"{setting}-{variant}-seed{seed}.parquet"
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        frame.to_parquet(temporary, index=False)
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            _write_packed(frame, temporary)
         written.append(path)
     for path in _files(folder, setting, variant):  # seeds of an earlier run would mix in
         if path not in written:
             path.unlink()
     return written
+
+
+def _write_packed(frame: pd.DataFrame, path: Path) -> None:
+    """Whole multiples of ``RESOLUTION``, byte by byte beside each other, which compresses well."""
+    labels = ["material_id", "num_atoms", "crystal_system", "predicted_system"]
+    packed = frame[labels].astype(dict.fromkeys(labels[1:], np.int16))
+    steps = {
+        name: (frame[name] / step).round().astype(np.int32) for name, step in RESOLUTION.items()
+    }
+    table = pa.Table.from_pandas(packed.assign(**steps), preserve_index=False)
+    pq.write_table(
+        table,
+        path,
+        compression="zstd",
+        compression_level=12,
+        use_dictionary=False,
+        column_encoding=dict.fromkeys(RESOLUTION, "BYTE_STREAM_SPLIT"),
+    )
+
+
+def _read_packed(path: Path) -> pd.DataFrame:
+    frame = pd.read_parquet(path)
+    values = {name: frame[name] * step for name, step in RESOLUTION.items()}
+    for name in PROBABILITY_COLUMNS:  # a logarithm will be taken of them
+        values[name] = values[name].clip(lower=RESOLUTION[name] / 2)
+    labels = {name: frame[name].astype(np.int64) for name in frame.columns[1:4]}
+    return with_relative_errors(frame.assign(**labels, **values))
 
 
 def load_predictions(
@@ -103,7 +151,7 @@ def load_predictions(
             f"{Path(folder) / f'{setting}-{variant}-seed*.parquet'} is missing. Make it with:\n"
             f"    {made_by}"
         )
-    frames = {_seed(path): pd.read_parquet(path) for path in files}
+    frames = {_seed(path): _read_packed(path) for path in files}
     frames = dict(sorted(frames.items()))
     check_same_crystals(*frames.values())
     return frames
