@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import shutil
@@ -408,6 +409,21 @@ def test_values_are_checked_against_the_default() -> None:
     assert parse_settings(["a=1", "b=x y", "c=[0, 1]", "d="]) == {
         **{"a": 1, "b": "x y", "c": [0, 1], "d": ""}
     }
+
+
+def test_normal_form_ignores_the_empty_parts_that_python_3_12_adds(monkeypatch) -> None:
+    code = 'text = f"{x:+{spec}} to {y}"'
+    expected, parse = normal_form(code), ast.parse
+
+    def as_python_3_12(source):
+        tree = parse(source)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.JoinedStr):
+                node.values.append(ast.Constant(""))
+        return tree
+
+    monkeypatch.setattr(ast, "parse", as_python_3_12)
+    assert normal_form(code) == expected
 
 
 def test_normal_form_ignores_comments_and_docstrings_only() -> None:
