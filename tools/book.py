@@ -338,6 +338,7 @@ SETTINGS = {
 LEDGER_COLUMNS = (
     ("paper", "scaled_length_mae", "Paper: scaled length MAE (Å)", "{:.2f}"),
     ("reproduction", "scaled_length_mae", "Reproduction: scaled length MAE (Å)", "{:.3f}"),
+    ("reproduction", "crystal_system_accuracy", "Reproduction: crystal system (%)", "{:.1f}"),
     ("ours", "scaled_length_mae", "Ours: scaled length MAE (Å)", "{:.3f}"),
     ("ours", "length_mae", "Ours: length MAE (Å)", "{:.3f}"),
     ("ours", "length_median_ae", "Ours: median error (Å)", "{:.3f}"),
