@@ -335,15 +335,14 @@ SETTINGS = {
     "xrd_composition_aligned_fused": "XRD + composition, aligned and fused",
     "all_three": "structure + XRD + composition",
 }
-LEDGER_COLUMNS = (
-    ("paper", "scaled_length_mae", "Paper: scaled length MAE (Å)", "{:.2f}"),
-    ("reproduction", "scaled_length_mae", "Reproduction: scaled length MAE (Å)", "{:.3f}"),
-    ("reproduction", "crystal_system_accuracy", "Reproduction: crystal system (%)", "{:.1f}"),
-    ("ours", "scaled_length_mae", "Ours: scaled length MAE (Å)", "{:.3f}"),
-    ("ours", "length_mae", "Ours: length MAE (Å)", "{:.3f}"),
-    ("ours", "length_median_ae", "Ours: median error (Å)", "{:.3f}"),
-    ("ours", "crystal_system_accuracy", "Ours: crystal system (%)", "{:.1f}"),
-)
+LEDGER_VARIANTS = ("paper", "reproduction", "ours")
+LEDGER_COLUMNS = {
+    "scaled_length_mae": ("Scaled length MAE (Å)", 3),
+    "length_mae": ("Length MAE (Å)", 3),
+    "length_median_ae": ("Median error (Å)", 3),
+    "crystal_system_accuracy": ("Crystal system (%)", 1),
+}
+"""Metric to heading and decimals; the paper prints lengths with two."""
 
 
 def results_block(book: Book, profile: str) -> str:
@@ -358,22 +357,27 @@ def results_block(book: Book, profile: str) -> str:
         raise BookError(
             f"{path}: expected a list of objects with setting, variant, metric, mean ({error!r})"
         ) from None
-    used = [c for c in LEDGER_COLUMNS if any(key[1:] == c[:2] for key in values)]
-    shown = {setting for setting, *rest in values if tuple(rest) in [c[:2] for c in used]}
-    settings = [s for s in dict.fromkeys((*SETTINGS, *(key[0] for key in values))) if s in shown]
-    rows = ["| Setting | " + " | ".join(column[2] for column in used) + " |"]
-    rows.append("|---|" + "---:|" * len(used))
+    settings = dict.fromkeys((*SETTINGS, *(setting for setting, _, _ in values)))
+    head = ["Setting", "Source", *(label for label, _ in LEDGER_COLUMNS.values())]
+    rows = ["| " + " | ".join(head) + " |", "|---|---|" + "---:|" * len(LEDGER_COLUMNS)]
     for setting in settings:
-        cells = [_ledger_cell(values.get((setting, c[0], c[1])), c[3]) for c in used]
-        rows.append(f"| {SETTINGS.get(setting, setting)} | " + " | ".join(cells) + " |")
+        name = SETTINGS.get(setting, setting)
+        for variant in LEDGER_VARIANTS:
+            entries = [values.get((setting, variant, metric)) for metric in LEDGER_COLUMNS]
+            if any(entries):
+                most = 2 if variant == "paper" else 3
+                digits = (min(digits, most) for _, digits in LEDGER_COLUMNS.values())
+                cells = map(_ledger_cell, entries, digits)
+                rows.append(f"| {name} | {variant} | " + " | ".join(cells) + " |")
+                name = ""  # once per setting
     return "\n".join(rows)
 
 
-def _ledger_cell(entry: Mapping[str, Any] | None, form: str) -> str:
+def _ledger_cell(entry: Mapping[str, Any] | None, digits: int) -> str:
     if entry is None or entry.get("mean") is None:
         return "–"
-    shown = form.format(entry["mean"])
-    return f"{shown} ± {form.format(entry['std'])}" if entry.get("std") is not None else shown
+    shown = f"{entry['mean']:.{digits}f}"
+    return f"{shown} ± {entry['std']:.{digits}f}" if entry.get("std") is not None else shown
 
 
 def fill(text: str, name: str, content: str) -> str:
