@@ -162,10 +162,13 @@ def test_no_public_figure_function_is_forgotten() -> None:
 
 
 def test_importing_and_drawing_leaves_pyplot_alone() -> None:
-    """No pyplot, hence no open figure and no backend chosen behind the user's back."""
+    """No figure left open and no setting changed (seaborn itself imports pyplot)."""
     code = (
-        "import sys; from unimat_lib import figures; figures.flow_strip()._repr_png_();"
-        "assert 'matplotlib.pyplot' not in sys.modules"
+        "import matplotlib as mpl; before = dict(mpl.rcParams); import numpy as np;"
+        "from unimat_lib import figures; figures.flow_strip()._repr_png_();"
+        "figures.confusion(np.eye(7, dtype=int))._repr_png_();"
+        "assert dict(mpl.rcParams) == before;"
+        "import matplotlib.pyplot as plt; assert plt.get_fignums() == []"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
