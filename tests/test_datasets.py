@@ -563,6 +563,20 @@ def test_properties_go_with_their_file(cifs, tmp_path):
         prepare("cif_folder", properties=csv, **options)
 
 
+def test_nothing_of_a_folder_or_its_table_vanishes(cifs, tmp_path):
+    (cifs / "rutile.cif").rename(cifs / "007.CIF")
+    csv = tmp_path / "p.csv"
+    csv.write_text("material_id,gap\n007,3.0\nsalt,8.5\nlost,1.0\n")
+    options = {"folder": cifs, "cache_dir": tmp_path / "c", "workers": 1}
+    report = prepare("cif_folder", properties=csv, **options)
+    assert report.num_used == 3  # whatever the case of the suffix
+    assert [d["material_id"] for d in report.dropped] == ["lost"]
+    assert "no such file" in report.dropped[0]["reason"]
+    assert report.notes["properties_without_file"] == 1
+    info = load("cif_folder", properties=csv, **options).info.set_index("material_id")
+    assert info.loc["007", "gap"] == 3.0  # its zeros are part of the name
+
+
 def test_folders_without_a_crystal(tmp_path):
     options = {"cache_dir": tmp_path / "c", "workers": 1}
     with pytest.raises(DataError, match="needs the folder"):
