@@ -41,8 +41,7 @@ def normal_form(source: str, *, drop_module_docstring: bool = True) -> str:
         if isinstance(node, ast.AST):
             fields = dict(ast.iter_fields(node))
             if isinstance(node, ast.JoinedStr):  # Python 3.12 adds empty parts to some f-strings
-                empty = [v for v in node.values if isinstance(v, ast.Constant) and v.value == ""]
-                fields["values"] = [v for v in node.values if v not in empty]
+                fields["values"] = [part for part in node.values if part.value != ""]
             module = isinstance(node, ast.Module) and drop_module_docstring
             if module or isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
                 body = fields["body"]
