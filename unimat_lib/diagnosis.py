@@ -11,11 +11,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from unimat_lib.crystals import CRYSTAL_SYSTEMS, CrystalTable
+from unimat_lib.crystals import CRYSTAL_SYSTEMS, CrystalTable, crystal_system_index
 from unimat_lib.evaluate import (
     PER_CRYSTAL,
     PROBABILITY_COLUMNS,
-    SCALED_COLUMNS,
     cell_metrics,
     confusion,
     expected_calibration_error,
@@ -258,8 +257,6 @@ def symmetry_label_disagrees(table: CrystalTable, rows: Sequence[int] | np.ndarr
     Returns:
         ``[len(rows)]`` bool.
     """
-    from unimat_lib.crystals import crystal_system_index
-
     rows = np.asarray(rows)
     if "space_group_spglib" not in table.info.columns:
         return np.zeros(len(rows), dtype=bool)
@@ -273,5 +270,4 @@ def symmetry_label_disagrees(table: CrystalTable, rows: Sequence[int] | np.ndarr
 
 def mean_scaled_error(frames: Sequence[pd.DataFrame]) -> np.ndarray:
     """Scaled length error of each crystal, mean over seeds, angstrom, ``[n]``."""
-    columns = [f"error_{name}" for name in SCALED_COLUMNS]
-    return np.mean([frame[columns].abs().mean(axis=1).to_numpy() for frame in frames], axis=0)
+    return np.mean([PER_CRYSTAL["scaled_length_mae"](frame) for frame in frames], axis=0)
