@@ -45,6 +45,8 @@ _TRAINING_CODE = (
     "crystals",
     "diffraction",
     "encoders",
+    "pattern_encoder",
+    "structure_encoder",
     "fusion",
     "graphs",
     "heads",

@@ -9,15 +9,13 @@ from pymatgen.core import Lattice
 from torch_geometric.nn.models import dimenet as pyg
 
 from unimat_lib.crystals import table_from_arrays
-from unimat_lib.encoders import (
-    CompositionEncoder,
+from unimat_lib.graphs import periodic_graph, triplets
+from unimat_lib.structure_encoder import (
     EdgeEmbedding,
-    PatternEncoder,
     SphericalBasis,
     StructureEncoder,
     spherical_bessel_zeros,
 )
-from unimat_lib.graphs import periodic_graph, triplets
 
 CUTOFF = 4.5
 CELLS = (  # one of each crystal system: lengths in angstrom, angles in degrees
@@ -324,86 +322,3 @@ def test_structure_encoder_learns_sixteen_crystals(table):
 def peaks(positions, num_points=512, width=2.0):
     grid = torch.arange(num_points)
     return torch.exp(-(((grid - torch.as_tensor(positions)[..., None]) / width) ** 2) / 2).sum(-2)
-
-
-@pytest.mark.parametrize("num_points", [512, 1000, 1001, 4500])
-@pytest.mark.parametrize("depths", [(1,), (1, 1, 1), (1, 1, 2, 1)])
-def test_pattern_encoder_takes_any_length(num_points, depths):
-    encoder = PatternEncoder(num_points=num_points, dim=12, width=4, depths=depths)
-    assert encoder(torch.rand(3, num_points)).shape == (3, 12)
-    assert encoder(torch.zeros(2, num_points)).isfinite().all()
-
-
-def test_pattern_of_wrong_length():
-    encoder = PatternEncoder(num_points=512, dim=12, width=4)
-    with pytest.raises(ValueError, match=r"\(2, 500\); expected \[B, 512\]"):
-        encoder(torch.zeros(2, 500))
-
-
-def test_number_of_parameters():
-    def count(**arguments):
-        encoder = PatternEncoder(dim=256, **arguments)
-        return sum(p.numel() for p in encoder.parameters()) / 1e6
-
-    assert 6 < count(num_points=4096) < 9
-    assert 0.2 < count(num_points=1024, width=16, depths=(1, 1, 1, 1)) < 0.6
-
-
-def test_pattern_encoder_gradients_and_batching():
-    torch.manual_seed(0)
-    encoder = PatternEncoder(num_points=512, dim=12, width=8, depths=(1, 1, 1))
-    patterns = torch.rand(4, 512) ** 4
-    out = encoder(patterns)
-    assert_all_learn(encoder, out)
-    alone = torch.cat([encoder(p[None]) for p in patterns])
-    torch.testing.assert_close(out, alone, atol=1e-5, rtol=1e-5)
-    patterns[:, ::2] = 0
-    patterns.requires_grad_()
-    encoder(patterns).sum().backward()
-    assert patterns.grad.isfinite().all()
-
-
-def test_pattern_encoder_in_bfloat16():
-    encoder = PatternEncoder(num_points=512, dim=12, width=8, depths=(1, 1))
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert encoder(torch.rand(2, 512)).isfinite().all()
-
-
-def test_positions_of_peaks_survive():
-    # The same peaks shifted as a whole: a global average could not tell one from the other.
-    torch.manual_seed(0)
-    shift = torch.arange(0, 256, 4)
-    patterns = peaks(shift[:, None] + torch.tensor([100.0, 130.0, 190.0]))
-    target = (shift / 128.0 - 1)[:, None]
-    encoder = PatternEncoder(num_points=512, dim=1, width=8, depths=(1, 1, 1, 1))
-    losses = fit(encoder, patterns, target, steps=60)
-    assert losses[-1] < losses[0] / 10
-    with torch.no_grad():
-        out = encoder.eval()(patterns)
-    assert (out.diff(dim=0) > 0).float().mean() > 0.8  # in the order of the shift
-
-
-def test_pattern_encoder_learns_sixteen_patterns():
-    torch.manual_seed(0)
-    patterns, target = peaks(500 * torch.rand(16, 12)), torch.randn(16, 6)
-    encoder = PatternEncoder(num_points=512, dim=6, width=8, depths=(1, 1, 1))
-    losses = fit(encoder, patterns, target)
-    assert losses[-1] < losses[0] / 10
-
-
-# ---- composition encoder
-
-
-def test_composition_encoder():
-    torch.manual_seed(0)
-    encoder = CompositionEncoder(num_features=132, dim=12, hidden=64)
-    features = torch.randn(16, 132)
-    out = encoder.eval()(features)
-    assert out.shape == (16, 12)
-    assert_all_learn(encoder, out)
-    torch.testing.assert_close(out[:1], encoder(features[:1]), atol=1e-5, rtol=1e-5)
-    assert not torch.equal(encoder.train()(features), encoder(features))  # dropout
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert encoder(features).isfinite().all()
-    losses = fit(encoder, features, torch.randn(16, 12), steps=200)
-    assert np.mean(losses[-5:]) < losses[0] / 10
