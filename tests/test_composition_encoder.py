@@ -1,4 +1,6 @@
+import numpy as np
 import torch
+from learning import assert_all_learn, fit
 
 from unimat_lib.encoders import CompositionEncoder
 

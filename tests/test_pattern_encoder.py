@@ -1,7 +1,13 @@
 import pytest
 import torch
+from learning import assert_all_learn, fit
 
 from unimat_lib.pattern_encoder import PatternEncoder
+
+
+def peaks(positions, num_points=512, width=2.0):
+    grid = torch.arange(num_points)
+    return torch.exp(-(((grid - torch.as_tensor(positions)[..., None]) / width) ** 2) / 2).sum(-2)
 
 
 @pytest.mark.parametrize("num_points", [512, 1000, 1001, 4500])

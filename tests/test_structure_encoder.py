@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from learning import assert_all_learn, fit
 from pymatgen.core import Lattice
 from torch_geometric.nn.models import dimenet as pyg
 
@@ -254,13 +255,6 @@ def test_crystal_without_edges(encoder, table):
     assert all(torch.isfinite(p.grad).all() for p in encoder.parameters())
 
 
-def assert_all_learn(module, out):
-    (out * torch.randn(out.shape)).sum().backward()
-    for name, parameter in module.named_parameters():
-        assert torch.isfinite(parameter.grad).all(), name
-        assert parameter.grad.abs().sum() > 0, name
-
-
 def test_every_parameter_gets_a_gradient(encoder, graph):
     assert_all_learn(encoder, encoder(graph))
     assert encoder.radial_basis.freq.grad.abs().min() > 0
@@ -294,19 +288,6 @@ def test_same_on_the_gpu(encoder, table):
         assert torch.isfinite(encoder(on_device.select([3, 1])).float()).all()
 
 
-def fit(module, inputs, target, steps=60, rate=3e-3):
-    module.train()
-    optimizer = torch.optim.Adam(module.parameters(), lr=rate)
-    losses = []
-    for _ in range(steps):
-        loss = (module(inputs) - target).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return losses
-
-
 def test_structure_encoder_learns_sixteen_crystals(table):
     some = table.select([*range(14), 0, 5])
     torch.manual_seed(0)
@@ -317,8 +298,3 @@ def test_structure_encoder_learns_sixteen_crystals(table):
 
 
 # ---- pattern encoder
-
-
-def peaks(positions, num_points=512, width=2.0):
-    grid = torch.arange(num_points)
-    return torch.exp(-(((grid - torch.as_tensor(positions)[..., None]) / width) ** 2) / 2).sum(-2)
