@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,7 +12,7 @@ import torch
 from unimat_lib import evaluate, experiments, ledger
 from unimat_lib.crystals import CRYSTAL_SYSTEMS, worked_crystal
 from unimat_lib.diffraction import Grid
-from unimat_lib.model import UniMatConfig
+from unimat_lib.model import UniMat, UniMatConfig
 from unimat_lib.train import FitConfig
 from unimat_lib.views import build_views
 
@@ -138,3 +140,52 @@ def test_examples_and_preferred_wrong_answers(table):
     wrong = experiments.preferred_wrong(similarity, patterns, table.select([0, 1, 2]))
     assert wrong["same group"].all()
     assert wrong["pattern similarity"].tolist() == [0, 0, 0]
+
+
+def test_training_can_start_from_the_encoders_of_another_model(trained, table, tmp_path):
+    run, _ = trained
+    grid = Grid(5.0, 90.0, 256)
+    views = build_views(table, grid=grid, fwhm=1.0, modalities=("xrd",))
+    config = FitConfig(epochs=1, batch_size=8, lr=1e-8)
+    again = experiments.train_seeds(
+        run.model.config, views, table, config=config, seeds=[5], run_dir=tmp_path, start=run.model
+    )
+
+    def distance(part):
+        pairs = zip(
+            getattr(run.model, part).parameters(),
+            getattr(again.model, part).parameters(),
+            strict=True,
+        )
+        return max(float((a - b).detach().abs().max()) for a, b in pairs)
+
+    assert distance("encoders") < 1e-5
+    assert distance("cell_head") > 1e-3
+
+
+def test_linear_probe_reads_what_the_encoder_keeps(prototype_table):
+    names = ("composition",)
+    views = build_views(prototype_table, grid=Grid(5.0, 90.0, 64), fwhm=2.0, modalities=names)
+    # Features that hold the lengths and the crystal system among noise, and no more.
+    torch.manual_seed(0)
+    features = torch.randn_like(views.magpie)
+    features[:, :3] = views.targets.lengths
+    system = torch.nn.functional.one_hot(views.targets.crystal_system, 7)
+    features[:, 3:10] = system.float()
+    views = dataclasses.replace(views, magpie=features)
+    network = UniMat(UniMatConfig(modalities=names, inputs=names, dim=132, grid=views.grid))
+    network.encoders["composition"] = torch.nn.Identity()
+    rows = torch.randperm(len(prototype_table))
+    train, test = rows[:-60], rows[-60:]
+    network.fit_scalers(views, train)
+    frame = evaluate.linear_probe(
+        network, views, prototype_table, train=train, test=test, modality="composition"
+    )
+    metrics = evaluate.cell_metrics(frame)
+    assert metrics["length_mae"] < 0.1
+    assert metrics["angle_mae"] > 1  # nothing was said of the angles
+    assert metrics["crystal_system_accuracy"] > 90
+    probabilities = frame[list(evaluate.PROBABILITY_COLUMNS)].to_numpy()
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+    truth = prototype_table.lengths[test].numpy()
+    np.testing.assert_allclose(frame["a"] - frame["error_a"], truth[:, 0], atol=1e-4)

@@ -91,7 +91,10 @@ def test_contrastive_training_aligns_the_modalities(views, split, tmp_path):
     assert recall() > max(0.6, 2 * before)
 
 
-def test_an_interrupted_run_continues_bit_for_bit(views, split, tmp_path, monkeypatch):
+@pytest.mark.parametrize("checkpoint_seconds", [0, 3600])  # from a checkpoint, and without one
+def test_an_interrupted_run_continues_bit_for_bit(
+    views, split, tmp_path, monkeypatch, checkpoint_seconds
+):
     config = FitConfig(
         epochs=4,
         batch_size=20,
@@ -113,10 +116,13 @@ def test_an_interrupted_run_continues_bit_for_bit(views, split, tmp_path, monkey
         return original(*args, **kwargs)
 
     monkeypatch.setattr(train_module, "_train_epoch", stop_in_third_epoch)
+    monkeypatch.setattr(train_module, "CHECKPOINT_SECONDS", checkpoint_seconds)
     broken = make_model(views, split["train"])
     with pytest.raises(KeyboardInterrupt):
         fit(broken, views, **split, config=config, run_dir=tmp_path / "broken")
     monkeypatch.undo()
+    (folder,) = (tmp_path / "broken").iterdir()
+    assert (folder / "last.safetensors").is_file() == (checkpoint_seconds == 0)
 
     torch.rand(7)  # whatever the global generator did in between must not matter
     resumed = make_model(views, split["train"])
@@ -182,9 +188,9 @@ def test_a_damaged_checkpoint_is_named(views, split, tmp_path):
     run_dir = fit(
         make_model(views, split["train"]), views, **split, config=config, run_dir=tmp_path
     ).run_dir
-    file = run_dir / "last.safetensors"
+    file = run_dir / "best.safetensors"
     file.write_bytes(file.read_bytes()[:500])
-    with pytest.raises(ValueError, match=r"last\.safetensors is damaged"):
+    with pytest.raises(ValueError, match=r"best\.safetensors is damaged"):
         fit(make_model(views, split["train"]), views, **split, config=config, run_dir=tmp_path)
 
 

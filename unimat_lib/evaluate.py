@@ -376,13 +376,92 @@ def embed(
     Returns:
         Modality name to unit vectors, float32 ``[B, projection_dim]``, on the CPU.
     """
+    modalities = tuple(modalities or model.config.modalities)
+    return {
+        name: torch.nn.functional.normalize(
+            encodings(model, views, index, name, projected=True, batch_size=batch_size), dim=-1
+        )
+        for name in modalities
+    }
+
+
+@torch.no_grad()
+def encodings(
+    model: UniMat,
+    views: CrystalViews,
+    index: Tensor,
+    modality: str,
+    *,
+    projected: bool = False,
+    batch_size: int = 512,
+) -> Tensor:
+    """What an encoder says of some crystals.
+
+    Args:
+        model: The model; it is put in evaluation mode.
+        views: The views.
+        index: Rows, int64 ``[B]``.
+        modality: Which encoder.
+        projected: Whether to map on into the shared space.
+        batch_size: Crystals at once.
+
+    Returns:
+        float32 ``[B, dim]`` (projected: ``[B, projection_dim]``) on the CPU, not normalised.
+    """
     check_views(model.config, views)
     model.eval()
-    modalities = tuple(modalities or model.config.modalities)
-    parts: dict[str, list[Tensor]] = {name: [] for name in modalities}
+    parts = []
     for chunk in index.to(views.device).split(batch_size):
-        batch = views.batch(chunk, modalities=modalities)
-        for name, view in batch.views.items():
-            point = model.projections[name](model.encode(name, view)).float()
-            parts[name].append(torch.nn.functional.normalize(point, dim=-1).cpu())
-    return {name: torch.cat(chunks) for name, chunks in parts.items()}
+        view = views.batch(chunk, modalities=(modality,)).views[modality]
+        vectors = model.encode(modality, view)
+        parts.append((model.projections[modality](vectors) if projected else vectors).float().cpu())
+    return torch.cat(parts)
+
+
+def linear_probe(
+    model: UniMat,
+    views: CrystalViews,
+    table: CrystalTable,
+    *,
+    train: Tensor,
+    test: Tensor,
+    modality: str,
+) -> pd.DataFrame:
+    """Errors frame of linear models on what a frozen encoder says.
+
+    The cell comes from ridge regression, the crystal system from logistic regression, both on
+    standardised embeddings; the strength of the ridge is chosen by leave-one-out on ``train``.
+
+    Args:
+        model: Its encoder stays as it is; its heads are not used.
+        views: Views of ``table``.
+        table: The crystals.
+        train: Rows to fit on, int64 ``[T]``.
+        test: Rows to predict, int64 ``[B]``.
+        modality: Which encoder.
+
+    Returns:
+        As :func:`predict`.
+
+    Source: the linear evaluation protocol of Alain and Bengio, arXiv 1610.01644.
+    """
+    from sklearn.linear_model import LogisticRegression, RidgeCV  # a second, needed here alone
+
+    known, asked = (encodings(model, views, rows, modality).numpy() for rows in (train, test))
+    mean, std = known.mean(axis=0), known.std(axis=0) + 1e-6
+    known, asked = (known - mean) / std, (asked - mean) / std
+    truth = [_true_cells(views, rows.to(views.device)) for rows in (train, test)]
+    ridge = RidgeCV(alphas=np.logspace(-1, 4, 11), alpha_per_target=True)
+    cells = ridge.fit(known, truth[0]).predict(asked)
+    systems = table.crystal_system.cpu().numpy()
+    classifier = LogisticRegression(max_iter=300).fit(known, systems[train.cpu().numpy()])
+    probabilities = np.zeros((len(asked), len(CRYSTAL_SYSTEMS)))
+    probabilities[:, classifier.classes_] = classifier.predict_proba(asked)
+    values = np.concatenate([cells, truth[1], probabilities], axis=1)
+    return _errors_frame(values, table, test.cpu())
+
+
+def _true_cells(views: CrystalViews, rows: Tensor) -> np.ndarray:
+    """Lengths, angles and scaled lengths ``[B, 9]``, the order of the errors frame."""
+    t = views.targets.select(rows)
+    return torch.cat([t.lengths, t.angles, t.scaled_lengths], dim=1).double().cpu().numpy()

@@ -71,6 +71,7 @@ def train_seeds(
     predictions: str | os.PathLike[str] | None = None,
     setting: str = "",
     variant: str = "reproduction",
+    start: UniMat | None = None,
 ) -> Run:
     """Train one model per seed and predict the test crystals once with each.
 
@@ -88,6 +89,8 @@ def train_seeds(
             heads were not trained).
         setting: Name of the setting in the predictions' file names.
         variant: Name of the variant.
+        start: A trained model whose encoders and projections to start from, such as one that was
+            pretrained by contrast; fusion and heads still start from the seed.
 
     Raises:
         ValueError: If there is no seed or one comes twice, or predictions have no setting.
@@ -102,6 +105,8 @@ def train_seeds(
         torch.manual_seed(seed)
         network = UniMat(model)
         network.fit_scalers(views, train)
+        if start is not None:
+            _copy_encoders(start, network)
         if views.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(views.device)
         settings = dataclasses.replace(config, seed=seed)
@@ -115,6 +120,12 @@ def train_seeds(
         kept = ledger.load_predictions(predictions, setting=setting, variant=variant, made_by="")
         frames = [kept[seed] for seed in seeds]
     return Run(fits=fits, frames=frames, model=network)
+
+
+def _copy_encoders(source: UniMat, target: UniMat) -> None:
+    for name in target.encoders:
+        for part in ("encoders", "projections"):
+            getattr(target, part)[name].load_state_dict(getattr(source, part)[name].state_dict())
 
 
 def main_table(runs: Mapping[str, Run], *, first_column: str = "view") -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Tables of the fusion chapter: strategies compared, the paper beside us, a view withheld."""
+"""Tables of the alignment and fusion chapters: geometry, probes, strategies, a view withheld."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+import torch
+from torch import Tensor
 
 from unimat_lib import evaluate, ledger
-from unimat_lib.experiments import MAIN_METRICS, Run
+from unimat_lib.experiments import MAIN_METRICS, Run, retrieval_table
 from unimat_lib.model import num_parameters
 
 
@@ -102,4 +104,54 @@ def withheld_table(
         [[values.get((model, given), np.nan) for given in columns] for model in models],
         index=models,
         columns=list(columns),
+    )
+
+
+def geometry(points: Mapping[str, Tensor], *, sample: int = 2000) -> dict[str, float]:
+    """Alignment, uniformity and gap of structures and patterns in a shared space.
+
+    Args:
+        points: ``structure`` and ``xrd`` to unit vectors ``[n, d]`` of the same crystals.
+        sample: Crystals to look at, the first ones.
+
+    Returns:
+        The mean squared distance of pairs, the logarithm of the mean Gaussian potential of either
+        view, and the distance between the two centres.
+
+    Source: Wang and Isola, arXiv 2005.10242, equations 1 and 2; the gap: Liang et al., arXiv
+    2203.02053.
+    """
+    u, v = points["structure"][:sample], points["xrd"][:sample]
+    return {
+        "alignment": float((u - v).square().sum(dim=1).mean()),
+        "uniformity, structures": float(torch.pdist(u).square().mul(-2).exp().mean().log()),
+        "uniformity, patterns": float(torch.pdist(v).square().mul(-2).exp().mean().log()),
+        "modality gap": float((u.mean(dim=0) - v.mean(dim=0)).norm()),
+    }
+
+
+def both_ways(spaces: Mapping[str, Mapping[str, Tensor]]) -> pd.DataFrame:
+    """Recall at 1 and 10 between patterns and structures, one row per shared space.
+
+    Args:
+        spaces: Name of the model to its points, see :func:`unimat_lib.evaluate.embed`.
+    """
+    rows = []
+    for name, points in spaces.items():
+        pair = retrieval_table({key: points[key] for key in ("xrd", "structure")}, ks=(1, 10))
+        rows.append([name, *pair.iloc[0, 2:4], *pair.iloc[1, 2:4]])
+    headings = [
+        f"{way}, recall@{k} (%)"
+        for way in ("XRD to structure", "structure to XRD")
+        for k in (1, 10)
+    ]
+    return pd.DataFrame(rows, columns=["model", *headings])
+
+
+def frames_table(frames: Mapping[str, pd.DataFrame], *, first_column: str) -> pd.DataFrame:
+    """The main metrics of single errors frames, one row each."""
+    return pd.DataFrame(
+        {first_column: name}
+        | {MAIN_METRICS[key][0]: evaluate.cell_metrics(frame)[key] for key in MAIN_METRICS}
+        for name, frame in frames.items()
     )

@@ -3,6 +3,7 @@
 All data lie on the device, so an epoch is a permutation of row numbers. Everything random in an
 epoch (order, dropout, measurement effects) is seeded from the seed and the number of the epoch
 alone, so a run that was interrupted and resumed takes the very same steps as one that was not.
+On one GPU the whole step, optimiser included, is replayed as a CUDA graph (module ``capture``).
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from unimat_lib.capture import CapturedStep
 from unimat_lib.diffraction import Measurement
 from unimat_lib.files import replacing
 from unimat_lib.heads import supervised_loss
@@ -37,10 +39,14 @@ from unimat_lib.views import Batch, CrystalViews
 
 logger = logging.getLogger(__name__)
 
+# An interrupted run is taken up from a checkpoint at most about this old.
+CHECKPOINT_SECONDS = 60.0
+
 # The code that decides what a training run computes; a change in it makes a new run.
 _TRAINING_CODE = (
     "alignment",
     "bragg",
+    "capture",
     "composition",
     "crystals",
     "diffraction",
@@ -214,23 +220,104 @@ def fit(
     run_hash = _run_hash(model, views, fabric, train=train, val=val, config=config)
     run_dir = Path(run_dir) / run_hash
     run_dir.mkdir(parents=True, exist_ok=True)
-
-    model.to(fabric.device)
-    average = copy.deepcopy(model).requires_grad_(False).eval()
-    optimizer = torch.optim.AdamW(
-        _parameter_groups(model, config), lr=config.lr, fused=fabric.device.type == "cuda"
+    state = _load_state(run_dir)
+    if not state["finished"]:
+        model.to(fabric.device)
+        loop = _Loop(model, views, train, val, config, fabric)
+        if state["epoch"]:
+            _restore(loop, run_dir)
+        _run_epochs(loop, state, run_dir)
+        fabric.barrier()
+    _load_weights(run_dir / "best.safetensors", model)
+    model.to(fabric.device).requires_grad_(True).eval()
+    history = pd.DataFrame(state["history"])
+    world_batch = config.batch_size * fabric.world_size
+    crystals = max(1, len(train) // world_batch) * world_batch
+    return FitResult(
+        history=history,
+        best_epoch=state["best_epoch"],
+        seconds=float((history["seconds"] + history["seconds_val"]).sum()),
+        throughput=float(crystals / history["seconds"].median()),
+        peak_memory_gib=state["peak_memory_gib"],
+        run_dir=run_dir,
     )
-    training_step, optimizer = fabric.setup(_TrainingStep(model, config), optimizer)
-    state = _load_checkpoint(run_dir / "last.safetensors", model, average, optimizer)
-    steps = max(1, len(train) // (config.batch_size * fabric.world_size))
 
+
+class _Loop:
+    """What the epochs of a run share: the network, its average, the optimiser and the two steps."""
+
+    def __init__(
+        self,
+        model: UniMat,
+        views: CrystalViews,
+        train: Tensor,
+        val: Tensor,
+        config: FitConfig,
+        fabric: Fabric,
+    ) -> None:
+        self.model, self.views, self.train, self.val = model, views, train, val
+        self.config, self.fabric = config, fabric
+        self.average = copy.deepcopy(model).requires_grad_(False).eval()
+        self.best: dict[str, Tensor] = {}  # averaged weights of the best epoch so far
+        self.weights = list(self.average.parameters()), list(self.model.parameters())
+        self.buffers = list(self.average.buffers()), list(self.model.buffers())
+        on_gpu = fabric.device.type == "cuda"
+        optimizer = torch.optim.AdamW(
+            _parameter_groups(self.model, config),
+            # A recorded step reads the rate from the GPU.
+            lr=torch.tensor(config.lr, device=fabric.device) if on_gpu else config.lr,
+            fused=on_gpu,
+            capturable=on_gpu,
+        )
+        self.network, self.optimizer = fabric.setup(_TrainingStep(self.model, config), optimizer)
+        # The gradients of several processes meet outside of what a graph can hold.
+        capture = {"device": self.views.device, "capture": fabric.world_size == 1}
+        self.training_step = CapturedStep(self._training_step, **capture)
+        self.validation_step = CapturedStep(self._validation_step, **capture)
+        self.capacity = _capacity(self.views, (self.train, self.val), config.batch_size)
+        self.modalities = _modalities_needed(self.model, config)
+
+    @property
+    def steps(self) -> int:
+        """Steps of one epoch."""
+        return max(1, len(self.train) // (self.config.batch_size * self.fabric.world_size))
+
+    def batch(
+        self, index: Tensor, *, measurement: Measurement | None = None, generator=None
+    ) -> Batch:
+        """A batch of some rows; on a GPU its graphs are padded to the size that was recorded."""
+        batch = self.views.batch(
+            index, modalities=self.modalities, measurement=measurement, generator=generator
+        )
+        return _padded(batch, self.capacity)
+
+    def _training_step(self, inputs: tuple[Batch, dict[str, Tensor] | None]) -> dict[str, Tensor]:
+        batch, mask = inputs
+        parts = self.network(lambda: batch, mask)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.fabric.backward(parts["loss"])
+        # A loss that is not finite is reported once per epoch: asking here waits for the GPU.
+        self.fabric.clip_gradients(
+            self.network, self.optimizer, max_norm=self.config.clip_norm, error_if_nonfinite=False
+        )
+        self.optimizer.step()
+        return {name: value.detach() for name, value in parts.items()}
+
+    @torch.no_grad()
+    def _validation_step(self, batch: Batch) -> dict[str, Tensor]:
+        with self.fabric.autocast():
+            return losses(self.average, batch, config=self.config)
+
+
+def _run_epochs(loop: _Loop, state: dict[str, object], run_dir: Path) -> None:
+    """Train to the end and leave the best weights and the log in the folder."""
+    config, fabric = loop.config, loop.fabric
+    saved = time.monotonic()
     while not state["finished"]:
         epoch = state["epoch"]
-        row = _train_epoch(
-            training_step, model, average, optimizer, views, train, config, fabric, epoch, steps
-        )
+        row = _train_epoch(loop, epoch)
         started = time.perf_counter()
-        row |= evaluate_loss(average, views, val, config=config, fabric=fabric)
+        row |= _validate(loop)
         row["seconds_val"] = time.perf_counter() - started
         row = fabric.broadcast(row)  # one opinion on which epoch is best and when to stop
         if not math.isfinite(row["loss"]) or not math.isfinite(row["val_loss"]):
@@ -242,30 +329,20 @@ def fit(
         state["epoch"] = epoch + 1
         if row["val_loss"] <= min(r["val_loss"] for r in state["history"]):
             state["best_epoch"] = epoch
-            if fabric.global_rank == 0:
-                _save_tensors(run_dir / "best.safetensors", average.state_dict(), {"epoch": epoch})
+            loop.best = {name: x.clone() for name, x in loop.average.state_dict().items()}
         waited = epoch - state["best_epoch"]
         out_of_patience = config.patience is not None and waited >= config.patience
         state["finished"] = state["epoch"] >= config.epochs or out_of_patience
         state["peak_memory_gib"] = max(state["peak_memory_gib"], _peak_memory_gib(fabric.device))
         if fabric.global_rank == 0:
-            _save_checkpoint(run_dir / "last.safetensors", model, average, optimizer, state)
             _write_log(run_dir / "log.jsonl", state["history"])
+            if state["finished"]:
+                _save_tensors(run_dir / "best.safetensors", loop.best, state)
+                (run_dir / "last.safetensors").unlink(missing_ok=True)
+            elif time.monotonic() - saved >= CHECKPOINT_SECONDS:
+                _save_checkpoint(run_dir / "last.safetensors", loop, state)
+                saved = time.monotonic()
         logger.info("%s epoch %d %s", run_dir, epoch, row)
-
-    fabric.barrier()
-    _load_weights(run_dir / "best.safetensors", model)
-    model.requires_grad_(True).eval()
-    history = pd.DataFrame(state["history"])
-    crystals = steps * config.batch_size * fabric.world_size
-    return FitResult(
-        history=history,
-        best_epoch=state["best_epoch"],
-        seconds=float((history["seconds"] + history["seconds_val"]).sum()),
-        throughput=float(crystals / history["seconds"].median()),
-        peak_memory_gib=state["peak_memory_gib"],
-        run_dir=run_dir,
-    )
 
 
 class _TrainingStep(nn.Module):
@@ -316,36 +393,25 @@ def losses(
     return {"loss": total, **parts}
 
 
-@torch.no_grad()
-def evaluate_loss(
-    model: UniMat, views: CrystalViews, index: Tensor, *, config: FitConfig, fabric: Fabric
-) -> dict[str, float]:
-    """Losses on clean patterns, averaged over crystals, keys prefixed with ``val_``.
+def _validate(loop: _Loop) -> dict[str, float]:
+    """Losses of the averaged weights on clean patterns, averaged over crystals, ``val_<name>``.
 
     Batches have the size of training's and a fixed random order, because a contrastive loss
     depends on who else is in the batch, and data sets keep similar crystals side by side.
-
-    Args:
-        model: The model.
-        views: All crystals.
-        index: Rows to evaluate, int64 ``[V]``.
-        config: For the weights of the losses and the batch size.
-        fabric: For the precision.
     """
-    totals: dict[str, float] = {}
-    modalities = _modalities_needed(model, config)
+    config, index = loop.config, loop.val
     order = torch.randperm(len(index), generator=torch.Generator().manual_seed(0))
     chunks = list(index[order.to(index.device)].split(config.batch_size))
     if config.contrastive_weight and len(chunks) > 1 and len(chunks[-1]) == 1:
         chunks.pop()  # a crystal alone has nothing to be told apart from
     count = sum(len(c) for c in chunks)
+    totals: dict[str, Tensor] = {}
     for chunk in chunks:
-        batch = views.batch(chunk, modalities=modalities)
-        with fabric.autocast():
-            parts = losses(model, batch, config=config)
-        for name, value in parts.items():
-            totals[f"val_{name}"] = totals.get(f"val_{name}", 0.0) + value * len(chunk) / count
-    return {name: float(value) for name, value in totals.items()}
+        with loop.validation_step.preparing():
+            batch = loop.batch(chunk)
+        for name, value in loop.validation_step(batch).items():
+            totals[name] = totals.get(name, 0.0) + value * (len(chunk) / count)
+    return {f"val_{name}": float(value) for name, value in totals.items()}
 
 
 def _modalities_needed(model: UniMat, config: FitConfig) -> Sequence[str]:
@@ -354,58 +420,67 @@ def _modalities_needed(model: UniMat, config: FitConfig) -> Sequence[str]:
     return settings.modalities if config.contrastive_weight else settings.inputs
 
 
-def _train_epoch(
-    training_step,
-    model: UniMat,
-    average: UniMat,
-    optimizer,
-    views: CrystalViews,
-    train: Tensor,
-    config: FitConfig,
-    fabric: Fabric,
-    epoch: int,
-    steps: int,
-) -> dict[str, float]:
+def _train_epoch(loop: _Loop, epoch: int) -> dict[str, float]:
     """One pass over the training crystals; returns the epoch's row of the history."""
-    device = views.device
+    config, train, steps, device = loop.config, loop.train, loop.steps, loop.views.device
     seed = _epoch_seed(config.seed, epoch)
-    rank, world = fabric.global_rank, fabric.world_size
+    rank, world = loop.fabric.global_rank, loop.fabric.world_size
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed)).to(device)
     # Three streams: the order (shared by all ranks), the measurement effects, dropout.
     generator = torch.Generator(device=device).manual_seed(seed + 1 + 2 * rank)
-    modalities = _modalities_needed(model, config)
     totals: dict[str, Tensor] = {}
-    training_step.train()
+    loop.network.train()
     started = time.perf_counter()
     # Dropout draws from the global generator: seed it per epoch, give it back as it was.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed + 2 + 2 * rank)
         for step in range(steps):
             start = (step * world + rank) * config.batch_size
-            index = train[order[start : start + config.batch_size]]
-            batch = views.batch(
-                index,
-                modalities=modalities,
-                measurement=config.measurement,
-                generator=generator,
-            )
-            mask = _modality_mask(model, len(index), config, generator)
-            _set_learning_rate(optimizer, config, epoch * steps + step, steps * config.epochs)
-            parts = training_step(lambda batch=batch: batch, mask)
-            optimizer.zero_grad(set_to_none=True)
-            fabric.backward(parts["loss"])
-            # A loss that is not finite is reported once per epoch: asking here waits for the GPU.
-            fabric.clip_gradients(
-                training_step, optimizer, max_norm=config.clip_norm, error_if_nonfinite=False
-            )
-            optimizer.step()
-            _update_average(average, model, config.ema, epoch * steps + step)
+            with loop.training_step.preparing():
+                index = train[order[start : start + config.batch_size]]
+                batch = loop.batch(index, measurement=config.measurement, generator=generator)
+                mask = _modality_mask(loop.model, len(index), config, generator)
+            number = epoch * steps + step
+            _set_learning_rate(loop.optimizer, config, number, steps * config.epochs)
+            parts = loop.training_step((batch, mask))
+            _update_average(loop, number)
             for name, value in parts.items():
-                totals[name] = totals.get(name, 0.0) + value.detach()
+                totals[name] = totals.get(name, 0.0) + value
     means = {name: float(value) / steps for name, value in totals.items()}
     seconds = time.perf_counter() - started  # float() above waited for the device
-    rate = optimizer.param_groups[0]["lr"]
+    rate = float(loop.optimizer.param_groups[0]["lr"])
     return {"epoch": epoch, **means, "lr": rate, "seconds": seconds}
+
+
+def _capacity(
+    views: CrystalViews, splits: Sequence[Tensor], batch_size: int
+) -> tuple[int, int] | None:
+    """Atoms and edges that all but one batch in 10,000 stay below, or ``None`` on a CPU.
+
+    A recorded step has fixed shapes, so the graphs of every batch are filled up to this size.
+    """
+    if views.graph is None or views.device.type == "cpu":
+        return None
+    sizes = []
+    for counts in (views.graph.num_atoms, views.graph.num_edges):
+        means, spreads = zip(
+            *((float(c.mean()), float(c.std())) for c in (counts[s].double() for s in splits)),
+            strict=True,
+        )
+        size = batch_size * max(means) + 4 * math.sqrt(batch_size) * max(spreads)
+        sizes.append(64 * math.ceil(size / 64))
+    return sizes[0], sizes[1]
+
+
+def _padded(batch: Batch, capacity: tuple[int, int] | None) -> Batch:
+    graph = batch.views.get("structure")
+    if capacity is None or graph is None:
+        return batch
+    atoms, edges = capacity
+    if len(graph.atomic_numbers) >= atoms or len(graph.distance) > edges:
+        return batch  # one in thousands; its step is not replayed
+    padded = graph.padded(num_atoms=atoms, num_edges=edges)
+    return dataclasses.replace(batch, views=batch.views | {"structure": padded})
 
 
 def _modality_mask(
@@ -436,16 +511,18 @@ def _set_learning_rate(optimizer, config: FitConfig, step: int, total: int) -> N
         progress = (step - warmup) / max(1, total - warmup)
         factor = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress))
     for group in optimizer.param_groups:
-        group["lr"] = config.lr * factor
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(config.lr * factor)
+        else:
+            group["lr"] = config.lr * factor
 
 
 @torch.no_grad()
-def _update_average(average: UniMat, model: UniMat, decay: float, step: int) -> None:
+def _update_average(loop: _Loop, step: int) -> None:
     """Move the averaged weights towards the current ones; young averages forget faster."""
-    decay = min(decay, (1 + step) / (10 + step))
-    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
-    for old, new in zip(average.buffers(), model.buffers(), strict=True):
-        old.copy_(new)
+    decay = min(loop.config.ema, (1 + step) / (10 + step))
+    torch._foreach_lerp_(*loop.weights, 1 - decay)
+    torch._foreach_copy_(*loop.buffers)
 
 
 def _parameter_groups(model: UniMat, config: FitConfig) -> list[dict[str, object]]:
@@ -481,7 +558,7 @@ def _run_hash(model, views, fabric, *, train: Tensor, val: Tensor, config: FitCo
     digest = hashlib.sha256()
     digest.update(json.dumps(model.config.to_dict(), sort_keys=True).encode())
     digest.update(json.dumps(dataclasses.asdict(config), sort_keys=True).encode())
-    digest.update(views.content_hash().encode())
+    digest.update(views.content_hash.encode())
     for tensor in (*model.state_dict().values(), train, val):
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     for name in _TRAINING_CODE:
@@ -509,45 +586,53 @@ def _save_tensors(path: Path, tensors: dict[str, Tensor], state: dict[str, objec
         save_file(tensors, temporary, metadata={"state": json.dumps(state)})
 
 
-def _save_checkpoint(path: Path, model, average, optimizer, state: dict[str, object]) -> None:
-    tensors = {f"model.{name}": x for name, x in model.state_dict().items()}
-    tensors |= {f"average.{name}": x for name, x in average.state_dict().items()}
-    for number, moments in optimizer.state_dict()["state"].items():
+def _save_checkpoint(path: Path, loop: _Loop, state: dict[str, object]) -> None:
+    tensors = {f"model.{name}": x for name, x in loop.model.state_dict().items()}
+    tensors |= {f"average.{name}": x for name, x in loop.average.state_dict().items()}
+    tensors |= {f"best.{name}": x for name, x in loop.best.items()}
+    for number, moments in loop.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{name}": x for name, x in moments.items()}
     _save_tensors(path, tensors, state)
 
 
-def _load_checkpoint(path: Path, model, average, optimizer) -> dict[str, object]:
-    """Restore a run, or return the state of one that has not begun."""
-    if not path.is_file():
-        return {
-            "epoch": 0,
-            "best_epoch": 0,
-            "finished": False,
-            "history": [],
-            "peak_memory_gib": 0.0,
-        }
-    parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimizer": {}}
-    try:
-        with safe_open(path, framework="pt") as file:
-            state = json.loads(file.metadata()["state"])
-            for name in file.keys():  # noqa: SIM118 (safe_open is no mapping)
-                part, rest = name.split(".", 1)
-                parts[part][rest] = file.get_tensor(name)
-    except SafetensorError as error:
-        raise ValueError(
-            f"the checkpoint {path} is damaged ({error}): delete its folder to start afresh"
-        ) from error
-    model.load_state_dict(parts["model"])
-    average.load_state_dict(parts["average"])
+def _load_state(run_dir: Path) -> dict[str, object]:
+    """How far a run has come: finished, interrupted, or not begun."""
+    for name in ("best", "last"):
+        path = run_dir / f"{name}.safetensors"
+        if path.is_file():
+            try:
+                with safe_open(path, framework="pt") as file:
+                    return json.loads(file.metadata()["state"])
+            except SafetensorError as error:
+                raise ValueError(
+                    f"the checkpoint {path} is damaged ({error}): delete its folder to start afresh"
+                ) from error
+    return {
+        "epoch": 0,
+        "best_epoch": 0,
+        "finished": False,
+        "history": [],
+        "peak_memory_gib": 0.0,
+    }
+
+
+def _restore(loop: _Loop, run_dir: Path) -> None:
+    """Put the weights and moments of an interrupted run in place."""
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "best": {}, "optimizer": {}}
+    with safe_open(run_dir / "last.safetensors", framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118 (safe_open is no mapping)
+            part, rest = name.split(".", 1)
+            parts[part][rest] = file.get_tensor(name)
+    loop.model.load_state_dict(parts["model"])
+    loop.average.load_state_dict(parts["average"])
+    loop.best = {name: x.to(loop.fabric.device) for name, x in parts["best"].items()}
     moments: dict[int, dict[str, Tensor]] = {}
     for name, tensor in parts["optimizer"].items():
         number, key = name.split(".")
         moments.setdefault(int(number), {})[key] = tensor
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": moments, "param_groups": groups})
-    logger.info("resumed %s after epoch %d", path, state["epoch"] - 1)
-    return state
+    groups = loop.optimizer.state_dict()["param_groups"]
+    loop.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+    logger.info("resumed %s", run_dir)
 
 
 def _load_weights(path: Path, model: UniMat) -> None:

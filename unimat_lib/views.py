@@ -8,6 +8,7 @@ is ever stored and no epoch sees the same one twice.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -112,6 +113,7 @@ class CrystalViews:
         present = (self.graph, self.reflections, self.magpie)
         return tuple(name for name, x in zip(MODALITIES, present, strict=True) if x is not None)
 
+    @functools.cached_property
     def content_hash(self) -> str:
         """Hexadecimal SHA-256 of everything that batches are made of."""
         digest = hashlib.sha256()

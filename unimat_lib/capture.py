@@ -1,0 +1,157 @@
+"""A step of training as one CUDA graph: recorded once, replayed for every batch of the same shape.
+
+A small model keeps a GPU waiting: its step is some thousand kernels of a few microseconds each, and
+Python needs longer to ask for one than the GPU to run it. A CUDA graph asks for all of them at once
+(https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs). The price is that nothing in the
+step may depend on the data but the numbers: no shape, no branch, no value read back by the CPU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Lazy work (kernels compiled, workspaces, the optimiser's moments) must lie behind the recording.
+_WARM_UP_CALLS = 3
+
+
+class CapturedStep:
+    """Calls a function, on a GPU as a CUDA graph from the fourth call on.
+
+    Usage::
+
+        step = CapturedStep(function, device=device)
+        for index in batches:
+            with step.preparing():
+                inputs = make_inputs(index)
+            outputs = step(inputs)
+
+    The first calls run as usual. Then the call is recorded, with buffers of its own for the inputs.
+    A call whose inputs have other shapes (the last batch of an epoch, say) runs as usual too. On a
+    CPU all calls do, and ``preparing`` does nothing.
+
+    What is made under ``preparing`` is made on a stream of its own, so the next batch is cut out
+    while the step before still runs. Cutting out a batch waits for its sizes; on the stream of the
+    step it would wait for the step as well.
+
+    Args:
+        function: Takes the inputs, does everything that belongs to the step (the optimiser's update
+            included) and returns named scalars.
+        device: Where the step runs.
+        capture: Whether a graph may be recorded.
+
+    The tensors that a replay returns are overwritten by the next one: add them up or copy them.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Any], dict[str, Tensor]],
+        *,
+        device: torch.device,
+        capture: bool = True,
+    ) -> None:
+        self._function = function
+        self._on_gpu = device.type == "cuda"
+        self._capture = capture and self._on_gpu
+        self._calls = 0
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._buffers: list[Tensor] = []
+        self._outputs: dict[str, Tensor] = {}
+        if self._on_gpu:
+            # The step runs on a side stream from the start, as recording asks for.
+            self._step_stream = torch.cuda.Stream(device)
+            self._batch_stream = torch.cuda.Stream(device)
+            self._taken: torch.cuda.Event | None = None
+
+    @contextlib.contextmanager
+    def preparing(self) -> Iterator[None]:
+        """Make the inputs of the next call inside."""
+        if not self._on_gpu:
+            yield
+            return
+        if self._taken is None:
+            self._batch_stream.wait_stream(torch.cuda.current_stream())
+        else:  # memory of the batch before may be written again once it has been taken
+            self._batch_stream.wait_event(self._taken)
+        with torch.cuda.stream(self._batch_stream):
+            yield
+
+    def __call__(self, inputs: Any) -> dict[str, Tensor]:
+        """The step's result.
+
+        Args:
+            inputs: Tensors in any nesting of dicts, tuples, lists and dataclasses.
+        """
+        if not self._on_gpu:
+            return self._function(inputs)
+        current = torch.cuda.current_stream()
+        self._step_stream.wait_stream(current)
+        self._step_stream.wait_stream(self._batch_stream)
+        with torch.cuda.stream(self._step_stream):
+            outputs = self._run(inputs)
+        current.wait_stream(self._step_stream)
+        return outputs
+
+    def _run(self, inputs: Any) -> dict[str, Tensor]:
+        tensors = tensors_in(inputs)
+        if self._graph is None and self._capture and self._calls == _WARM_UP_CALLS:
+            self._record(inputs, tensors)
+        self._calls += 1
+        if self._graph is None or not self._fits(tensors):
+            outputs = self._function(inputs)
+            self._taken = self._step_stream.record_event()
+            return outputs
+        for buffer, tensor in zip(self._buffers, tensors, strict=True):
+            buffer.copy_(tensor)
+        self._taken = self._step_stream.record_event()
+        self._graph.replay()
+        return self._outputs
+
+    def _record(self, inputs: Any, tensors: list[Tensor]) -> None:
+        """Record the step on buffers; recording runs nothing."""
+        self._buffers = [tensor.clone() for tensor in tensors]
+        buffered = with_tensors(inputs, iter(self._buffers))
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=self._step_stream):
+            self._outputs = self._function(buffered)
+        self._graph = graph
+
+    def _fits(self, tensors: list[Tensor]) -> bool:
+        return len(tensors) == len(self._buffers) and all(
+            tensor.shape == buffer.shape and tensor.dtype == buffer.dtype
+            for tensor, buffer in zip(tensors, self._buffers, strict=True)
+        )
+
+
+def tensors_in(nested: Any) -> list[Tensor]:
+    """All tensors of a nesting of dicts, tuples, lists and dataclasses, in a fixed order."""
+    if isinstance(nested, Tensor):
+        return [nested]
+    return [tensor for child in _children(nested).values() for tensor in tensors_in(child)]
+
+
+def with_tensors(nested: Any, tensors: Iterator[Tensor]) -> Any:
+    """The same nesting with other tensors in the place of :func:`tensors_in`'s."""
+    if isinstance(nested, Tensor):
+        return next(tensors)
+    children = {key: with_tensors(child, tensors) for key, child in _children(nested).items()}
+    if isinstance(nested, dict):
+        return children
+    if isinstance(nested, tuple | list):
+        return type(nested)(children.values())
+    return dataclasses.replace(nested, **children) if children else nested
+
+
+def _children(nested: Any) -> dict[Any, Any]:
+    if isinstance(nested, dict):
+        return nested
+    if isinstance(nested, tuple | list):
+        return dict(enumerate(nested))
+    if dataclasses.is_dataclass(nested):
+        return {field.name: getattr(nested, field.name) for field in dataclasses.fields(nested)}
+    return {}
