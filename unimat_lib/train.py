@@ -51,14 +51,17 @@ _TRAINING_CODE = (
     "crystals",
     "diffraction",
     "encoders",
-    "pattern_encoder",
-    "structure_encoder",
     "fusion",
     "graphs",
     "heads",
     "model",
+    "pattern_encoder",
+    "pattern_kernels",
     "patterns",
+    "stick_kernel",
+    "structure_encoder",
     "train",
+    "triplet_kernel",
     "views",
 )
 
@@ -259,8 +262,18 @@ class _Loop:
         self.config, self.fabric = config, fabric
         self.average = copy.deepcopy(model).requires_grad_(False).eval()
         self.best: dict[str, Tensor] = {}  # averaged weights of the best epoch so far
-        self.weights = list(self.average.parameters()), list(self.model.parameters())
-        self.buffers = list(self.average.buffers()), list(self.model.buffers())
+        pairs = list(
+            zip(
+                (*self.average.parameters(), *self.average.buffers()),
+                (*model.parameters(), *model.buffers()),
+                strict=True,
+            )
+        )
+        # Running statistics belong to the weights and are averaged with them; counters and
+        # constants in double precision are copied.
+        averaged = [pair for pair in pairs if pair[0].dtype == torch.float32]
+        self.averaged = list(zip(*averaged, strict=True))
+        self.copied = [pair for pair in pairs if pair[0].dtype != torch.float32]
         on_gpu = fabric.device.type == "cuda"
         optimizer = torch.optim.AdamW(
             _parameter_groups(self.model, config),
@@ -521,8 +534,9 @@ def _set_learning_rate(optimizer, config: FitConfig, step: int, total: int) -> N
 def _update_average(loop: _Loop, step: int) -> None:
     """Move the averaged weights towards the current ones; young averages forget faster."""
     decay = min(loop.config.ema, (1 + step) / (10 + step))
-    torch._foreach_lerp_(*loop.weights, 1 - decay)
-    torch._foreach_copy_(*loop.buffers)
+    torch._foreach_lerp_(*loop.averaged, 1 - decay)
+    for old, new in loop.copied:
+        old.copy_(new)
 
 
 def _parameter_groups(model: UniMat, config: FitConfig) -> list[dict[str, object]]:
