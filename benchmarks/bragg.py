@@ -1,124 +1,212 @@
-"""Crystals per second of our batched Bragg simulator and of pymatgen, side by side.
+"""Bragg reflections and merged peaks: our batched simulator beside pymatgen and xrd-rust.
 
-Both start from crystals in memory and end at merged peaks between 5 and 90 degrees (Cu K-alpha),
-with one core and with two: pymatgen in processes, ours in threads of one process.
+On the CPU all programs start from the same crystals in memory and end at merged peaks between 5 and
+90 degrees (Cu K-alpha), on one core and on two, each in as many processes as cores. xrd-rust is
+used where it is installed (pip install --no-deps xrd-rust). With ``--device cuda`` ours runs on all
+crystals of the data set and is set against what the arithmetic and the memory allow.
 
-    python benchmarks/bragg.py [--count 200] [--dataset prototypes] [--json]
+    python benchmarks/bragg.py [--count 1000] [--dataset mp_20]
+    python benchmarks/bragg.py --device cuda
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import importlib.util
+import math
 import multiprocessing
 import os
-import platform
-import time
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # for pymatgen's processes; ours asks for its threads
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # one process is to use one core
 
 import numpy as np
 import torch
+from common import Result, device_name, record, timed
 
 from unimat_lib import datasets
 from unimat_lib.crystals import CrystalTable
-from unimat_lib.diffraction import Grid, bragg_reflections, g_max_of, peaks, render
+from unimat_lib.diffraction import CU_K_ALPHA, Grid, bragg_reflections, g_max_of, peaks
 
 RANGE = (5.0, 90.0)
+G_MAX = 2 * math.sin(math.radians(RANGE[1] / 2)) / CU_K_ALPHA
+MAX_STRAIN = 0.05  # on the GPU reflections reach as far as training asks for
 CORES = (1, 2)
+SHARES = 4  # pieces of work, so that two processes end at about the same time
+INSTALL_XRD_RUST = "xrd-rust is not installed (pip install --no-deps xrd-rust): left out"
+
+# What an H100 does at best: bytes/s from memory, double precision operations/s outside the matrix
+# units. Sine and cosine are counted as 25 operations each, an exponential as 20.
+BANDWIDTH, DOUBLE_OPERATIONS = 3.35e12, 33.5e12
+PER_PHASE = 3 * 2 + 2 * 25 + 2  # h x + k y + l z, its sine and cosine, two sums
+PER_FORM_FACTOR = 4 * (20 + 3)
+BYTES_PER_REFLECTION = 3 * 2 + 8 + 8  # hkl, g, intensity
+
+# ------------------------------------------------------------------- each program, in its processes
+
+_shares: list[CrystalTable] = []
+_structures: list[list] = []
 
 
-def best_of(repeats: int, run: Callable[[], object]) -> float:
-    """Shortest wall time in seconds, after one run to warm up."""
-    run()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return min(times)
+def prepare_process(table: CrystalTable) -> None:
+    """Keep the crystals in this process, so that the clock sees no reading and no sending."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    for i in range(SHARES):
+        share = table.select(np.arange(i, len(table), SHARES))
+        _shares.append(share)
+        _structures.append([share.structure(j) for j in range(len(share))])
 
 
-def pymatgen_peaks(structures: list) -> int:
-    """Number of peaks of some structures, by pymatgen."""
+def sample(dataset: str, count: int) -> CrystalTable:
+    """Some crystals at random, of the test split where the data set is MP-20."""
+    table = datasets.load(dataset)
+    table = table.split("test") if dataset == "mp_20" else table
+    return table.select(np.random.default_rng(0).permutation(len(table))[:count])
+
+
+def ours(share: int) -> int:
+    """Number of peaks of one share of the crystals."""
+    reflections = bragg_reflections(_shares[share], g_max=G_MAX)
+    return len(peaks(reflections, two_theta_range=RANGE).two_theta)
+
+
+def pymatgen(share: int) -> int:
     from pymatgen.analysis.diffraction.xrd import XRDCalculator
 
-    calculator = XRDCalculator()
-    return sum(len(calculator.get_pattern(s, two_theta_range=RANGE).x) for s in structures)
+    return one_by_one(XRDCalculator(), share)
 
 
-def time_pymatgen(structures: list, cores: int, repeats: int) -> float:
-    if cores == 1:
-        return best_of(repeats, lambda: pymatgen_peaks(structures))
-    shares = [structures[i :: 4 * cores] for i in range(4 * cores)]
+def xrd_rust(share: int) -> int:
+    from xrd_rust_calculator import XRDCalculatorRust
+
+    return one_by_one(XRDCalculatorRust(), share)
+
+
+def one_by_one(calculator: object, share: int) -> int:
+    patterns = (calculator.get_pattern(s, two_theta_range=RANGE) for s in _structures[share])
+    return sum(len(pattern.x) for pattern in patterns)
+
+
+def measure_cpu(table: CrystalTable, cores: int, repeats: int) -> dict[str, float]:
+    """Crystals per second of each program that is installed.
+
+    Raises:
+        SystemExit: The programs find different numbers of peaks.
+    """
+    programs: list[Callable[[int], int]] = [ours, pymatgen]
+    if importlib.util.find_spec("xrd_rust_calculator"):
+        programs.append(xrd_rust)
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(cores, mp_context=context) as pool:
-        return best_of(repeats, lambda: sum(pool.map(pymatgen_peaks, shares)))
+    with ProcessPoolExecutor(cores, context, prepare_process, (table,)) as pool:
+
+        def run(program: Callable[[int], int]) -> int:
+            return sum(pool.map(program, range(SHARES)))
+
+        found = {program.__name__: run(program) for program in programs}
+        if max(found.values()) > 1.02 * min(found.values()):
+            raise SystemExit(f"different numbers of peaks, {found}: the timing means nothing")
+        rates = {}
+        for program in programs:  # a short run needs more repeats to find an undisturbed one
+            tries = 5 * repeats if program is ours else repeats
+            seconds = timed(lambda p=program: run(p), repeats=tries, warmup=0)
+            rates[program.__name__] = len(table) / seconds
+        return rates
 
 
-def time_ours(table: CrystalTable, cores: int, repeats: int) -> dict[str, float]:
-    torch.set_num_threads(cores)
-    grid = Grid(*RANGE, 4096)
-    g_max, index = g_max_of(grid), torch.arange(len(table))
+def compare_on_cpu(dataset: str, count: int, repeats: int) -> list[Result]:
+    table, rows = sample(dataset, count), []
+    for cores in CORES:
+        rates = measure_cpu(table, cores, repeats)
+        rows += [(cores, name, rate, rates["ours"] / rate) for name, rate in rates.items()]
+    print(f"{len(table):,} crystals of {dataset}, peaks from {RANGE[0]:g} to {RANGE[1]:g} degrees")
+    print(f"{'cores':>5}  {'program':<12}{'crystals/s':>12}{'ours is':>12}")
+    for cores, name, rate, ratio in rows:
+        print(f"{cores:>5}  {name:<12}{rate:>12,.0f}{ratio:>10.1f} x")
+    if not any(name == "xrd_rust" for _, name, _, _ in rows):
+        print(INSTALL_XRD_RUST)
+    _, _, rate, _ = next(row for row in rows if row[:2] == (CORES[-1], "ours"))
+    return [
+        Result(
+            name=f"bragg_cpu_vs_{name}",
+            value=rate,
+            unit="crystals/s",
+            baseline=f"{name.replace('_', '-')}, {baseline:,.0f} crystals/s",
+            ratio=ratio,
+            device=device_name("cpu"),
+            notes=f"{len(table)} crystals of {dataset}; {cores} processes each",
+        )
+        for cores, name, baseline, ratio in rows
+        if cores == CORES[-1] and name != "ours"
+    ]
+
+
+# -------------------------------------------------------------------------------------------- a GPU
+
+
+def measure_gpu(dataset: str, repeats: int) -> list[Result]:
+    table = datasets.load(dataset).to("cuda")
+    g_max = g_max_of(Grid(*RANGE, 2), max_strain=MAX_STRAIN)
     reflections = bragg_reflections(table, g_max=g_max)
-    return {
-        "reflections": best_of(repeats, lambda: bragg_reflections(table, g_max=g_max)),
-        "reflections and peaks": best_of(
-            repeats, lambda: peaks(bragg_reflections(table, g_max=g_max), two_theta_range=RANGE)
-        ),
-        "rendering, 4096 points": best_of(
-            repeats, lambda: [render(reflections, part, grid) for part in index.split(256)]
-        ),
-    }
+    torch.cuda.reset_peak_memory_stats()
+    seconds = timed(lambda: bragg_reflections(table, g_max=g_max), repeats=repeats, device="cuda")
+    memory = torch.cuda.max_memory_allocated() / 2**30
+    merging = timed(lambda: peaks(reflections), repeats=repeats, device="cuda")
+
+    tried = 2 / 3 * np.pi * g_max**3 * table.volume  # [C], lattice points of the half sphere
+    phases = float((tried * table.num_atoms).sum())
+    key = table.atom_crystal * 128 + table.atomic_numbers
+    elements = (key.unique() // 128).bincount(minlength=len(table))  # [C]
+    factors = float((tried * elements).sum())
+    operations = phases * PER_PHASE + factors * PER_FORM_FACTOR
+    size = len(reflections.g) * BYTES_PER_REFLECTION
+    floor = max(operations / DOUBLE_OPERATIONS, size / BANDWIDTH)
+    # Per phase ten arrays of doubles are read and twelve written, per form factor about 20 and 12.
+    moved = 8 * (phases * 22 + factors * 32)
+    print(f"all {len(table):,} crystals of {dataset}, {len(reflections.g):,} reflections")
+    for what, value, unit in (
+        ("reflections", seconds, "s"),
+        ("peaks from them", merging, "s"),
+        ("peak memory", memory, "GiB"),
+        ("phases", phases / 1e9, "billion"),
+        ("form factors", factors / 1e9, "billion"),
+        ("operations", operations / 1e12, "trillion"),
+        ("result", size / 1e9, "GB"),
+        ("floor, from these", floor, "s"),
+        ("measured over floor", seconds / floor, "x"),
+        ("written and read on the way", moved / 1e9, "GB"),
+        ("time for that", moved / BANDWIDTH, "s"),
+    ):
+        print(f"  {what:<30}{value:>12.4g} {unit}")
+    return [
+        Result(
+            name="bragg_gpu_mp20_seconds",
+            value=seconds,
+            unit="s",
+            device=device_name("cuda"),
+            floor=floor,
+            notes=(
+                f"{len(table)} crystals, {len(reflections.g)} reflections, {memory:.1f} GiB; "
+                f"{operations / 1e12:.2f} trillion operations; one tensor operation after the "
+                f"other moves {moved / 1e9:.0f} GB, {moved / BANDWIDTH:.3f} s"
+            ),
+        )
+    ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--count", type=int, default=200, help="number of crystals")
-    parser.add_argument("--dataset", choices=("prototypes", "mp_20"), default="prototypes")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--dataset", default="mp_20", help="name known to datasets.load")
+    parser.add_argument("--count", type=int, default=1000, help="crystals on the CPU")
+    parser.add_argument("--repeats", type=int, default=3, help="best of this many")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     args = parser.parse_args()
-
-    table = datasets.load(args.dataset)
-    chosen = np.random.default_rng(0).permutation(len(table))[: args.count]
-    table = table.select(chosen)
-    structures = [table.structure(i) for i in range(len(table))]
-
-    rows = []
-    for cores in CORES:
-        seconds = {"pymatgen": time_pymatgen(structures, cores, args.repeats)}
-        seconds |= {f"ours: {k}": v for k, v in time_ours(table, cores, args.repeats).items()}
-        rows += [
-            {
-                "what": name,
-                "cores": cores,
-                "crystals_per_second": round(len(table) / value, 1),
-                "ratio_to_pymatgen": round(seconds["pymatgen"] / value, 1),
-            }
-            for name, value in seconds.items()
-        ]
-    report = {
-        "dataset": args.dataset,
-        "crystals": len(table),
-        "mean_atoms": round(float(table.num_atoms.double().mean()), 1),
-        "two_theta_range": RANGE,
-        "torch": torch.__version__,
-        "machine": platform.processor() or platform.machine(),
-        "rows": rows,
-    }
-    if args.json:
-        print(json.dumps(report, indent=1))
-        return
-    print(f"{len(table)} crystals of {args.dataset}, {report['mean_atoms']} atoms on average")
-    print(f"{'cores':>5}  {'what':<30}{'crystals/s':>12}{'x pymatgen':>12}")
-    for row in rows:
-        print(
-            f"{row['cores']:>5}  {row['what']:<30}{row['crystals_per_second']:>12,.0f}"
-            f"{row['ratio_to_pymatgen']:>12.1f}"
-        )
+    if args.device == "cuda":
+        record(measure_gpu(args.dataset, args.repeats))
+    else:
+        record(compare_on_cpu(args.dataset, args.count, args.repeats))
 
 
 if __name__ == "__main__":

@@ -1,125 +1,160 @@
-"""Crystals per second of our periodic graphs and of pymatgen's neighbour lists, side by side.
+"""Periodic graphs beside the neighbour lists of pymatgen, ASE and matscipy, and triplets.
 
-Both start from crystals in memory and find all neighbours within the same cutoff, on one core;
-the numbers of edges must agree. Our capped graphs and angle triplets, which pymatgen does not
-make, are timed beside them. ``--device cuda`` runs ours on the GPU, on all crystals.
+On the CPU all programs start from crystals in memory and find all neighbours within the same
+cutoff, on one core; the numbers of edges must agree. ASE and matscipy are used where they are
+installed (pip install --no-deps ase matscipy). With ``--device cuda`` the capped graphs and the
+angle triplets of training are made for all crystals of the data set.
 
-    python benchmarks/graphs.py [--count 200] [--dataset prototypes] [--device cpu] [--json]
+    python benchmarks/graphs.py [--count 500] [--dataset mp_20]
+    python benchmarks/graphs.py --device cuda
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
+import importlib.util
 import os
-import platform
-import time
 from collections.abc import Callable
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import numpy as np
 import torch
+from common import Result, device_name, record, timed
 
 from unimat_lib import datasets
 from unimat_lib.crystals import CrystalTable
-from unimat_lib.graphs import periodic_graph, triplets
+from unimat_lib.graphs import PeriodicGraph, periodic_graph, triplets
 
 CUTOFF, MAX_NEIGHBORS = 5.0, 12
+CRYSTALS_AT_ONCE = 2048  # for the triplets, which are made batch by batch
+BANDWIDTH = 3.35e12  # bytes/s, an H100 at best
+BYTES_PER_EDGE = 2 * 8 + 3 * 2 + 3 * 4 + 4  # both ends, image, vector, distance
+BYTES_PER_TRIPLET = 2 * 8 + 4  # both edges, cosine
 
 
-def best_of(repeats: int, run: Callable[[], object]) -> float:
-    """Shortest wall time in seconds, after one run to warm up."""
-    run()
-    times = []
-    for _ in range(repeats):
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        run()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return min(times)
-
-
-def measure(table: CrystalTable, *, count: int, device: str, repeats: int) -> list[dict]:
-    """Results, one dict per measurement; rates in crystals per second."""
-    sample = table.select(torch.randperm(len(table))[:count])
-    structures = [sample.structure(i) for i in range(len(sample))]
-
-    def pymatgen_edges() -> int:
-        return sum(len(s.get_neighbor_list(CUTOFF)[0]) for s in structures)
-
-    edges, baseline = pymatgen_edges(), len(sample) / best_of(1, pymatgen_edges)
-    ours = periodic_graph(sample, cutoff=CUTOFF).edge_index.shape[1]
-    if ours != edges:
-        raise SystemExit(f"pymatgen finds {edges} edges and we {ours}: the timing means nothing")
-    table = (table if device == "cuda" else sample).to(device)
-    capped = {"cutoff": CUTOFF, "max_neighbors": MAX_NEIGHBORS}
-    # Triplets are made batch by batch in training, so they are timed that way.
-    batches = [
-        periodic_graph(table, **capped).select(index)
-        for index in torch.arange(len(table), device=device).split(512)
-    ]
-    runs = {
-        "graph_all_neighbours": lambda: periodic_graph(table, cutoff=CUTOFF),
-        "graph_capped": lambda: periodic_graph(table, **capped),
-        "triplets": lambda: [triplets(batch) for batch in batches],
+def neighbour_lists(table: CrystalTable) -> dict[str, Callable[[], int]]:
+    """Programs that count all edges within the cutoff, one crystal after the other."""
+    structures = [table.structure(i) for i in range(len(table))]
+    cells = [(np.array(s.lattice.matrix), s.cart_coords) for s in structures]
+    programs: dict[str, Callable[[], int]] = {
+        "pymatgen": lambda: sum(len(s.get_neighbor_list(CUTOFF)[0]) for s in structures)
     }
-    results = []
-    for name, run in runs.items():
-        seconds = best_of(repeats, run)
-        comparable = name == "graph_all_neighbours"
-        results.append(
-            {
-                "name": name,
-                "value": len(table) / seconds,
-                "unit": "crystals/s",
-                "baseline": "pymatgen get_neighbor_list, one core" if comparable else None,
-                "ratio": len(table) / seconds / baseline if comparable else None,
-                "crystals": len(table),
-                "device": torch.cuda.get_device_name() if device == "cuda" else platform.machine(),
-                "date": datetime.date.today().isoformat(),
-            }
+    if importlib.util.find_spec("ase"):
+        from ase.neighborlist import primitive_neighbor_list
+
+        programs["ase"] = lambda: sum(
+            len(primitive_neighbor_list("i", [True] * 3, *cell, CUTOFF)) for cell in cells
         )
+    if importlib.util.find_spec("matscipy"):
+        from matscipy.neighbours import neighbour_list
+
+        programs["matscipy"] = lambda: sum(
+            len(neighbour_list("i", positions=x, cell=cell, pbc=[True] * 3, cutoff=CUTOFF))
+            for cell, x in cells
+        )
+    return programs
+
+
+def compare_on_cpu(dataset: str, count: int, repeats: int) -> list[Result]:
+    """Rates of all programs that are installed.
+
+    Raises:
+        SystemExit: The programs find different numbers of edges.
+    """
+    torch.set_num_threads(1)
+    table = datasets.load(dataset)
+    table = table.select(np.random.default_rng(0).permutation(len(table))[:count])
+    programs = neighbour_lists(table)
+    programs["ours"] = lambda: periodic_graph(table, cutoff=CUTOFF).edge_index.shape[1]
+    found = {name: run() for name, run in programs.items()}
+    if len(set(found.values())) > 1:
+        raise SystemExit(f"different numbers of edges, {found}: the timing means nothing")
+    rates = {n: len(table) / timed(run, repeats=repeats) for n, run in programs.items()}
+    graph = periodic_graph(table, cutoff=CUTOFF, max_neighbors=MAX_NEIGHBORS)
+    seconds = timed(lambda: triplets(graph), repeats=repeats)
+    print(f"{len(table):,} crystals of {dataset}, cutoff {CUTOFF} angstrom, one core")
+    print(f"{'program':<12}{'crystals/s':>12}{'ours is':>12}")
+    for name, rate in rates.items():
+        print(f"{name:<12}{rate:>12,.0f}{rates['ours'] / rate:>10.1f} x")
+    print(f"{'triplets':<12}{len(table) / seconds:>12,.0f}   (ours, at most {MAX_NEIGHBORS} edges)")
+    for name in {"ase", "matscipy"} - set(programs):
+        print(f"{name} is not installed (pip install --no-deps {name}): left out")
     return [
-        {
-            **results[0],
-            "name": "pymatgen_neighbours",
-            "value": baseline,
-            "baseline": None,
-            "ratio": None,
-            "crystals": len(sample),
-            "device": platform.machine(),
-        },
-        *results,
+        Result(
+            name=f"graph_cpu_vs_{name}",
+            value=rates["ours"],
+            unit="crystals/s",
+            baseline=f"{name}, {rate:,.0f} crystals/s",
+            ratio=rates["ours"] / rate,
+            device=device_name("cpu"),
+            notes=f"{len(table)} crystals of {dataset}, all neighbours within {CUTOFF} A, one core",
+        )
+        for name, rate in rates.items()
+        if name != "ours"
+    ]
+
+
+def all_triplets(graph: PeriodicGraph) -> int:
+    """Number of triplets of a graph, made some thousand crystals at a time."""
+    crystals = torch.arange(graph.num_crystals, device=graph.device)
+    batches = crystals.split(CRYSTALS_AT_ONCE)
+    return sum(len(triplets(graph.select(index)).edge_kj) for index in batches)
+
+
+def measure_gpu(dataset: str, repeats: int) -> list[Result]:
+    table = datasets.load(dataset).to("cuda")
+
+    def graph_of_all() -> PeriodicGraph:
+        return periodic_graph(table, cutoff=CUTOFF, max_neighbors=MAX_NEIGHBORS)
+
+    graph = graph_of_all()
+    edges, number = graph.edge_index.shape[1], all_triplets(graph)
+    torch.cuda.reset_peak_memory_stats()
+    seconds = timed(graph_of_all, repeats=repeats, device="cuda")
+    seconds_triplets = timed(lambda: all_triplets(graph), repeats=repeats, device="cuda")
+    memory = torch.cuda.max_memory_allocated() / 2**30
+    floor = (edges * BYTES_PER_EDGE + number * BYTES_PER_TRIPLET) / BANDWIDTH
+    total = seconds + seconds_triplets
+    print(f"all {len(table):,} crystals of {dataset}, at most {MAX_NEIGHBORS} edges per atom")
+    for what, value, unit in (
+        ("graph", seconds, "s"),
+        ("triplets", seconds_triplets, "s"),
+        ("both", total, "s"),
+        ("peak memory", memory, "GiB"),
+        ("edges", edges / 1e6, "million"),
+        ("triplets", number / 1e6, "million"),
+        ("floor: writing the results", floor, "s"),
+        ("measured over floor", total / floor, "x"),
+    ):
+        print(f"  {what:<30}{value:>12.4g} {unit}")
+    return [
+        Result(
+            name="graph_gpu_mp20_seconds",
+            value=total,
+            unit="s",
+            device=device_name("cuda"),
+            floor=floor,
+            notes=(
+                f"{len(table)} crystals; graph {seconds:.3f} s, {edges / 1e6:.1f} million edges; "
+                f"triplets {seconds_triplets:.3f} s, {number / 1e6:.0f} million; {memory:.1f} GiB; "
+                "the floor is writing the results once"
+            ),
+        )
     ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--dataset", default="prototypes", help="name known to datasets.load")
-    parser.add_argument("--count", type=int, default=200, help="crystals for pymatgen")
+    parser.add_argument("--dataset", default="mp_20", help="name known to datasets.load")
+    parser.add_argument("--count", type=int, default=500, help="crystals on the CPU")
     parser.add_argument("--repeats", type=int, default=3, help="best of this many")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    arguments = parser.parse_args()
-    torch.manual_seed(0)
-    torch.set_num_threads(1)
-    results = measure(
-        datasets.load(arguments.dataset),
-        count=arguments.count,
-        device=arguments.device,
-        repeats=arguments.repeats,
-    )
-    if arguments.json:
-        print(json.dumps(results, indent=2))
-        return
-    print(f"cutoff {CUTOFF} angstrom, cap {MAX_NEIGHBORS}, PyTorch {torch.__version__}")
-    for row in results:
-        ratio = f"{row['ratio']:6.1f} x pymatgen" if row["ratio"] else ""
-        print(f"{row['name']:<22}{row['value']:>12,.0f} {row['unit']}  {ratio}")
+    args = parser.parse_args()
+    if args.device == "cuda":
+        record(measure_gpu(args.dataset, args.repeats))
+    else:
+        record(compare_on_cpu(args.dataset, args.count, args.repeats))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,16 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from book import SETTINGS, fill, main, page_problems, results_block
+from book import (
+    READS,
+    SETTINGS,
+    chapter_waits,
+    fill,
+    main,
+    page_problems,
+    results_block,
+    run_side_by_side,
+)
 from sources import Book, BookError, coerce, parse_settings
 from stamps import library_hashes, normal_form, output_problems, prose_differs, stale_reasons
 
@@ -113,7 +122,8 @@ def root(tmp_path: Path) -> Path:
     (tmp_path / "chapters/src/01_first.md").write_text(FIRST)
     (tmp_path / "chapters/src/02_second.md").write_text(SECOND)
     (tmp_path / "params.yml").write_text(PARAMS)
-    shutil.copy(REPOSITORY / "unimat_lib/record.py", tmp_path / "unimat_lib/record.py")
+    for module in ("record.py", "files.py"):
+        shutil.copy(REPOSITORY / "unimat_lib" / module, tmp_path / "unimat_lib" / module)
     (tmp_path / "unimat_lib/__init__.py").write_text("")
     (tmp_path / "unimat_lib/base.py").write_text("FACTOR = 2\n")
     (tmp_path / "unimat_lib/unused.py").write_text("X = 1\n")
@@ -203,7 +213,8 @@ def test_quick_profile_runs_builds_and_leaves_the_tree_alone(root: Path, tool: T
     stamp = notebook.metadata["unimat"]
     assert stamp["parameters"]["epochs"] == 3
     assert set(stamp["library"]) == {
-        *("unimat_lib", "unimat_lib.base", "unimat_lib.record", "unimat_lib.tiny")
+        "unimat_lib",
+        *(f"unimat_lib.{module}" for module in ("base", "files", "record", "tiny")),
     }
     assert stamp["versions"]["python"] == sys.version.split()[0]
     assert stamp["seconds"] > 0
@@ -314,6 +325,78 @@ def test_check_staleness_and_refresh(root: Path, tool: Tool) -> None:
 
     published.unlink()
     assert "run 01 --profile full" in tool("check").stdout
+
+
+def side_by_side(folder: Path, waits: dict[str, set[str]], scripts: dict[str, str]) -> None:
+    """Run small Python scripts in place of chapters; each leaves a file of its name at its end."""
+
+    def command(name: str) -> list[str]:
+        script = f"{scripts.get(name, '')}\nopen({name!r}, 'w').close()"
+        return [sys.executable, "-c", f"import os, sys, time\nos.chdir({str(folder)!r})\n{script}"]
+
+    run_side_by_side(waits, command, jobs=2, environment=os.environ, cores=4)
+
+
+def test_chapters_run_side_by_side_but_not_before_what_they_read(tmp_path: Path) -> None:
+    until = "while not os.path.exists({!r}): time.sleep(0.01)"
+    scripts = {
+        "a": "open('a_began', 'w').close()\n" + until.format("b_began"),
+        "b": "open('b_began', 'w').close()\n" + until.format("a_began"),
+        "c": "assert os.path.exists('a')\nassert os.environ['OMP_NUM_THREADS'] == '2'",
+        "d": "assert os.path.exists('b') and os.path.exists('c')",
+    }
+    side_by_side(tmp_path, {"a": set(), "b": set(), "c": {"a"}, "d": {"b", "c"}}, scripts)
+    assert {"a", "b", "c", "d"} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_what_most_wait_for_goes_first(tmp_path: Path) -> None:
+    log = "open('log', 'a').write({!r})\ntime.sleep(0.2)"
+    waits = {"a": set(), "b": set(), "c": set(), "d": {"c"}, "e": {"d"}}
+    side_by_side(tmp_path, waits, {name: log.format(name) for name in waits})
+    assert "c" in (tmp_path / "log").read_text()[:2]
+
+
+def test_after_a_failure_running_chapters_finish_and_no_other_begins(tmp_path: Path) -> None:
+    waits = {"a": set(), "b": set(), "c": {"a"}, "d": set()}
+    scripts = {"a": "sys.exit(1)", "b": "time.sleep(1)"}
+    with pytest.raises(BookError, match=r"failed: a \(see above\); not run: c, d"):
+        side_by_side(tmp_path, waits, scripts)
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+
+
+def test_each_chapter_waits_for_all_whose_results_it_names() -> None:
+    """And one that nobody listed waits for all before it."""
+    book = Book(REPOSITORY)
+    assert set(READS) <= set(book.chapters)
+    for name, chapter in book.chapters.items():
+        code = "\n".join(c.source for c in chapter.notebook.cells if c.cell_type == "code")
+        named = {other for other in book.chapters if f'"{other}"' in code} - {name}
+        named |= {other for other in book.chapters if f"run {other[:2]} --profile" in code}
+        assert named <= chapter_waits(list(book.chapters))[name], name
+    assert chapter_waits(["01_crystals_and_splits", "99_new"]) == {
+        "01_crystals_and_splits": set(),
+        "99_new": {"01_crystals_and_splits"},
+    }
+    assert chapter_waits(["04_alignment", "05_fusion"])["05_fusion"] == set()
+
+
+def test_independent_chapters_of_a_book_run_at_once(root: Path, tool: Tool, monkeypatch) -> None:
+    third = FIRST.replace("01_first", "03_third").replace("First", "Third")
+    (root / "chapters/src/03_third.md").write_text(third)
+    monkeypatch.setitem(READS, "03_third", ())
+    ran = tool("run", "01", "03", "--jobs", "2", "--set", "epochs=4")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    begun = [line.endswith("running (quick)") for line in ran.stdout.splitlines()]
+    assert begun[:2] == [True, True]  # both, before either was done
+    for name in ("01_first", "03_third"):
+        path = root / f"_build/quick/results/{name}.json"
+        assert json.loads(path.read_text()) == {"doubled": 8}
+    failed = tool("run", "01", "02", "--jobs", "2", "--set", "mode=raise")
+    assert failed.returncode == 1
+    assert "RuntimeError: as asked" in failed.stderr
+    assert "failed: 01_first (see above); not run: 02_second" in failed.stderr
+    with pytest.raises(SystemExit):
+        tool("run", "all", "--jobs", "0")
 
 
 def test_stderr_errors_and_unrun_cells_are_problems() -> None:

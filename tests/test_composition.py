@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from unimat_lib import composition
 from unimat_lib.composition import MAGPIE_FEATURES, magpie_features
 
 
@@ -65,8 +66,6 @@ def test_any_text_gives_features_or_a_value_error(text):
 
 
 def test_the_cached_table_is_used(tmp_path, monkeypatch):
-    from unimat_lib import composition
-
     first = magpie_features(["TiO2"], cache_dir=tmp_path / "cache")
     assert [p.name for p in (tmp_path / "cache").iterdir()] == ["magpie-elements.parquet"]
     monkeypatch.setattr(composition, "_matminer_table", lambda: pytest.fail("read again"))
@@ -81,11 +80,20 @@ def test_the_cached_table_is_used(tmp_path, monkeypatch):
     assert made == [1]
 
 
+def test_missing_tables_are_explained(monkeypatch):
+    composition._matminer_table.cache_clear()
+    monkeypatch.setattr(composition.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(FileNotFoundError, match=r"not installed.*requirements\.lock"):
+        magpie_features(["TiO2"])
+
+
 def test_importing_loads_neither_matminer_nor_a_socket():
     code = (
         "import sys, unimat_lib.composition, unimat_lib.datasets, unimat_lib.crystals\n"
         "heavy = {'matminer', 'gemmi', 'pooch', 'pymatgen.core'} & set(sys.modules)\n"
-        "assert not heavy, heavy"
+        "assert not heavy, heavy\n"
+        "unimat_lib.composition.magpie_features(['TiO2'])\n"
+        "assert 'matminer' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -20,7 +20,13 @@ from pymatgen.core import Lattice, Structure
 from pymatgen.io.cif import CifParser, CifWriter
 
 from unimat_lib import datasets
-from unimat_lib.crystals import CRYSTAL_SYSTEMS, CrystalError, aflow_prototypes, load_table
+from unimat_lib.crystals import (
+    CRYSTAL_SYSTEMS,
+    CrystalError,
+    aflow_prototypes,
+    from_structures,
+    load_table,
+)
 from unimat_lib.datasets import DataError, load, prepare, provenance, read_cif
 
 NACL = Structure.from_spacegroup(
@@ -355,8 +361,8 @@ def test_load_prepares_once_and_again_when_the_source_changes(tmp_path, monkeypa
     monkeypatch.setenv("UNIMAT_DATA", str(tmp_path / "raw"))
     first = load("mp_20", cache_dir=cache, workers=1)
     calls = []
-    original = datasets.prepare
-    monkeypatch.setattr(datasets, "prepare", lambda *a, **k: calls.append(1) or original(*a, **k))
+    original = datasets._prepare
+    monkeypatch.setattr(datasets, "_prepare", lambda *a, **k: calls.append(1) or original(*a, **k))
     assert load("mp_20", cache_dir=cache, workers=1).content_hash() == first.content_hash()
     assert calls == []
     text = (tmp_path / "raw" / "val.csv").read_text().replace("5.64", "5.70")
@@ -371,6 +377,62 @@ def test_load_prepares_once_and_again_when_the_source_changes(tmp_path, monkeypa
     monkeypatch.setenv("UNIMAT_DATA", str(tmp_path / "raw"))
     (cache / datasets.read_report("mp_20", cache).table).unlink()
     assert load("mp_20", cache_dir=cache, workers=1).content_hash() == changed.content_hash()
+
+
+def test_other_code_makes_the_table_anew(tmp_path, monkeypatch, caplog):
+    write_mp_20(tmp_path / "raw")
+    options = {"cache_dir": tmp_path / "c", "workers": 1}
+    load("mp_20", data_dir=tmp_path / "raw", **options)
+    calls = []
+    original = datasets._prepare
+    monkeypatch.setattr(datasets, "_prepare", lambda *a, **k: calls.append(1) or original(*a, **k))
+    monkeypatch.setattr(datasets, "code_version", lambda name: "another")
+    monkeypatch.delenv("UNIMAT_DATA", raising=False)
+    load("mp_20", **options)  # its source is not at hand: better this table than none
+    assert calls == []
+    assert "another version of the code" in caplog.text
+    load("mp_20", data_dir=tmp_path / "raw", **options)
+    assert calls == [1]
+    load("mp_20", data_dir=tmp_path / "raw", **options)
+    assert calls == [1]
+
+
+def test_processes_that_need_one_table_prepare_it_once(tmp_path):
+    code = (
+        "from unimat_lib import datasets\n"
+        "original = datasets._prepare\n"
+        "datasets._prepare = lambda *a, **k: print('prepared') or original(*a, **k)\n"
+        f"options = dict(cache_dir={str(tmp_path / 'c')!r}, limit=40, workers=1)\n"
+        "print(datasets.load('prototypes', **options).content_hash())\n"
+    )
+    started = [
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    words = [word for process in started for word in process.communicate()[0].split()]
+    assert [process.returncode for process in started] == [0, 0]
+    assert words.count("prepared") == 1
+    assert len(set(words)) == 2  # and one hash
+
+
+def test_the_version_follows_the_code_that_matters(monkeypatch):
+    versions = {name: datasets.code_version(name) for name in datasets.DATASETS}
+    assert len(set(versions.values())) == len(versions)
+    known = datasets._definitions()
+
+    def changed(word):
+        edited = {**known, word: (known[word][0] + "\npass", known[word][1])}
+        monkeypatch.setattr(datasets, "_definitions", lambda: edited)
+        return {name for name in versions if datasets.code_version(name) != versions[name]}
+
+    assert changed("_niggli_cell") == set(datasets.DATASETS)
+    assert changed("SYMPREC") == set(datasets.DATASETS)
+    assert changed("_expand") == {"mp_20", "cif_folder"}
+    assert changed("_lattice") == {"mp_extra"}
+    assert changed("SUBSTITUTION_GROUPS") == {"prototypes"}
+    for word in ("load", "download", "save_table", "CrystalTable", "gather_segments"):
+        assert changed(word) == set(), word
+    assert '"""' not in known["reduce_crystal"][0]
 
 
 def test_an_interrupted_preparation_resumes(tmp_path, monkeypatch):
@@ -426,6 +488,135 @@ def test_nothing_usable_is_an_error(tmp_path):
         frame.assign(cif="nothing").to_csv(tmp_path / f"{split}.csv")
     with pytest.raises(DataError, match="none of 9 rows"):
         prepare("mp_20", data_dir=tmp_path, cache_dir=tmp_path / "c", workers=1)
+
+
+# ---- mp_extra
+
+
+def write_mp_extra(folder, monkeypatch, structures=(NACL, RUTILE, ZNS), **columns):
+    """A file of this form, and a manifest that knows it."""
+    frame = pd.DataFrame(
+        {
+            "material_id": [f"mp-{i}" for i in range(len(structures))],
+            "formula": [s.composition.reduced_formula for s in structures],
+            "spacegroup_number": np.int16(225),
+            "lattice": [np.float32(s.lattice.parameters) for s in structures],
+            "atomic_numbers": [np.uint8(s.atomic_numbers) for s in structures],
+            "frac_coords": [np.float32(s.frac_coords.round(5)).ravel() for s in structures],
+        }
+    ).assign(**columns)
+    folder.mkdir(parents=True, exist_ok=True)
+    frame.to_parquet(folder / "mp_extra.parquet")
+    entry = datasets.manifest()["mp_extra"]
+    entry["sha256"] = datasets._sha256(folder / "mp_extra.parquet")
+    monkeypatch.setattr(datasets, "manifest", lambda: {"mp_extra": entry})
+
+
+def test_extra_crystals_are_reduced_and_for_pretraining_only(tmp_path, monkeypatch):
+    hexagonal = Structure.from_spacegroup(
+        194, Lattice.hexagonal(3.2, 5.2), ["Mg"], [[1 / 3, 2 / 3, 0.25]]
+    )
+    write_mp_extra(tmp_path, monkeypatch, (NACL, RUTILE, ZNS, hexagonal))
+    report = prepare("mp_extra", data_dir=tmp_path, cache_dir=tmp_path / "c", workers=1)
+    assert (report.num_rows, report.num_used) == (4, 4)
+    assert report.counts["split"] == {"extra": 4}
+    assert report.summary().index.tolist() == ["extra"]
+    assert report.summary().loc["extra", "all"] == 4
+    assert ("extra", "triclinic") in report.empty_systems()
+    assert report.notes["reduced_to_primitive"] == 2
+    table = load("mp_extra", data_dir=tmp_path, cache_dir=tmp_path / "c")
+    assert table.num_atoms.tolist() == [2, 6, 2, 2]
+    assert table.info["space_group_spglib"].tolist() == [225, 136, 216, 194]
+    for structure, i in ((NACL, 0), (RUTILE, 1), (ZNS, 2), (hexagonal, 3)):
+        assert table.structure(i).matches(structure)
+    # five decimals in the file, but thirds are thirds
+    thirds = table.frac_coords[-2:, :2] * 3
+    assert (thirds - thirds.round()).abs().max() < 1e-9
+    assert len(table.split("extra")) == 4
+    for name in datasets.SPLITS:
+        with pytest.raises(ValueError, match="no crystal in split"):
+            table.split(name)
+    facts = provenance("mp_extra", tmp_path / "c")
+    assert facts["crystals_by_split"] == {"extra": 4}
+    assert "pretraining only" in facts["text"] and "extra" not in facts
+
+
+def test_pretraining_sees_nothing_like_validation_or_test(tmp_path, monkeypatch):
+    oxygen = Structure.from_spacegroup(225, Lattice.cubic(4.6), ["O"], [[0, 0, 0]])
+    changed = ZNS.copy()
+    changed.scale_lattice(1.1 * ZNS.volume)
+    write_mp_extra(tmp_path, monkeypatch, (NACL, RUTILE, changed, oxygen))
+    prepare("mp_extra", data_dir=tmp_path, cache_dir=tmp_path / "c", workers=1)
+    extra = load_table(next((tmp_path / "c").glob("mp_extra-*.parquet")))
+
+    def remaining(split, ids, **columns):
+        info = pd.DataFrame({"material_id": ids, "split": split, "source": "x"}).assign(**columns)
+        table = from_structures([ZNS, oxygen], info=info)
+        return datasets.apart_from(extra, table).info["material_id"].tolist()
+
+    unlike = ["mp-a", "mp-b"]
+    assert remaining("train", unlike) == ["mp-0", "mp-1", "mp-2", "mp-3"]
+    assert remaining("train", ["mp-1", "mp-b"]) == ["mp-0", "mp-2", "mp-3"]
+    assert remaining("test", unlike) == ["mp-0", "mp-1"]  # ZnS by spglib's number, O2 as O2
+    assert remaining("val", unlike, space_group=1) == ["mp-0", "mp-1", "mp-2", "mp-3"]
+    assert remaining("val", unlike, space_group=1, space_group_spglib=216) == [
+        "mp-0",
+        "mp-1",
+        "mp-3",
+    ]
+
+
+def test_extra_crystals_that_fail_are_named(tmp_path, monkeypatch):
+    on_top = Structure(NACL.lattice, ["Na", "Cl"], [[0, 0, 0], [0, 0, 0.01]])
+    columns = {
+        "lattice": [np.float32([3, 3, 3, 90, 90, 90]), np.float32([3, 3, 3, 10, 20, 80])] * 2,
+        "material_id": ["top", "skew", "good", "good"],
+    }
+    write_mp_extra(tmp_path, monkeypatch, (on_top, ZNS, RUTILE, ZNS), **columns)
+    with pytest.raises(DataError, match="none of 2 rows"):
+        prepare("mp_extra", data_dir=tmp_path, cache_dir=tmp_path / "c", workers=1, limit=2)
+    columns["lattice"] = [columns["lattice"][0], columns["lattice"][1]]
+    columns["lattice"] += [np.float32(s.lattice.parameters) for s in (RUTILE, ZNS)]
+    write_mp_extra(tmp_path, monkeypatch, (on_top, ZNS, RUTILE, ZNS), **columns)
+    report = prepare("mp_extra", data_dir=tmp_path, cache_dir=tmp_path / "c", workers=1)
+    assert (report.num_rows, report.num_used) == (4, 1)
+    reasons = {d["row"]: d["reason"] for d in report.dropped}
+    assert "two atoms" in reasons[0] or "no symmetry" in reasons[0]
+    assert "no cell has the angles 10, 20, 80" in reasons[1]
+    assert reasons[3] == "this material_id was there before"
+
+
+def test_only_the_known_file_of_extra_crystals_is_read(tmp_path, monkeypatch):
+    monkeypatch.delenv("UNIMAT_DATA", raising=False)
+    with pytest.raises(DataError, match="UNIMAT_DATA is not set"):
+        prepare("mp_extra", cache_dir=tmp_path / "c")
+    with pytest.raises(DataError, match="has no such file"):
+        prepare("mp_extra", data_dir=tmp_path, cache_dir=tmp_path / "c")
+    write_mp_extra(tmp_path, monkeypatch)
+    content = (tmp_path / "mp_extra.parquet").read_bytes()
+    (tmp_path / "mp_extra.parquet").write_bytes(content + b"x")
+    with pytest.raises(DataError, match=r"sha256 [0-9a-f]{64} expected, but [0-9a-f]{64} came"):
+        prepare("mp_extra", data_dir=tmp_path, cache_dir=tmp_path / "c")
+
+
+@given(
+    st.lists(st.floats(2, 30), min_size=3, max_size=3),
+    st.lists(st.floats(50, 120), min_size=3, max_size=3),
+)
+def test_cells_from_lengths_and_angles(lengths, angles):
+    try:
+        rows = datasets._lattice(*lengths, *angles)
+    except CrystalError:
+        alpha, beta, gamma = np.radians(angles)  # the volume such angles would enclose
+        cosines = np.cos([alpha, beta, gamma])
+        assert 1 - (cosines**2).sum() + 2 * cosines.prod() < 1e-9
+        return
+    np.testing.assert_allclose(Lattice(rows).parameters, [*lengths, *angles], rtol=1e-6)
+
+
+def test_manifest_names_the_extra_file():
+    entry = datasets.manifest()["mp_extra"]
+    assert len(entry["sha256"]) == 64 and entry["licence"] and entry["rows"] == 117080
 
 
 # ---- download

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
+import os
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+from unimat_lib import diffraction
 from unimat_lib.bragg import lorentz_polarisation, scattering_parameters
 from unimat_lib.crystals import (
     CRYSTAL_SYSTEMS,
@@ -343,6 +346,67 @@ def test_gpu_equals_cpu(prototypes):
     torch.testing.assert_close(
         render(there, index.cuda(), GRID).cpu(), render(here, index, GRID), rtol=0, atol=1e-5
     )
+
+
+def kernel_device():
+    """Where the CUDA kernel can run: a GPU, or the CPU under triton's interpreter."""
+    if torch.cuda.is_available():
+        return "cuda"
+    if importlib.util.find_spec("triton") and os.environ.get("TRITON_INTERPRET") == "1":
+        return "cpu"
+    pytest.skip("no CUDA device, and TRITON_INTERPRET=1 with triton is not set")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("textured", [False, True])
+def test_kernel_draws_the_same_sticks_as_the_plain_code(prototypes, textured):
+    device = kernel_device()
+    from unimat_lib.stick_kernel import add_sticks
+
+    table = prototypes[1].select(torch.arange(12)).to(device)
+    reflections = bragg_reflections(table, g_max=g_max_of(GRID, max_strain=0.05))
+    index = torch.tensor([3, 0, 11, 3, 7, 5], device=device)
+    measurement = Measurement(
+        strain=0.05, zero_shift=1.0, texture=(0.3, 3.0) if textured else (1.0, 1.0)
+    )
+    generator = torch.Generator(device).manual_seed(0)
+    effects = draw_effects(measurement, len(index), generator=generator, device=device)
+    rows = diffraction._rows(reflections, index, GRID, effects)
+    sines = [math.sin(math.radians(angle / 2)) for angle in (9.0, 81.0)]
+    plain, fast = (
+        torch.zeros(len(index), diffraction._row_length(GRID), device=device) for _ in "12"
+    )
+    diffraction._sticks_in_steps(plain, reflections, index, rows, sines)
+    add_sticks(fast, reflections, index, rows, sines)
+    assert (plain > 0).any(1).all()
+    # A stick ten millionths of a step beside its place differs by about 1e-6 of its height.
+    scale = plain.amax(1, keepdim=True)
+    torch.testing.assert_close(fast / scale, plain / scale, rtol=1e-4, atol=1e-5)
+    assert (fast.double().sum(1) / plain.double().sum(1) - 1).abs().max() < 1e-6
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_rendering_is_captured_in_a_cuda_graph(reflections):
+    there = reflections.to("cuda")
+    index = torch.tensor([0, 1, 2], device="cuda")
+    generator = torch.Generator("cuda").manual_seed(0)
+
+    def drawn():
+        effects = draw_effects(EVERYTHING, len(index), generator=generator, device="cuda")
+        clean = render(there, index, GRID)
+        return render(there, index, GRID, effects=effects, generator=generator), clean
+
+    drawn()
+    graph = torch.cuda.CUDAGraph()
+    graph.register_generator_state(generator)
+    with torch.cuda.graph(graph):
+        pattern, clean = drawn()
+    first, second = [(graph.replay(), pattern.clone())[1] for _ in range(2)]
+    assert not torch.allclose(first, second, atol=0.01)  # new effects in every replay
+    index.copy_(torch.tensor([1, 0, 0]))  # whatever crystals the index names then
+    graph.replay()
+    torch.testing.assert_close(clean, render(there, index, GRID), rtol=0, atol=1e-5)
 
 
 def test_errors_say_what_to_do():

@@ -199,6 +199,47 @@ def test_scaled_equals_a_graph_of_the_strained_crystals(table):
         graph.scaled(factor[:2])
 
 
+def test_padded(table):
+    graph = periodic_graph(table, cutoff=4.0, max_neighbors=12).select([3, 40, 7])
+    atoms, edges = len(graph.atomic_numbers), len(graph.distance)
+    padded = graph.padded(num_atoms=atoms + 5, num_edges=edges + 30)
+    assert len(padded) == 3
+    assert padded.atomic_numbers.shape == (atoms + 5,)
+    assert padded.edge_index.shape == (2, edges + 30)
+    assert torch.equal(padded.num_edges, graph.num_edges)
+    assert torch.equal(padded.crystal, torch.cat([graph.crystal, torch.full((5,), 3)]))
+    assert torch.equal(padded.edge_crystal[:edges], graph.edge_crystal)
+    assert (padded.edge_crystal[edges:] == 3).all()
+    assert (padded.edge_index[1].diff() >= 0).all()
+    assert (padded.edge_index[:, edges:] >= atoms).all()  # no real atom is reached
+    torch.testing.assert_close(padded.vector.norm(dim=1), padded.distance)
+    ours, expected = triplets(padded), triplets(graph)
+    assert torch.equal(ours.edge_kj, expected.edge_kj)
+    assert torch.equal(ours.edge_ji, expected.edge_ji)
+    back = padded.select(torch.arange(3))
+    factor = torch.tensor([0.9, 1.0, 1.1])
+    stretched = padded.scaled(factor).select([2]), graph.scaled(factor).select([2])
+    for one, other in ((back, graph), stretched):
+        for field in dataclasses.fields(graph):
+            assert torch.equal(getattr(one, field.name), getattr(other, field.name)), field.name
+
+
+@pytest.mark.parametrize("spare", [(0, 5), (3, -1)])
+def test_padded_to_too_small_a_size(table, spare):
+    graph = periodic_graph(table, cutoff=4.0)
+    atoms, edges = len(graph.atomic_numbers) + spare[0], len(graph.distance) + spare[1]
+    with pytest.raises(ValueError, match=f"do not fit into {atoms} and {edges}"):
+        graph.padded(num_atoms=atoms, num_edges=edges)
+
+
+def test_crystals_without_edges_own_none():
+    lonely, polonium = (np.eye(3) * s for s in (20.0, 3.0))
+    table = make_table([(m, np.zeros((1, 3)), [84]) for m in (lonely, polonium, lonely, polonium)])
+    graph = periodic_graph(table, cutoff=3.1)
+    assert graph.edge_crystal.tolist() == [1] * 6 + [3] * 6
+    assert graph.crystal.tolist() == [0, 1, 2, 3]
+
+
 def brute_force_triplets(graph):
     source, target = graph.edge_index.tolist()
     image = graph.image.tolist()

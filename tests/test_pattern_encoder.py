@@ -1,8 +1,23 @@
+import copy
+import os
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from learning import assert_all_learn, fit
+from torch.nn import functional
 
-from unimat_lib.pattern_encoder import PatternEncoder
+from unimat_lib.pattern_encoder import PatternEncoder, depthwise_norm
+
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+from pattern import LinearBlock, PlainBlock, PlainEncoder, as_convolution
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton's kernels on the CPU, slowly
+needs_kernels = pytest.mark.skipif(
+    not (torch.cuda.is_available() or INTERPRETED), reason="needs a GPU or TRITON_INTERPRET=1"
+)
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def peaks(positions, num_points=512, width=2.0):
@@ -33,18 +48,106 @@ def test_number_of_parameters():
     assert 0.2 < count(num_points=1024, width=16, depths=(1, 1, 1, 1)) < 0.6
 
 
+@pytest.mark.parametrize("block", [PlainBlock, LinearBlock])
+def test_standard_layers_give_the_same(block):
+    torch.manual_seed(0)
+    encoder = PatternEncoder(num_points=500, dim=12, width=8, depths=(1, 2, 1))
+    plain = PlainEncoder(encoder, block)
+    patterns, weights = torch.rand(4, 500) ** 8, torch.randn(4, 12)
+    outputs = [module(patterns) for module in (encoder, plain)]
+    torch.testing.assert_close(*outputs, atol=1e-4, rtol=1e-4)
+    for out in outputs:
+        (out * weights).sum().backward()
+    for mine, other in zip(plain.parameters(), encoder.parameters(), strict=True):
+        scale = mine.grad.abs().max()
+        torch.testing.assert_close(
+            as_convolution(other.grad, mine), mine.grad, atol=1e-4 * scale.item(), rtol=1e-3
+        )
+
+
+@needs_kernels
+@pytest.mark.parametrize("shape", [(1, 1, 8), (2, 9, 16), (3, 20, 12), (2, 5, 130), (1, 40, 64)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_kernels_against_plain_layers(shape, dtype):
+    from unimat_lib import pattern_kernels
+
+    torch.manual_seed(0)
+    channels = shape[-1]
+    x, grad = torch.randn(2, *shape, device=DEVICE).to(dtype)
+    weight = 0.4 * torch.randn(channels, 1, 7, device=DEVICE)
+    bias = torch.randn(channels, device=DEVICE)
+
+    def gradients(function, dtype):
+        given = [tensor.detach().requires_grad_() for tensor in (x.to(dtype), weight, bias)]
+        out = function(*given)
+        return out, *torch.autograd.grad(out, given, grad.to(dtype))
+
+    def plain(x, weight, bias):
+        mixed = functional.conv1d(x.mT, weight, bias, padding=3, groups=channels).mT
+        return functional.layer_norm(mixed, (channels,), eps=1e-6)
+
+    found = gradients(lambda *a: pattern_kernels.depthwise_norm(*a, eps=1e-6), dtype)
+    expected = gradients(plain, torch.float32)
+    assert found[0].dtype == found[1].dtype == dtype
+    tolerance = 2e-5 if dtype == torch.float32 else 2e-2  # of the largest value
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.shape == theirs.shape
+        torch.testing.assert_close(
+            ours.float(), theirs, atol=tolerance * theirs.abs().max().item(), rtol=0
+        )
+
+
+@needs_kernels
+def test_kernels_repeat_exactly_and_refuse_what_they_cannot_index(monkeypatch):
+    from unimat_lib import pattern_kernels
+
+    monkeypatch.setattr(pattern_kernels, "_PROGRAMS", 2)  # several tiles per program
+    torch.manual_seed(0)
+    x = torch.randn(2, 50, 16, device=DEVICE)
+    weight = torch.randn(16, 1, 7, device=DEVICE, requires_grad=True)
+    bias = torch.zeros(16, device=DEVICE)
+
+    def gradient(normed, weight):
+        return torch.autograd.grad(normed.sigmoid().sum(), weight)[0]
+
+    first, second = (
+        gradient(pattern_kernels.depthwise_norm(x, weight, bias, eps=1e-6), weight)
+        for _ in range(2)
+    )
+    assert torch.equal(first, second)
+    on_cpu = weight.detach().cpu().requires_grad_()
+    expected = gradient(depthwise_norm(x.cpu(), on_cpu, bias.cpu()), on_cpu)
+    torch.testing.assert_close(first.cpu(), expected, atol=1e-4, rtol=1e-4)
+    with pytest.raises(ValueError, match="reduce the batch"):
+        pattern_kernels.depthwise_norm(
+            torch.empty(1, device=DEVICE).expand(2, 2**30, 1), weight, bias, eps=1e-6
+        )
+
+
 def test_pattern_encoder_gradients_and_batching():
     torch.manual_seed(0)
     encoder = PatternEncoder(num_points=512, dim=12, width=8, depths=(1, 1, 1))
     patterns = torch.rand(4, 512) ** 4
-    out = encoder(patterns)
-    assert_all_learn(encoder, out)
+    assert_all_learn(encoder, encoder(patterns))
+    encoder.eval()
     alone = torch.cat([encoder(p[None]) for p in patterns])
-    torch.testing.assert_close(out, alone, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(encoder(patterns), alone, atol=1e-5, rtol=1e-5)
     patterns[:, ::2] = 0
     patterns.requires_grad_()
     encoder(patterns).sum().backward()
     assert patterns.grad.isfinite().all()
+
+
+def test_evaluation_follows_training():
+    # BatchNorm's running statistics settle on those of the data: both modes then agree.
+    torch.manual_seed(0)
+    encoder = PatternEncoder(num_points=512, dim=12, width=8, depths=(1, 1, 1))
+    patterns = peaks(500 * torch.rand(64, 12))
+    with torch.no_grad():
+        for _ in range(150):
+            trained = encoder(patterns)
+    average = copy.deepcopy(encoder).eval()  # what is evaluated: buffers travel with a copy
+    torch.testing.assert_close(average(patterns), trained, atol=0.05, rtol=0.05)
 
 
 def test_pattern_encoder_in_bfloat16():
@@ -63,8 +166,18 @@ def test_positions_of_peaks_survive():
     losses = fit(encoder, patterns, target, steps=60)
     assert losses[-1] < losses[0] / 10
     with torch.no_grad():
+        for _ in range(60):  # the averages of BatchNorm lag behind weights that change fast
+            encoder(patterns)
         out = encoder.eval()(patterns)
     assert (out.diff(dim=0) > 0).float().mean() > 0.8  # in the order of the shift
+
+
+def test_descriptions_of_different_patterns_differ_from_the_start():
+    # Otherwise training begins with a long plateau.
+    torch.manual_seed(0)
+    encoder = PatternEncoder(num_points=512, dim=64, width=8, depths=(1, 1, 1))
+    out = encoder(peaks(500 * torch.rand(64, 12)))
+    assert out.std(dim=0).mean() > 3 * out.mean(dim=0).std()
 
 
 def test_pattern_encoder_learns_sixteen_patterns():
@@ -73,6 +186,3 @@ def test_pattern_encoder_learns_sixteen_patterns():
     encoder = PatternEncoder(num_points=512, dim=6, width=8, depths=(1, 1, 1))
     losses = fit(encoder, patterns, target)
     assert losses[-1] < losses[0] / 10
-
-
-# ---- composition encoder

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from unimat_lib import patterns
 from unimat_lib.diffraction import (
     CU_K_ALPHA,
     WAVELENGTHS,
@@ -180,6 +181,40 @@ def test_decimal_commas_are_read_back(rows, separator):
 
 
 numeric_noise = st.text(alphabet="0123456789.,;-+eE \t\n#naif", max_size=120)
+
+
+number_text = st.one_of(
+    st.sampled_from(
+        ["10", "10.", ".5", "-2", "+3.5", "1e3", "1E-2", "10,5", "'7'", "nan", "#", ""]
+    ),
+    st.floats(0, 180).map(repr),
+)
+line_text = st.builds(
+    "{0}{1}{2}{3}{4}{5}".format,
+    st.sampled_from(["", " ", "\t", "# "]),
+    number_text,
+    st.sampled_from([" ", "\t", ",", ";", " , ", "; ", "  ", ""]),
+    number_text,
+    st.sampled_from(["", " ", " 3", ",4"]),
+    st.sampled_from(["\n", "\r\n", "\n\n", "\r", "\x0c", "\u2028"]),
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(text=st.one_of(numeric_noise, st.lists(line_text, max_size=5).map("".join)))
+def test_the_fast_reader_reads_what_the_careful_one_does(text):
+    """Both give the same points and line numbers, or the fast one leaves it to the other."""
+    fast = patterns._plain_points(text)
+    if fast is not None:
+        points, lines = patterns._any_points(text, "text")
+        assert list(map(tuple, fast[0].tolist())) == points
+        assert list(fast[1]) == lines
+
+
+def test_an_ordinary_file_is_read_fast():
+    body = "".join(f"{5 + 0.01 * i:.2f}\t{i % 7}\r\n" for i in range(3000))
+    for text in (GOOD, "# a comment\n2theta counts\n" + body, body.rstrip()):
+        assert patterns._plain_points(text) is not None
 
 
 @settings(max_examples=200, deadline=None)

@@ -1,5 +1,7 @@
 import dataclasses
 import math
+import os
+from importlib.util import find_spec
 
 import numpy as np
 import pandas as pd
@@ -9,12 +11,14 @@ from learning import assert_all_learn, fit
 from pymatgen.core import Lattice
 from torch_geometric.nn.models import dimenet as pyg
 
+from unimat_lib import structure_encoder
 from unimat_lib.crystals import table_from_arrays
 from unimat_lib.graphs import periodic_graph, triplets
 from unimat_lib.structure_encoder import (
     EdgeEmbedding,
     SphericalBasis,
     StructureEncoder,
+    TorchSums,
     spherical_bessel_zeros,
 )
 
@@ -76,6 +80,21 @@ def encoder():
 
 def as_graph(table, max_neighbors=12):
     return periodic_graph(table, cutoff=CUTOFF, max_neighbors=max_neighbors)
+
+
+def run(encoder, graph):
+    """Embeddings, and the gradient of each parameter."""
+    encoder.zero_grad()
+    out = encoder(graph)
+    out.float().square().sum().backward()
+    return out.detach(), {name: p.grad for name, p in encoder.named_parameters()}
+
+
+def assert_same_run(actual, expected, rtol):
+    """Embeddings and gradients agree, each tensor within ``rtol`` of its norm."""
+    assert (actual[0] - expected[0]).norm() <= rtol * expected[0].norm()
+    for name, grad in expected[1].items():
+        assert (actual[1][name] - grad).norm() <= rtol * grad.norm() + 1e-12, name
 
 
 # ---- layers against PyTorch Geometric's
@@ -218,6 +237,8 @@ def test_supercell(table):
     torch.manual_seed(0)
     blind = StructureEncoder(dim=24, atom_count=False, **TINY).eval()
     torch.testing.assert_close(blind(small), blind(large), atol=2e-5, rtol=1e-4)
+    # The copies of an atom share the maximum, and must share its gradient.
+    assert_same_run(run(blind, large), run(blind, small), 1e-3)
     counting = StructureEncoder(dim=24, **TINY).eval()
     assert (counting(small) - counting(large)).abs().amax(1).min() > 1e-3
 
@@ -288,6 +309,130 @@ def test_same_on_the_gpu(encoder, table):
         assert torch.isfinite(encoder(on_device.select([3, 1])).float()).all()
 
 
+# ---- padding, and the kernels against the tensor operations
+
+
+@pytest.mark.parametrize("spare_edges", [0, 40])
+def test_padding_changes_nothing(encoder, graph, spare_edges):
+    atoms, edges = len(graph.atomic_numbers), len(graph.distance)
+    padded = graph.padded(num_atoms=atoms + 9, num_edges=edges + spare_edges)
+    actual, expected = run(encoder, padded), run(encoder, graph)
+    assert actual[0].shape == expected[0].shape
+    assert_same_run(actual, expected, 1e-6)
+
+
+@pytest.fixture
+def kernel_device():
+    if find_spec("triton") is None:
+        pytest.skip("Triton is not installed")
+    if torch.cuda.is_available():
+        return "cuda"
+    if os.environ.get("TRITON_INTERPRET") == "1":  # slow; Triton 3.6 needs NumPy < 2.4 for it
+        return "cpu"
+    pytest.skip("no CUDA device, and TRITON_INTERPRET=1 is not set")
+
+
+@pytest.fixture
+def use_kernels(kernel_device, monkeypatch):
+    from unimat_lib.triplet_kernel import KernelSums
+
+    return lambda: monkeypatch.setattr(structure_encoder, "_sums", KernelSums)
+
+
+@pytest.fixture
+def use_torch(monkeypatch):
+    return lambda: monkeypatch.setattr(structure_encoder, "_sums", TorchSums)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize(
+    ("max_neighbors", "sizes"),
+    [
+        (12, {}),
+        (40, {}),  # several tiles on both sides
+        (5, {"int_emb": 24, "num_spherical": 3, "basis_emb": 5}),  # no powers of two; a lone atom
+    ],
+)
+def test_kernels_equal_tensor_operations(
+    table, kernel_device, use_kernels, use_torch, max_neighbors, sizes, padded
+):
+    some = make_table(
+        [
+            (table.lattice[c].numpy(), table.frac_coords[a:b].numpy(), table.atomic_numbers[a:b])
+            for c, (a, b) in ((c, table.offsets[c : c + 2].tolist()) for c in (0, 13))
+        ]
+        + [(np.eye(3) * 30.0, np.zeros((1, 3)), [118])]
+    )
+    graph = as_graph(some, max_neighbors).to(kernel_device)
+    assert (graph.num_neighbors.max() > 16) == (max_neighbors == 40)
+    torch.manual_seed(0)
+    encoder = StructureEncoder(dim=8, **TINY | {"blocks": 1} | sizes).to(kernel_device)
+    use_torch()
+    expected = run(encoder, graph)
+    use_kernels()
+    if padded:
+        graph = graph.padded(num_atoms=9, num_edges=len(graph.distance) + 40)
+    assert_same_run(run(encoder, graph), expected, 1e-5)
+
+
+def test_vectors_with_gradients_do_not_go_to_the_kernels(graph, monkeypatch):
+    # As on a GPU, where the kernels are the rule.
+    monkeypatch.setattr(type(graph), "device", torch.device("cuda"))
+    monkeypatch.setattr(structure_encoder, "TorchSums", lambda graph, basis: "tensor operations")
+    basis = SphericalBasis(num_spherical=2, num_radial=2, cutoff=CUTOFF)
+    moved = graph.with_vector(graph.vector.clone().requires_grad_())
+    assert structure_encoder._sums(moved, basis) == "tensor operations"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_kernels_in_bfloat16_are_as_good_as_tensor_operations(table, use_kernels, use_torch):
+    graph = as_graph(table).to("cuda")
+    torch.manual_seed(0)
+    encoder = StructureEncoder(dim=24, **TINY).to("cuda")
+    use_torch()
+    exact = run(encoder, graph)
+    errors = []
+    for choose in (use_torch, use_kernels):
+        choose()
+        with torch.autocast("cuda", dtype=torch.bfloat16):
+            out, grads = run(encoder, graph)
+        difference = sum((grads[n] - exact[1][n]).square().sum() for n in grads)
+        errors.append(((out - exact[0]).norm() / exact[0].norm(), difference.sqrt()))
+    assert errors[1][0] < 1.2 * errors[0][0] + 1e-3
+    assert errors[1][1] < 1.2 * errors[0][1]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_captured_step_follows_its_inputs(table):
+    graph = as_graph(table.to("cuda"))
+    batches = [graph.select(i).padded(num_atoms=40, num_edges=900) for i in ([0, 3, 5], [8, 1, 12])]
+    torch.manual_seed(0)
+    encoder = StructureEncoder(dim=24, **TINY).to("cuda")
+    static = dataclasses.replace(
+        batches[0], **{n: getattr(batches[0], n).clone() for n in batches[0].__dataclass_fields__}
+    )
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        run(encoder, static)
+    torch.cuda.current_stream().wait_stream(side)
+    encoder.zero_grad(set_to_none=True)
+    captured = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(captured):
+        out = encoder(static)
+        grads = torch.autograd.grad(out.square().sum(), list(encoder.parameters()))
+    for batch in (batches[1], batches[0], batches[1]):
+        for name in batch.__dataclass_fields__:
+            getattr(static, name).copy_(getattr(batch, name))
+        captured.replay()
+        expected = run(encoder, batch)
+        assert torch.equal(out, expected[0])  # no order of additions is left to chance
+        for grad, other in zip(grads, expected[1].values(), strict=True):
+            torch.testing.assert_close(grad, other, atol=1e-5, rtol=1e-4)
+
+
 def test_structure_encoder_learns_sixteen_crystals(table):
     some = table.select([*range(14), 0, 5])
     torch.manual_seed(0)
@@ -295,6 +440,3 @@ def test_structure_encoder_learns_sixteen_crystals(table):
     target = (target - target.mean(0)) / target.std(0)
     losses = fit(StructureEncoder(dim=6, **TINY), as_graph(some), target)
     assert losses[-1] < losses[0] / 10
-
-
-# ---- pattern encoder

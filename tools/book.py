@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from html.parser import HTMLParser
 from pathlib import Path
@@ -39,9 +39,20 @@ NOTICE = (
 
 # ---------------------------------------------------------------------------------------- run
 
+# What each chapter reads of what others wrote. One that is not listed waits for all before it.
+READS: dict[str, tuple[str, ...]] = {
+    "01_crystals_and_splits": (),
+    "02_three_views": (),
+    "03_encoders": (),
+    "04_alignment": ("03_encoders",),
+    "05_fusion": ("03_encoders",),
+    "06_crystal_systems": ("03_encoders", "04_alignment", "05_fusion"),
+    "07_ledger": ("03_encoders", "04_alignment", "05_fusion"),
+}
+
 
 def run(book: Book, args: argparse.Namespace) -> None:
-    """Run chapters one after the other (later ones read what earlier ones wrote)."""
+    """Run chapters, side by side where none reads what the other writes."""
     chosen = book.select(args.chapters)
     settings = parse_settings(args.set)
     parameters = book.parameters(args.profile, settings)
@@ -50,12 +61,94 @@ def run(book: Book, args: argparse.Namespace) -> None:
             raise BookError(f"--set {name}: none of the chosen chapters has this parameter")
     for chapter in chosen:
         _check_run_dir(book, chapter, args.profile, parameters[chapter.name])
+    cores = len(os.sched_getaffinity(0))
+    # On a GPU chapters would share its memory, and the times that they publish would be wrong.
+    jobs = args.jobs or (cores if args.profile == "quick" else 1)
     _exit_on_sigterm()
     begun = time.monotonic()
-    for chapter in chosen:
-        run_chapter(book, chapter, args.profile, parameters[chapter.name], gpus=args.gpus)
+    if jobs > 1 and len(chosen) > 1:
+        run_side_by_side(
+            chapter_waits([chapter.name for chapter in chosen]),
+            lambda name: _run_command(book.chapters[name], args),
+            jobs=jobs,
+            environment={**os.environ, "UNIMAT_ROOT": str(book.root)},
+            cores=cores,
+        )
+    else:
+        for chapter in chosen:
+            run_chapter(book, chapter, args.profile, parameters[chapter.name], gpus=args.gpus)
     if len(chosen) > 1:
         print(f"{len(chosen)} chapters in {time.monotonic() - begun:.0f} s", flush=True)
+
+
+def _run_command(chapter: Chapter, args: argparse.Namespace) -> list[str]:
+    """Command line that runs one of the chapters asked for."""
+    own = [pair for pair in args.set if pair.partition("=")[0] in chapter.parameters]
+    words = [sys.executable, str(Path(__file__).resolve()), "run", chapter.name]
+    words += [f"--profile={args.profile}", *(f"--set={pair}" for pair in own)]
+    return words + ([] if args.gpus is None else [f"--gpus={args.gpus}"])
+
+
+def chapter_waits(names: Sequence[str]) -> dict[str, set[str]]:
+    """For each chapter to run, in reading order, those of the others that must be run before."""
+    return {name: set(names[:i]) & set(READS.get(name, names[:i])) for i, name in enumerate(names)}
+
+
+def run_side_by_side(
+    waits: Mapping[str, set[str]],
+    command: Callable[[str], list[str]],
+    *,
+    jobs: int,
+    environment: Mapping[str, str],
+    cores: int,
+) -> None:
+    """Run one process per chapter, up to ``jobs`` at a time, each as soon as it may.
+
+    Those that most others wait for go first. When one fails the running ones finish, and nothing
+    else begins.
+
+    Args:
+        waits: For each chapter those that must be done before.
+        command: Command line that runs a chapter.
+        jobs: Largest number of chapters at a time.
+        environment: Environment of the processes.
+        cores: Processor cores, shared out among the processes.
+
+    Raises:
+        BookError: A chapter failed; its own process has said why.
+    """
+    threads = str(max(cores // min(jobs, len(waits)), 1))
+    environment = {**environment, "OMP_NUM_THREADS": threads}
+    weight = {name: len(_followers(name, waits)) for name in waits}
+    running: dict[str, subprocess.Popen] = {}
+    done: set[str] = set()
+    failed: list[str] = []
+    try:
+        while running or (len(done) < len(waits) and not failed):
+            ready = [n for n in waits if n not in done | running.keys() and waits[n] <= done]
+            ready.sort(key=lambda name: -weight[name])
+            for name in ready[: 0 if failed else jobs - len(running)]:
+                running[name] = subprocess.Popen(command(name), env=environment)
+            ended = [name for name, process in running.items() if process.poll() is not None]
+            for name in ended:
+                (failed.append if running.pop(name).returncode else done.add)(name)
+            if not ended:
+                time.sleep(0.05)
+    finally:
+        for process in running.values():  # after an interruption
+            process.terminate()
+        for process in running.values():
+            process.wait()
+    if failed:
+        left = [name for name in waits if name not in done and name not in failed]
+        also = f"; not run: {', '.join(left)}" if left else ""
+        raise BookError(f"failed: {', '.join(failed)} (see above){also}")
+
+
+def _followers(name: str, waits: Mapping[str, set[str]]) -> set[str]:
+    """All chapters that wait for one, directly or not."""
+    direct = {other for other, before in waits.items() if name in before}
+    return direct.union(*(_followers(other, waits) for other in direct))
 
 
 def run_chapter(
@@ -513,6 +606,13 @@ def page_problems(book: Book, pages: Path) -> list[str]:
 # --------------------------------------------------------------------------------- command line
 
 
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"at least 1 expected, but {number} came")
+    return number
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(prog="tools/book.py", description="Run, check, build the book.")
@@ -535,6 +635,12 @@ def parser() -> argparse.ArgumentParser:
         default=[],
         metavar="NAME=VALUE",
         help="override one parameter of params.yml (repeatable)",
+    )
+    sub.add_argument(
+        "--jobs",
+        type=_positive,
+        metavar="N",
+        help="chapters at a time (default: one per core in the quick profile, one in the full)",
     )
     sub.add_argument("--gpus", type=int, metavar="N", help="let the chapters see N GPUs only")
     command("refresh", refresh, "full", chapters=True)

@@ -7,6 +7,7 @@ prose and documentation can be mended without a GPU.
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -85,11 +86,16 @@ def library_hashes(root: Path, sources: Iterable[str]) -> dict[str, str]:
         path = _module_path(root, name)
         if name in hashes or path is None:
             continue
-        text = path.read_text(encoding="utf-8")
-        hashes[name] = digest(normal_form(text))
         package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-        waiting += [name.rpartition(".")[0] or name, *_imports(text, package)]
+        hashes[name], imports = _module_facts(path.read_text(encoding="utf-8"), package)
+        waiting += [name.rpartition(".")[0] or name, *imports]
     return dict(sorted(hashes.items()))
+
+
+@functools.cache  # all chapters share most modules
+def _module_facts(text: str, package: str) -> tuple[str, tuple[str, ...]]:
+    """Hash of a module's code, and what it imports of the library."""
+    return digest(normal_form(text)), tuple(_imports(text, package))
 
 
 def _module_path(root: Path, name: str) -> Path | None:

@@ -11,7 +11,7 @@ import functools
 import importlib.util
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -84,23 +84,27 @@ def scattering_parameters() -> Tensor:
     return parameters
 
 
-def form_factor(atomic_numbers: Tensor, g: Tensor) -> Tensor:
+def form_factors(atomic_numbers: Tensor, which: Tensor, g: Tensor) -> Tensor:
     """Atomic scattering factors f(s) = Z - 41.78214 s^2 sum_i a_i exp(-b_i s^2), with s = g / 2.
 
     Args:
-        atomic_numbers: int64, any shape.
-        g: 1/d in 1/angstrom, float64, of the same shape.
+        atomic_numbers: Some elements, int64 ``[S]``.
+        which: The element of each factor as its place among them, int64 ``[M]``.
+        g: 1/d in 1/angstrom, float64 ``[M]``.
 
     Returns:
-        float64, electrons.
+        float64 ``[M]``, electrons.
     """
-    parameters = scattering_parameters().to(g.device)
-    s2 = (g / 2).square()
+    z = atomic_numbers.double()[:, None]
+    parameters = scattering_parameters().to(g.device)[atomic_numbers].flatten(1)  # a1, b1, a2, ...
+    # Transposed, so that each coefficient is contiguous and can be picked quickly.
+    z, *coefficients = torch.cat([z, parameters], dim=1).T.contiguous()  # [S] each
+    s2 = (g * g).div_(4)
     total = torch.zeros_like(g)
-    for term in parameters.unbind(1):  # [119, 2]
-        a, b = term.unbind(-1)
-        total += a.take(atomic_numbers) * torch.exp(-b.take(atomic_numbers) * s2)
-    return atomic_numbers - 41.78214 * s2 * total
+    for a, b in zip(coefficients[0::2], coefficients[1::2], strict=True):
+        decay = b.neg().index_select(0, which).mul_(s2).exp_()
+        total.addcmul_(a.index_select(0, which), decay)
+    return z.index_select(0, which).addcmul_(s2, total, value=-41.78214)
 
 
 def _check_elements(atomic_numbers: Tensor) -> None:
@@ -157,6 +161,11 @@ class Reflections:
         crystals = torch.arange(len(self), device=self.device)
         return torch.repeat_interleave(crystals, self.offsets.diff())
 
+    @functools.cached_property
+    def largest(self) -> int:
+        """Number of reflections of the crystal that has most; the first use waits for a GPU."""
+        return int(self.offsets.diff().max()) if len(self) else 0
+
     def select(self, index: Tensor) -> Reflections:
         """Reflections of some of the crystals; ``index`` is int64 ``[B]``, repeats allowed."""
         flat, offsets = gather_segments(self.offsets, index)
@@ -209,12 +218,7 @@ def bragg_reflections(
     _check_elements(table.atomic_numbers)
     on_cpu = table.device.type == "cpu"
     chunks = _chunks(table, g_max, chunk_size or (_CHUNK_CPU if on_cpu else _CHUNK_GPU))
-    # On a CPU whole chunks are shared out among torch's threads, which then need not wait for each
-    # other after every small operation.
-    threads = torch.get_num_threads() if on_cpu else 1
-    with ThreadPoolExecutor(threads) as pool:
-        run = map if threads == 1 else pool.map
-        pieces = list(run(lambda chunk: _reflections_of(chunk, g_max), chunks))
+    pieces = _in_threads(lambda chunk: _reflections_of(chunk, g_max), chunks, on_cpu=on_cpu)
 
     def joined(name: str, empty: Tensor) -> Tensor:
         return torch.cat([empty, *(getattr(piece, name) for piece in pieces)])
@@ -230,6 +234,24 @@ def bragg_reflections(
         reciprocal=_reciprocal(table.lattice),
         g_max=float(g_max),
     )
+
+
+def _in_threads(
+    work: Callable[[_Chunk], Reflections], items: Iterable[_Chunk], *, on_cpu: bool
+) -> list[Reflections]:
+    """Results of ``work`` on each item.
+
+    On a CPU whole items are shared out among torch's threads, which then need not wait for each
+    other after every small operation.
+    """
+    threads = torch.get_num_threads() if on_cpu else 1
+    if threads == 1:
+        return [work(item) for item in items]
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(work, items))
+    finally:
+        torch.set_num_threads(threads)
 
 
 class _Chunk(NamedTuple):
@@ -283,16 +305,17 @@ def _reflections_of(chunk: _Chunk, g_max: float) -> Reflections:
     """Reflections of one chunk of crystals."""
     hkl, g, crystal = _half_sphere(chunk.reciprocal, g_max)
     crystals = len(chunk.reciprocal)
-    intensity = 2 * _squared_structure_factors(chunk, hkl, g, _offsets_of(crystal, crystals))
+    offsets = _offsets_of(crystal, crystals)
+    intensity = _squared_structure_factors(chunk, hkl, g, offsets).mul_(2)
     electrons = torch.zeros(crystals, dtype=torch.float64, device=g.device)
     electrons.index_add_(0, chunk.crystal, (chunk.num_atoms * chunk.atomic_number).double())
     threshold = 2 * NEGLIGIBLE * electrons.square()
     keep = (intensity > threshold.index_select(0, crystal)).nonzero()[:, 0]
     return Reflections(
-        hkl=torch.stack([index[keep].to(torch.int16) for index in hkl], dim=1),
-        g=g[keep],
-        intensity=intensity[keep],
-        offsets=_offsets_of(crystal[keep], crystals),
+        hkl=torch.stack([index.index_select(0, keep).to(torch.int16) for index in hkl], dim=1),
+        g=g.index_select(0, keep),
+        intensity=intensity.index_select(0, keep),
+        offsets=_offsets_of(crystal.index_select(0, keep), crystals),
         reciprocal=chunk.reciprocal,
         g_max=g_max,
     )
@@ -338,17 +361,18 @@ def _half_sphere(
     crystal, el = crystal[column], el[column]  # [columns along h]
 
     edge = lower[crystal, 0, 0]
+    start = k * lower[crystal, 1, 0] + el * lower[crystal, 2, 0]  # where h = 0 lies
     middle = k * lower[crystal, 1, 1] + el * lower[crystal, 2, 1]
-    rest = (radius**2 - middle**2 - height[column] ** 2).clamp_min(0).sqrt() / edge
-    centre = -(k * lower[crystal, 1, 0] + el * lower[crystal, 2, 0]) / edge
-    first = torch.where((el == 0) & (k == 0), 1.0, centre - rest)
-    in_plane = (
-        k[:, None] * reciprocal[crystal, 1] + el[:, None] * reciprocal[crystal, 2]
-    )  # [columns, 3]
-    column, h = _ragged_range(first, centre + rest)
-    crystal = crystal[column]
-    g = (in_plane[column] + h[:, None] * reciprocal[crystal, 0]).norm(dim=-1)
-    return (h, k[column], el[column]), g, crystal
+    distance2 = middle**2 + height[column] ** 2  # of the column from the origin
+    half = (radius**2 - distance2).clamp_min(0).sqrt() / edge
+    centre = -start / edge
+    first = torch.where((el == 0) & (k == 0), 1.0, centre - half)
+    column, h = _ragged_range(first, centre + half)
+    k, el, crystal, edge, start, distance2 = (
+        each.index_select(0, column) for each in (k, el, crystal, edge, start, distance2)
+    )
+    along = start.addcmul_(h, edge)
+    return (h, k, el), distance2.addcmul_(along, along).sqrt_(), crystal
 
 
 def _ragged_range(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
@@ -360,8 +384,8 @@ def _ragged_range(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     first = low.ceil()
     count = (high.floor() - first + 1).clamp_min(0).long()
     parent = torch.repeat_interleave(torch.arange(len(low), device=low.device), count)
-    start = first - (count.cumsum(0) - count)
-    return parent, torch.arange(len(parent), device=low.device) + start[parent]
+    start = first + count - count.cumsum(0)
+    return parent, start.index_select(0, parent).add_(torch.arange(len(parent), device=low.device))
 
 
 def _squared_structure_factors(
@@ -392,13 +416,13 @@ def _squared_structure_factors(
             for column in chunk.frac_coords[chunk.first_atom[:with_jth] + j].unbind(1)
         )
         turns = x.mul_(h[part]).addcmul_(y, k[part]).addcmul_(z, el[part])
-        phase = turns.sub_(turns.round()).mul_(2 * math.pi)
+        phase = turns.frac_().mul_(2 * math.pi)  # cos and sin are fastest near 0
         real[part] += phase.cos()
         imag[part] += phase.sin()
-    f = form_factor(chunk.atomic_number.index_select(0, species), g.index_select(0, pair))
-    real = torch.zeros_like(g).index_add_(0, pair, f * real)
-    imag = torch.zeros_like(g).index_add_(0, pair, f * imag)
-    return real.square() + imag.square()
+    f = form_factors(chunk.atomic_number, species, g.index_select(0, pair))
+    real = torch.zeros_like(g).index_add_(0, pair, real.mul_(f))
+    imag = torch.zeros_like(g).index_add_(0, pair, imag.mul_(f))
+    return real.mul_(real).addcmul_(imag, imag)
 
 
 # -------------------------------------------------------------------------------------------- peaks
@@ -440,16 +464,18 @@ def peaks(
     check_reach(reflections, 2 * high / wavelength, f"{two_theta_range[1]:g} degrees")
     sin_theta = reflections.g * (wavelength / 2)
     keep = ((sin_theta >= low) & (sin_theta <= high)).nonzero()[:, 0]
-    sin_theta, crystal = sin_theta[keep], reflections.crystal[keep]
-    two_theta = 2 * torch.rad2deg(torch.asin(sin_theta))
-    intensity = reflections.intensity[keep] * lorentz_polarisation(sin_theta)
+    sin_theta, crystal, intensity = (
+        each.index_select(0, keep)
+        for each in (sin_theta, reflections.crystal, reflections.intensity)
+    )
+    two_theta = torch.asin(sin_theta).mul_(math.degrees(2))
+    intensity.mul_(lorentz_polarisation(sin_theta))
 
     bins = round(180 / merge_tol) + 2
-    key, peak = torch.unique(
-        crystal * bins + (two_theta / merge_tol).round().long(), return_inverse=True
-    )
+    key = crystal.mul_(bins).add_((two_theta / merge_tol).round_().long())
+    key, peak = torch.unique(key, return_inverse=True)
     merged = intensity.new_zeros(len(key)).index_add_(0, peak, intensity)
-    position = two_theta.new_full((len(key),), 180.0).scatter_reduce(0, peak, two_theta, "amin")
+    position = two_theta.new_full((len(key),), 180.0).scatter_reduce_(0, peak, two_theta, "amin")
     crystal = key // bins
     strongest = merged.new_zeros(len(reflections)).scatter_reduce(0, crystal, merged, "amax")
     keep = (merged > min_intensity * strongest[crystal]).nonzero()[:, 0]

@@ -2,16 +2,17 @@
 
 Magpie describes a formula by statistics over its elements: 22 tabulated properties (atomic number,
 electronegativity, valence electrons, ...), and for each the minimum, maximum, range, mean, mean
-absolute deviation and the value of the most abundant element. The tables are matminer's; the
-statistics are computed here for all formulas at once, because matminer's own featurizer takes 2.5
-milliseconds per formula (the tests compare the two).
+absolute deviation and the value of the most abundant element. The tables are matminer's, read from
+its files without importing it, which would take seconds; the statistics are computed here for all
+formulas at once, because matminer's own featurizer takes 2.5 milliseconds per formula (the tests
+compare the two).
 """
 
 from __future__ import annotations
 
 import functools
+import importlib.util
 import os
-import warnings
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -20,6 +21,8 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
+
+from unimat_lib.files import replacing
 
 MAGPIE_PROPERTIES = (
     "Number",
@@ -70,13 +73,14 @@ def magpie_features(
     Args:
         formulas: ``C`` chemical formulas; each distinct one is computed once.
         cache_dir: Folder that keeps the table of element properties (a file of 30 kB), so that
-            later calls, also on machines without matminer, need not import matminer.
+            later calls, also on machines without matminer, need not look for matminer's.
 
     Returns:
         ``[C, 132]`` float32, columns in the order of ``MAGPIE_FEATURES``, finite.
 
     Raises:
         ValueError: A formula cannot be read.
+        FileNotFoundError: Neither matminer nor a table in ``cache_dir`` is there.
 
     Source: Ward et al., npj Comput. Mater. 2, 16028 (2016).
     """
@@ -144,13 +148,8 @@ def _element_table(cache_dir: str | os.PathLike[str] | None) -> np.ndarray:
     table = _matminer_table()
     frame = pd.DataFrame(table, columns=list(MAGPIE_PROPERTIES))
     frame.attrs["matminer"] = _matminer_version()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        frame.to_parquet(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as temporary:
+        frame.to_parquet(temporary)
     return table
 
 
@@ -163,13 +162,24 @@ def _matminer_version() -> str | None:
 
 @functools.cache
 def _matminer_table() -> np.ndarray:
-    with warnings.catch_warnings():  # importing matminer raises warnings about its own dependencies
-        warnings.simplefilter("ignore")
-        from matminer.utils.data import MagpieData
-        from pymatgen.core import Element
+    """Magpie's properties of the elements from matminer's files: ``[119, 22]`` float64.
 
-        data = MagpieData(impute_nan=True).all_elemental_props
-    symbols = [Element.from_Z(z).symbol for z in range(1, _NUM_ELEMENTS + 1)]
+    Each file has one line per element in the order of atomic numbers; what is missing becomes the
+    mean, as in matminer's ``MagpieData(impute_nan=True)``.
+    """
+    spec = importlib.util.find_spec("matminer")  # finds the package without importing it
+    places = list(spec.submodule_search_locations or []) if spec else []
+    folders = [Path(place) / "utils" / "data_files" / "magpie_elementdata" for place in places]
+    folder = next((folder for folder in folders if folder.is_dir()), None)
+    if folder is None:
+        raise FileNotFoundError(
+            "matminer's tables of the elements were expected in utils/data_files/"
+            f"magpie_elementdata of {places or 'the package matminer, which is not installed'}; "
+            "install the matminer version named in requirements.lock"
+        )
     table = np.zeros((_NUM_ELEMENTS + 1, len(MAGPIE_PROPERTIES)))
-    table[1:] = np.array([[data[name][symbol] for name in MAGPIE_PROPERTIES] for symbol in symbols])
+    for column, name in enumerate(MAGPIE_PROPERTIES):
+        lines = (folder / f"{name}.table").read_text(encoding="utf-8").splitlines()[:_NUM_ELEMENTS]
+        values = pd.to_numeric(pd.Series(lines), errors="coerce").reindex(range(_NUM_ELEMENTS))
+        table[1:, column] = values.fillna(values.mean())
     return table

@@ -27,6 +27,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from unimat_lib.files import replacing
+
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
@@ -43,6 +45,9 @@ LAST_SPACE_GROUP = (2, 15, 74, 142, 167, 194, 230)
 """Highest space-group number of each crystal system, in the order of ``CRYSTAL_SYSTEMS``."""
 
 SPLITS = ("train", "val", "test")
+EXTRA_SPLIT = "extra"
+"""Split of crystals that only pretraining may see; no table calls them train, val or test."""
+
 REQUIRED_INFO = ("material_id", "formula", "space_group", "split", "source")
 
 SYMPREC = 0.1
@@ -127,7 +132,7 @@ class CrystalTable:
         lattice: ``[C, 3, 3]`` float64, rows are the cell vectors a, b, c in angstrom.
         offsets: ``[C+1]`` int64; the atoms of crystal ``c`` are ``offsets[c]:offsets[c + 1]``.
         info: ``C`` rows with at least ``material_id``, ``formula`` (reduced), ``space_group``
-            (int), ``split`` ("train", "val" or "test") and ``source``.
+            (int), ``split`` ("train", "val", "test" or "extra") and ``source``.
     """
 
     atomic_numbers: Tensor
@@ -244,13 +249,14 @@ class CrystalTable:
         )
 
     def split(self, name: str) -> CrystalTable:
-        """The crystals of one split: "train", "val" or "test".
+        """The crystals of one split: "train", "val", "test" or "extra".
 
         Raises:
             ValueError: No such split name, or no crystal in it.
         """
-        if name not in SPLITS:
-            raise ValueError(f"split must be one of {SPLITS}, but {name!r} came")
+        known = (*SPLITS, EXTRA_SPLIT)
+        if name not in known:
+            raise ValueError(f"split must be one of {known}, but {name!r} came")
         mask = (self.info["split"] == name).to_numpy(bool, copy=True)
         if not mask.any():
             raise ValueError(
@@ -576,7 +582,6 @@ def save_table(table: CrystalTable, path: str | os.PathLike[str]) -> Path:
     import pyarrow.parquet as pq
 
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     offsets = table.offsets.cpu().numpy()
 
     def lists(values: np.ndarray, bounds: np.ndarray) -> pa.ListArray:
@@ -592,12 +597,8 @@ def save_table(table: CrystalTable, path: str | os.PathLike[str]) -> Path:
     arrow = pa.Table.from_pandas(table.info, preserve_index=False)
     for name, column in columns.items():
         arrow = arrow.append_column(name, column)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        pq.write_table(arrow, partial, compression="zstd", compression_level=9)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as temporary:
+        pq.write_table(arrow, temporary, compression="zstd", compression_level=9)
     return path
 
 

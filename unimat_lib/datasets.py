@@ -1,10 +1,11 @@
 """Named data sets, each turned once into a table of crystals.
 
-Three names are known. ``prototypes`` needs no download: the AFLOW prototype library inside pymatgen
+Four names are known. ``prototypes`` needs no download: the AFLOW prototype library inside pymatgen
 plus synthetic chemical variants. ``mp_20`` is the Materials Project subset of the CDVAE paper, read
-from a folder or downloaded from its repository at a pinned commit. ``cif_folder`` is any folder of
-CIF files. :func:`prepare` does the work and says in its report what became of every row;
-:func:`load` returns the table and prepares it when it is not there yet.
+from a folder or downloaded from its repository at a pinned commit. ``mp_extra``, read from a
+folder, holds further crystals of the Materials Project, which only pretraining may use.
+``cif_folder`` is any folder of CIF files. :func:`prepare` does the work and says in its report what
+became of every row; :func:`load` returns the table and prepares it when it is not there yet.
 
 On the command line: ``python -m unimat_lib.datasets prepare mp_20``.
 """
@@ -12,6 +13,9 @@ On the command line: ``python -m unimat_lib.datasets prepare mp_20``.
 from __future__ import annotations
 
 import argparse
+import ast
+import fcntl
+import functools
 import gzip
 import hashlib
 import itertools
@@ -24,8 +28,9 @@ import shutil
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -37,6 +42,7 @@ import torch
 
 from unimat_lib.crystals import (
     CRYSTAL_SYSTEMS,
+    EXTRA_SPLIT,
     SPLITS,
     CrystalError,
     CrystalTable,
@@ -49,13 +55,13 @@ from unimat_lib.crystals import (
     save_table,
     table_from_arrays,
 )
+from unimat_lib.files import replacing
 
 logger = logging.getLogger(__name__)
 
-DATASETS = ("prototypes", "mp_20", "cif_folder")
+DATASETS = ("prototypes", "mp_20", "mp_extra", "cif_folder")
 MANIFEST = Path(__file__).resolve().parent.parent / "data" / "manifest.yml"
 
-_VERSION = 1  # raise it when the same input would give another table
 _CHUNK = 250  # rows per file of an unfinished preparation: about a second of work
 
 NUM_PROTOTYPE_CRYSTALS = 3000
@@ -135,19 +141,17 @@ class PreparationReport:
 
     def summary(self) -> pd.DataFrame:
         """Crystals by split (rows) and crystal system (columns), with their sum."""
-        frame = pd.DataFrame(
-            {
-                system: {split: self.counts.get(split, {}).get(system, 0) for split in SPLITS}
-                for system in CRYSTAL_SYSTEMS
-            }
-        )
+        frame = pd.DataFrame({split: self.counts[split] for split in self.counts["split"]}).T
+        frame = frame.reindex(columns=CRYSTAL_SYSTEMS)
         frame["all"] = frame.sum(axis=1)
         return frame
 
     def empty_systems(self) -> list[tuple[str, str]]:
         """Pairs of split and crystal system without a single crystal."""
         frame = self.summary()
-        return [(split, s) for split in SPLITS for s in CRYSTAL_SYSTEMS if frame.loc[split, s] == 0]
+        return [
+            (split, s) for split in frame.index for s in CRYSTAL_SYSTEMS if frame.loc[split, s] == 0
+        ]
 
 
 def _count(values: Iterable[Any]) -> dict[str, int]:
@@ -159,11 +163,12 @@ def _count(values: Iterable[Any]) -> dict[str, int]:
 
 def _counts(info: pd.DataFrame) -> dict[str, dict[str, int]]:
     by_split = info["split"].value_counts()
-    counts = {"split": {split: int(by_split.get(split, 0)) for split in SPLITS}}
+    splits = (EXTRA_SPLIT,) if EXTRA_SPLIT in by_split else SPLITS
+    counts = {"split": {split: int(by_split.get(split, 0)) for split in splits}}
     counts["source"] = _count(info["source"])
     systems = crystal_system_index(info["space_group"].to_numpy(np.int64, copy=True)).tolist()
     names = pd.Series([CRYSTAL_SYSTEMS[s] for s in systems], index=info.index, dtype=object)
-    for split in SPLITS:
+    for split in splits:
         mask = info["split"] == split
         present = _count(names[mask])
         counts[f"{split}_by_source"] = _count(info["source"][mask])
@@ -271,6 +276,33 @@ def _expand(
 
 def _from_cif(row: Mapping[str, Any]) -> ReducedCrystal:
     return reduce_crystal(*read_cif(row["cif"]))
+
+
+def _from_cell(row: Mapping[str, Any]) -> ReducedCrystal:
+    """A crystal of ``mp_extra``: lengths and angles, coordinates with five decimals."""
+    frac = np.asarray(row["frac_coords"], dtype=np.float64).reshape(-1, 3).round(5)
+    # 0.33333 stands for 1/3, or symmetry would hold to a few 1e-5 angstrom only.
+    special = np.round(12 * frac) / 12
+    frac = np.where(np.abs(frac - special) < 6e-6, special, frac)
+    crystal = reduce_crystal(_lattice(*row["lattice"]), frac, row["atomic_numbers"])
+    # The file has single precision; further decimals are noise that takes space.
+    return crystal._replace(lattice=crystal.lattice.round(6))
+
+
+def _lattice(*parameters: float) -> np.ndarray:
+    """Rows a, b, c ``[3, 3]`` in angstrom from three lengths and three angles in degrees.
+
+    a lies along x, b in the plane of x and y.
+    """
+    a, b, c, alpha, beta, gamma = map(float, parameters)
+    cosine = np.cos(np.radians([alpha, beta, gamma]))
+    sine = math.sin(math.radians(gamma))
+    y = (cosine[0] - cosine[1] * cosine[2]) / sine
+    z_squared = 1 - cosine[1] ** 2 - y**2
+    if not z_squared > 0:
+        raise CrystalError(f"no cell has the angles {alpha:g}, {beta:g}, {gamma:g}")
+    rows = [[a, 0, 0], [b * cosine[2], b * sine, 0]]
+    return np.array([*rows, [c * cosine[1], c * y, c * math.sqrt(z_squared)]])
 
 
 def _from_prototype(row: Mapping[str, Any]) -> ReducedCrystal:
@@ -560,36 +592,30 @@ def download(url: str, target: Path, *, blob: str) -> Path:
     """
     import pooch
 
-    partial = f"{target.name}.{os.getpid()}.partial"
-    target.parent.mkdir(parents=True, exist_ok=True)
     logger.info("downloading %s", url)
     try:
-        path = Path(
+        with replacing(target) as partial:
             pooch.retrieve(
                 url,
                 known_hash=None,  # checked below: pooch has no git blob ids
-                fname=partial,
-                path=target.parent,
+                fname=partial.name,
+                path=partial.parent,
                 downloader=pooch.HTTPDownloader(timeout=60, progressbar=False),
             )
-        )
-        content = path.read_bytes()
-        came = git_blob_id(content)
-        if came != blob:
-            raise DataError(
-                f"{url}: content with git blob id {blob} expected, but {came} came "
-                f"({len(content):,} bytes); the download was truncated or the file was replaced. "
-                "Nothing was kept. Try again, or put the file into a folder yourself and set "
-                "UNIMAT_DATA to it"
-            )
-        os.replace(path, target)
+            content = partial.read_bytes()
+            came = git_blob_id(content)
+            if came != blob:
+                raise DataError(
+                    f"{url}: content with git blob id {blob} expected, but {came} came "
+                    f"({len(content):,} bytes); the download was truncated or the file was "
+                    "replaced. Nothing was kept. Try again, or put the file into a folder yourself "
+                    "and set UNIMAT_DATA to it"
+                )
     except (OSError, ValueError) as error:  # requests' own errors are OSErrors
         raise DataError(
             f"{url} cannot be downloaded ({error}). Nothing was kept. Try again, or put the file "
             "into a folder yourself and set UNIMAT_DATA to it"
         ) from error
-    finally:
-        (target.parent / partial).unlink(missing_ok=True)
     return target
 
 
@@ -680,6 +706,92 @@ def _integer(value: Any) -> int:
     """``value`` as an integer; 0, which is no space group, where it is not one."""
     number = _number(value)
     return int(number) if number == number and number == int(number) else 0
+
+
+# -- mp_extra
+
+
+def _find_mp_extra(folder: Path | None) -> Path:
+    name = manifest()["mp_extra"]["file"]
+    path = Path(name) if folder is None else folder / name
+    if folder is None or not path.is_file():
+        where = "UNIMAT_DATA is not set" if folder is None else f"{folder} has no such file"
+        raise DataError(
+            f"mp_extra is read from {name}, but {where}; point UNIMAT_DATA (or data_dir) at the "
+            "folder that holds it"
+        )
+    return path
+
+
+def _mp_extra(path: Path, checksum: str, limit: int | None) -> _Source:
+    entry = manifest()["mp_extra"]
+    if checksum != entry["sha256"]:
+        raise DataError(
+            f"{path}: content with sha256 {entry['sha256']} expected, but {checksum} came; "
+            "the file is damaged or another one: fetch it again"
+        )
+    frame = pd.read_parquet(path).head(limit)
+    repeated = frame["material_id"].duplicated()
+    dropped = [
+        {"row": row, "material_id": name, "reason": "this material_id was there before"}
+        for row, name in frame["material_id"][repeated].items()
+    ]
+    rows = [
+        {
+            "row": row.Index,
+            "material_id": row.material_id,
+            "lattice": row.lattice,
+            "frac_coords": row.frac_coords,
+            "atomic_numbers": row.atomic_numbers,
+            "info": {
+                "space_group": int(row.spacegroup_number),
+                "split": EXTRA_SPLIT,
+                "source": entry["source"],
+            },
+        }
+        for row in frame[~repeated].itertuples()
+    ]
+
+    def describe(report: PreparationReport) -> str:
+        part = f" The first {limit:,} rows were read." if limit else ""
+        return (
+            f"{report.num_used:,} of {report.num_rows:,} further crystals of the Materials Project "
+            f"({entry['release']}), for pretraining only: those of MP-20 were left out when the "
+            "file was made, and those with formula and space group of a crystal in MP-20's "
+            f"validation or test split.{part}"
+        )
+
+    return _Source(rows=rows, read=_from_cell, describe=describe, dropped=dropped)
+
+
+def apart_from(extra: CrystalTable, table: CrystalTable) -> CrystalTable:
+    """Crystals of ``extra`` that give nothing away about the validation and test splits.
+
+    Left out are the materials of ``table``, whatever their split, and every crystal that shares
+    formula and space group with one in its validation or test split, whether the space group is
+    the declared one or spglib's. The file of ``mp_extra`` was made like that, but it counted O and
+    O2 as two formulas and knew one space group of each crystal.
+
+    Args:
+        extra: Crystals for pretraining.
+        table: The data set whose splits are to be kept unseen.
+
+    Returns:
+        Those that remain, in their order.
+    """
+
+    def keys(info: pd.DataFrame) -> set[tuple[str, int]]:
+        columns = [name for name in ("space_group", "space_group_spglib") if name in info]
+        return {key for name in columns for key in zip(info["formula"], info[name], strict=True)}
+
+    unseen = keys(table.info[table.info["split"].isin(("val", "test"))])
+    known = extra.info["material_id"].isin(table.info["material_id"]).to_numpy(bool, copy=True)
+    alike = np.zeros(len(extra), dtype=bool)
+    for name in ("space_group", "space_group_spglib"):
+        if name in extra.info:
+            pairs = zip(extra.info["formula"], extra.info[name], strict=True)
+            alike |= np.fromiter((pair in unseen for pair in pairs), bool, len(extra))
+    return extra.select(~(known | alike))
 
 
 # -- prototypes
@@ -960,19 +1072,111 @@ def _property_table(path: Path, files: Sequence[Path]) -> dict[str, dict[str, An
     return dict(zip(stems, frame[kept].to_dict("records"), strict=True))
 
 
+# ---- the code that decides what a table holds
+
+# What reads the rows of each data set; whatever it calls in this module or in crystals counts too.
+_READERS = {
+    "prototypes": _prototypes,
+    "mp_20": _mp_20,
+    "mp_extra": _mp_extra,
+    "cif_folder": _cif_folder,
+}
+
+
+def code_version(name: str) -> str:
+    """Hash of the code that turns the rows of a data set into crystals.
+
+    It follows every name from the data set's reader through this module and ``crystals``; comments,
+    docstrings and layout do not count, nor does the table that holds the result. A table that was
+    made by other code is made anew.
+
+    Args:
+        name: One of ``DATASETS``.
+
+    Returns:
+        12 hexadecimal digits.
+    """
+    known = _definitions()
+    reached: set[str] = set()
+    waiting = [_READERS[name].__name__, "_finish"]
+    while waiting:
+        word = waiting.pop()
+        if word in reached or word not in known or word == CrystalTable.__name__:
+            continue
+        reached.add(word)
+        waiting += known[word][1]
+    text = "\n".join(known[word][0] for word in sorted(reached))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+@functools.cache
+def _definitions() -> dict[str, tuple[str, list[str]]]:
+    """Each top-level name of the two modules: its code without docstrings, and what it names."""
+    found: dict[str, tuple[str, list[str]]] = {}
+    for path in (Path(__file__), Path(__file__).with_name("crystals.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                names = [node.name]
+            elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                names = [n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name)]
+            else:
+                continue
+            inside = list(ast.walk(node))
+            for part in inside:
+                if isinstance(part, (ast.FunctionDef, ast.ClassDef)) and ast.get_docstring(part):
+                    part.body = part.body[1:] or [ast.Pass()]
+            words = sorted({n.id for n in inside if isinstance(n, ast.Name)})
+            for name in names:
+                text, others = found.get(name, ("", []))  # both modules may have a name
+                found[name] = (text + ast.unparse(node), others + words)
+    return found
+
+
 # ---- prepare and load
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the rows of a data set come from, and how many of them are wanted.
+
+    Attributes:
+        data_dir: Folder with the files of ``mp_20`` or ``mp_extra``, in place of the environment
+            variable ``UNIMAT_DATA``; without either MP-20's are downloaded.
+        folder: Folder of CIF files, for ``cif_folder``.
+        properties: CSV with a column ``file`` or ``material_id`` and properties, optionally
+            ``split`` and ``space_group``, for ``cif_folder``.
+        limit: Read only the first so many rows of each file (``mp_20``, ``mp_extra``), files
+            (``cif_folder``), or make only about so many crystals (``prototypes``).
+
+    Raises:
+        ValueError: The limit is below 1.
+    """
+
+    data_dir: str | os.PathLike[str] | None = None
+    folder: str | os.PathLike[str] | None = None
+    properties: str | os.PathLike[str] | None = None
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse to read nothing."""
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit must be at least 1, but {self.limit} came")
+
+    def is_given(self, name: str) -> bool:
+        """Whether the source of a data set is at hand without a download."""
+        if name == "cif_folder":
+            return self.folder is not None
+        return name == "prototypes" or _data_folder(self.data_dir) is not None
 
 
 def prepare(
     name: str,
     *,
-    data_dir: str | os.PathLike[str] | None = None,
     cache_dir: str | os.PathLike[str] = "data/cache",
     workers: int = 2,
-    folder: str | os.PathLike[str] | None = None,
-    properties: str | os.PathLike[str] | None = None,
-    limit: int | None = None,
     show_progress: bool | None = None,
+    **origin: Any,
 ) -> PreparationReport:
     """Turn a data set into a table of crystals and say what became of every row.
 
@@ -981,27 +1185,31 @@ def prepare(
 
     Args:
         name: One of ``DATASETS``.
-        data_dir: Folder with MP-20's files, in place of the environment variable ``UNIMAT_DATA``;
-            without either they are downloaded.
         cache_dir: Where the results go.
         workers: Processes.
-        folder: Folder of CIF files, for ``cif_folder``.
-        properties: CSV with a column ``file`` or ``material_id`` and properties, optionally
-            ``split`` and ``space_group``, for ``cif_folder``.
-        limit: Read only the first so many rows of each file (``mp_20``), files (``cif_folder``),
-            or make only about so many crystals (``prototypes``).
         show_progress: Progress bar; by default when standard error is a terminal.
+        origin: Fields of :class:`Origin`: ``data_dir``, ``folder``, ``properties``, ``limit``.
 
     Raises:
         ValueError: Unknown name, or an argument out of range.
         DataError: The source is absent, damaged or not acceptable.
     """
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1, but {workers} came")
+    wanted = Origin(**origin)
+    with _alone_in(Path(cache_dir)) as cache:
+        return _prepare(name, wanted, cache, workers=workers, show_progress=show_progress)
+
+
+def _prepare(
+    name: str, wanted: Origin, cache: Path, *, workers: int, show_progress: bool | None
+) -> PreparationReport:
     started = time.perf_counter()
-    if workers < 1 or (limit is not None and limit < 1):
-        raise ValueError(f"workers and limit must be at least 1, but {workers} and {limit} came")
-    cache = Path(cache_dir)
-    inputs, source = _open(name, data_dir, cache, folder, properties, limit)
-    key = hashlib.sha256(json.dumps([_VERSION, name, inputs, limit]).encode()).hexdigest()[:12]
+    inputs, source = _open(name, wanted, cache)
+    version = code_version(name)
+    key = hashlib.sha256(json.dumps([version, name, inputs, wanted.limit]).encode()).hexdigest()[
+        :12
+    ]
     scratch = cache / f".{name}-{key}"
     table, dropped = _run_chunks(
         source.read, source.rows, scratch, workers=workers, show_progress=show_progress
@@ -1012,14 +1220,15 @@ def prepare(
     report.table = path.name
     report.seconds = round(time.perf_counter() - started, 2)
     record = {
-        "version": _VERSION,
+        "code": version,
         "table": path.name,
-        "limit": limit,
+        "limit": wanted.limit,
         "inputs": inputs,
         "report": asdict(report),
         "versions": {p: metadata.version(p) for p in ("gemmi", "spglib", "pymatgen", "numpy")},
     }
-    _write_text(cache / f"{name}.json", json.dumps(record, indent=1))
+    with replacing(cache / f"{name}.json") as temporary:
+        temporary.write_text(json.dumps(record, indent=1), encoding="utf-8")
     shutil.rmtree(scratch, ignore_errors=True)
     logger.info("%s: %d of %d rows used", name, report.num_used, report.num_rows)
     return report
@@ -1028,13 +1237,10 @@ def prepare(
 def load(
     name: str,
     *,
-    data_dir: str | os.PathLike[str] | None = None,
     cache_dir: str | os.PathLike[str] = "data/cache",
     workers: int = 2,
-    folder: str | os.PathLike[str] | None = None,
-    properties: str | os.PathLike[str] | None = None,
-    limit: int | None = None,
     show_progress: bool | None = None,
+    **origin: Any,
 ) -> CrystalTable:
     """The table of a data set, prepared first when it is not there or its source has changed.
 
@@ -1042,27 +1248,46 @@ def load(
     arguments and errors are those of :func:`prepare`.
     """
     _check_name(name)
-    cache = Path(cache_dir)
+    wanted = Origin(**origin)
+    path = _prepared(name, wanted, Path(cache_dir))
+    if path is None:
+        with _alone_in(Path(cache_dir)) as cache:
+            path = _prepared(name, wanted, cache)  # by another process, while this one waited
+            if path is None:
+                report = _prepare(name, wanted, cache, workers=workers, show_progress=show_progress)
+                path = cache / report.table
+    return load_table(path)
+
+
+@contextmanager
+def _alone_in(cache: Path) -> Iterator[Path]:
+    """Wait until no other process prepares something in this folder, and keep others waiting."""
+    cache.mkdir(parents=True, exist_ok=True)
+    handle = os.open(cache, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield cache
+    finally:
+        os.close(handle)
+
+
+def _prepared(name: str, origin: Origin, cache: Path) -> Path | None:
+    """The table of a data set if it is there and made from this source by this code."""
     record = _record(name, cache)
-    if record is not None and record["limit"] == limit:
-        given = folder if name == "cif_folder" else _data_folder(data_dir)
-        if name == "prototypes" or given is not None:
-            inputs, _ = _inputs(name, data_dir, cache, folder, properties)
-        else:
-            inputs = record["inputs"]
-        if inputs == record["inputs"]:
-            return load_table(cache / record["table"])
-    report = prepare(
-        name,
-        data_dir=data_dir,
-        cache_dir=cache,
-        workers=workers,
-        folder=folder,
-        properties=properties,
-        limit=limit,
-        show_progress=show_progress,
-    )
-    return load_table(cache / report.table)
+    if record is None or record["limit"] != origin.limit:
+        return None
+    path = cache / record["table"]
+    same_code = record["code"] == code_version(name)
+    if origin.is_given(name):
+        same_inputs = same_code and _inputs(name, origin, cache)[0] == record["inputs"]
+        return path if same_inputs else None
+    if not same_code:
+        logger.warning(
+            "%s was prepared by another version of the code and is taken as it is; "
+            "point UNIMAT_DATA at its source to prepare it anew",
+            path.name,
+        )
+    return path
 
 
 def provenance(name: str, cache_dir: str | os.PathLike[str] = "data/cache") -> dict[str, Any]:
@@ -1076,7 +1301,7 @@ def provenance(name: str, cache_dir: str | os.PathLike[str] = "data/cache") -> d
         DataError: The data set was not prepared.
     """
     report = read_report(name, cache_dir)
-    counts = {key: value for key, value in report.counts.items() if key not in SPLITS}
+    counts = {k: v for k, v in report.counts.items() if k not in report.counts["split"]}
     return {
         "name": name,
         "text": report.provenance,
@@ -1114,33 +1339,30 @@ def _record(name: str, cache: Path) -> dict[str, Any] | None:
     """What ``{name}.json`` says, when it is whole and its table is there."""
     try:
         record = json.loads((cache / f"{name}.json").read_text(encoding="utf-8"))
-        usable = record["version"] == _VERSION and (cache / record["table"]).is_file()
+        usable = "code" in record and (cache / record["table"]).is_file()
     except (FileNotFoundError, json.JSONDecodeError, KeyError):
         return None
     return record if usable else None
 
 
-def _inputs(
-    name: str,
-    data_dir: str | os.PathLike[str] | None,
-    cache: Path,
-    folder: str | os.PathLike[str] | None,
-    properties: str | os.PathLike[str] | None,
-) -> tuple[dict[str, str], Any]:
+def _inputs(name: str, origin: Origin, cache: Path) -> tuple[dict[str, str], Any]:
     """Checksums of everything that goes in, and the files."""
     if name == "prototypes":
         return {"pymatgen": metadata.version("pymatgen"), "variants": _recipe()}, None
+    given = _data_folder(origin.data_dir)
     if name == "mp_20":
-        given = _data_folder(data_dir)
         paths = _find_mp_20(given) if given else download_mp_20(cache / "mp_20_public")
         return {split: _sha256(path) for split, path in paths.items()}, paths
-    files = _cif_files(folder)
+    if name == "mp_extra":
+        path = _find_mp_extra(given)
+        return {"file": _sha256(path)}, path
+    files = _cif_files(origin.folder)
     digest = hashlib.sha256()
     for file in files:
         digest.update(f"{file.name} {_sha256(file)}\n".encode())
     inputs = {"files": digest.hexdigest()}
-    if properties is not None and Path(properties).is_file():
-        inputs["properties"] = _sha256(Path(properties))
+    if origin.properties is not None and Path(origin.properties).is_file():
+        inputs["properties"] = _sha256(Path(origin.properties))
     return inputs, files
 
 
@@ -1151,23 +1373,19 @@ def _recipe() -> str:
     return hashlib.sha256(json.dumps(recipe).encode()).hexdigest()
 
 
-def _open(
-    name: str,
-    data_dir: str | os.PathLike[str] | None,
-    cache: Path,
-    folder: str | os.PathLike[str] | None,
-    properties: str | os.PathLike[str] | None,
-    limit: int | None,
-) -> tuple[dict[str, str], _Source]:
+def _open(name: str, origin: Origin, cache: Path) -> tuple[dict[str, str], _Source]:
     _check_name(name)
-    if name == "cif_folder" and properties is not None and not Path(properties).is_file():
+    properties = None if origin.properties is None else Path(origin.properties)
+    if name == "cif_folder" and properties is not None and not properties.is_file():
         raise DataError(f"no table of properties at {properties}")
-    inputs, files = _inputs(name, data_dir, cache, folder, properties)
+    inputs, files = _inputs(name, origin, cache)
     if name == "prototypes":
-        return inputs, _prototypes(limit)
+        return inputs, _prototypes(origin.limit)
     if name == "mp_20":
-        return inputs, _mp_20(files, limit)
-    return inputs, _cif_folder(files, Path(properties) if properties else None, limit)
+        return inputs, _mp_20(files, origin.limit)
+    if name == "mp_extra":
+        return inputs, _mp_extra(files, inputs["file"], origin.limit)
+    return inputs, _cif_folder(files, properties, origin.limit)
 
 
 def _report(
@@ -1207,12 +1425,6 @@ def _finish(table: CrystalTable) -> CrystalTable:
     )
 
 
-def _write_text(path: Path, text: str) -> None:
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
-
-
 # ---- command line
 
 
@@ -1222,7 +1434,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("prepare", help="turn a data set into a table of crystals")
     command.add_argument("name", choices=DATASETS)
-    command.add_argument("--data-dir", help="folder with MP-20's files (default: $UNIMAT_DATA)")
+    command.add_argument(
+        "--data-dir", help="folder with the files of mp_20 or mp_extra (default: $UNIMAT_DATA)"
+    )
     command.add_argument("--cache-dir", default="data/cache", help="target (default: %(default)s)")
     command.add_argument("--workers", type=int, default=2, help="processes (default: %(default)s)")
     command.add_argument("--folder", help="folder of CIF files, for cif_folder")

@@ -1,18 +1,18 @@
 """Powder diffraction of many crystals at once: patterns, and what an instrument does to them.
 
 The work is split where its cost is. :func:`bragg_reflections` (module ``bragg``) depends on the
-crystals only and runs
-once: it lists every lattice plane (hkl) with its spacing and its intensity. :func:`render` turns
-    the reflections of a batch
-into patterns and is cheap, so that patterns are never stored and each epoch may see every crystal
-through another instrument. Measured patterns (module ``patterns``) come onto the same grid with
-:func:`to_grid`.
+crystals only and runs once: it lists every lattice plane (hkl) with its spacing and its intensity.
+:func:`render` turns the reflections of a batch into patterns and is cheap, so that patterns are
+never stored and each epoch may see every crystal through another instrument. Measured patterns
+(module ``patterns``) come onto the same grid with :func:`to_grid`.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
 
 import torch
 from scipy.fft import next_fast_len
@@ -177,9 +177,7 @@ def draw_effects(
         zero_shift=uniform(-m.zero_shift, m.zero_shift, dtype=double),
     )
     if tuple(m.texture) != (1.0, 1.0):
-        axes = torch.cartesian_prod(*[torch.arange(-1.0, 2.0, dtype=double, device=device)] * 3)[
-            14:
-        ]
+        axes = _texture_axes(torch.device(device))
         choice = torch.randint(len(axes), (batch_size,), generator=generator, device=device)
         effects = replace(
             effects, texture=uniform(*m.texture, dtype=double), texture_axis=axes[choice]
@@ -206,6 +204,13 @@ def draw_effects(
     return effects
 
 
+@functools.cache
+def _texture_axes(device: torch.device) -> Tensor:
+    """The 13 low-index directions, one of each pair (hkl), (-h -k -l), float64 ``[13, 3]``."""
+    steps = torch.arange(-1.0, 2.0, dtype=torch.float64, device=device)
+    return torch.cartesian_prod(steps, steps, steps)[14:]
+
+
 # ---------------------------------------------------------------------------------------- rendering
 
 
@@ -229,6 +234,9 @@ def render(
     below 1e-4 of its peak for any profile in use.
 
     On a GPU the order of additions varies, so equal calls agree to about 1e-6, not bit by bit.
+    After a first call with the same reflections and grid, a call on a GPU never waits for it and
+    may be captured in a CUDA graph (register the generator with the graph): shapes depend on ``B``
+    and the grid alone.
 
     Args:
         reflections: All crystals' reflections.
@@ -262,6 +270,8 @@ def render(
         raise ValueError("the effects contain noise: expected a torch.Generator to draw it with")
     pattern = _profiles(_sticks(reflections, index, grid, effects), grid, effects)
     pattern = _to_unit_maximum(pattern)
+    if all(x is None for x in (effects.impurity, effects.background, effects.noise)):
+        return pattern
     if effects.impurity is not None:
         share = effects.impurity[:, None]
         pattern = (1 - share) * pattern + share * pattern[effects.impurity_from]
@@ -290,24 +300,68 @@ def _row_length(grid: Grid) -> int:
     )
 
 
-def _sticks(reflections: Reflections, index: Tensor, grid: Grid, effects: Effects) -> Tensor:
-    """Reflections as sticks, float32 ``[B, n]``; what lies left of the grid is at the row's end."""
-    flat, offsets = gather_segments(reflections.offsets, index)
-    rows = torch.arange(len(index), device=flat.device)
-    row = torch.repeat_interleave(rows, offsets.diff(), output_size=len(flat))  # [M]
-    g = reflections.g.index_select(0, flat) / (1 + effects.strain)[row]
-    weight = reflections.intensity.index_select(0, flat)
+class _Rows(NamedTuple):
+    """What the reflections of each pattern have in common, float64 ``[B]`` each, ``along [B, 3]``.
+
+    A reflection at g has sin theta = ``sine_per_g * g`` and lies ``origin + steps_per_radian *
+    theta`` steps from the first grid point.
+    """
+
+    sine_per_g: Tensor
+    steps_per_radian: Tensor
+    origin: Tensor
+    texture: Tensor | None
+    along: Tensor | None  # a*, b*, c* along the preferred direction
+
+
+def _rows(reflections: Reflections, index: Tensor, grid: Grid, effects: Effects) -> _Rows:
+    along = None
     if effects.texture is not None:
-        weight = weight * _march_dollase(reflections, index, flat, row, effects)
-    sin_theta = g * (grid.wavelength / 2)
-    seen = sin_theta < 1
-    sin_theta = torch.where(seen, sin_theta, 0.5)
-    two_theta = 2 * torch.rad2deg(torch.asin(sin_theta))
-    low, high = grid.two_theta_min - EDGE_MARGIN, grid.two_theta_max + EDGE_MARGIN
-    seen = seen & (two_theta >= low) & (two_theta <= high)
-    weight = torch.where(seen, weight * lorentz_polarisation(sin_theta), 0.0)
-    place = (two_theta + effects.zero_shift[row] - grid.two_theta_min) / grid.step
-    place = torch.where(seen, place, 0.0)
+        reciprocal = reflections.reciprocal[index]  # [B, 3, 3]
+        axis = (effects.texture_axis[:, :, None] * reciprocal).sum(1)  # [B, 3]
+        axis = axis / axis.norm(dim=-1, keepdim=True)
+        along = (reciprocal * axis[:, None]).sum(-1)  # [B, 3]
+    return _Rows(
+        sine_per_g=grid.wavelength / 2 / (1 + effects.strain),
+        steps_per_radian=torch.full_like(effects.strain, math.degrees(2) / grid.step),
+        origin=(effects.zero_shift - grid.two_theta_min) / grid.step,
+        texture=effects.texture,
+        along=along,
+    )
+
+
+def _sticks(reflections: Reflections, index: Tensor, grid: Grid, effects: Effects) -> Tensor:
+    """Reflections as sticks, float32 ``[B, n]``; what lies left of the grid is at the row's end.
+
+    A CUDA kernel does on the GPU what :func:`_sticks_in_steps` spells out.
+    """
+    rows = _rows(reflections, index, grid, effects)
+    sticks = torch.zeros(len(index), _row_length(grid), device=reflections.device)
+    margin = (grid.two_theta_min - EDGE_MARGIN, grid.two_theta_max + EDGE_MARGIN)
+    # At 180 degrees the Lorentz factor is infinite; no instrument gets there.
+    sine_range = [math.sin(math.radians(min(max(edge, 0.0), 179.99) / 2)) for edge in margin]
+    if reflections.device.type == "cuda":
+        from unimat_lib.stick_kernel import add_sticks  # needs triton, which comes with CUDA only
+
+        return add_sticks(sticks, reflections, index, rows, sine_range)
+    return _sticks_in_steps(sticks, reflections, index, rows, sine_range)
+
+
+def _sticks_in_steps(
+    sticks: Tensor, reflections: Reflections, index: Tensor, rows: _Rows, sine_range: list[float]
+) -> Tensor:
+    """Add the reflections between two values of sin theta to ``sticks`` ``[B, n]``."""
+    flat, offsets = gather_segments(reflections.offsets, index)
+    row = torch.arange(len(index), device=flat.device)
+    row = torch.repeat_interleave(row, offsets.diff(), output_size=len(flat))  # [M]
+    sine = reflections.g.index_select(0, flat) * rows.sine_per_g.index_select(0, row)
+    seen = ((sine >= sine_range[0]) & (sine <= sine_range[1])).nonzero()[:, 0]
+    flat, row, sine = (each.index_select(0, seen) for each in (flat, row, sine))
+    weight = reflections.intensity.index_select(0, flat) * lorentz_polarisation(sine)
+    if rows.texture is not None:
+        cosine = (reflections.hkl[flat] * rows.along[row]).sum(-1) / reflections.g[flat]
+        weight = weight * _march_dollase(rows.texture[row], cosine)
+    place = rows.steps_per_radian[row] * torch.asin(sine) + rows.origin[row]
 
     left = place.floor()
     t = (place - left).float()
@@ -315,18 +369,17 @@ def _sticks(reflections: Reflections, index: Tensor, grid: Grid, effects: Effect
     spline = (
         torch.stack([s**3, 3 * t**3 - 6 * t**2 + 4, 3 * s**3 - 6 * s**2 + 4, t**3], dim=1) / 6
     )  # [M, 4]
-    n = _row_length(grid)
+    n = sticks.shape[1]
     taps = torch.arange(-1, 3, device=flat.device)
     target = row[:, None] * n + (left.long()[:, None] + taps) % n  # [M, 4]
-    sticks = torch.zeros(len(index) * n, device=flat.device)
-    sticks.index_add_(0, target.reshape(-1), (weight.float()[:, None] * spline).reshape(-1))
-    return sticks.reshape(len(index), n)
+    sticks.view(-1).index_add_(
+        0, target.reshape(-1), (weight.float()[:, None] * spline).reshape(-1)
+    )
+    return sticks
 
 
-def _march_dollase(
-    reflections: Reflections, index: Tensor, flat: Tensor, row: Tensor, effects: Effects
-) -> Tensor:
-    """Texture weights ``[M]``, (r^2 cos^2 alpha + sin^2 alpha / r)^(-3/2).
+def _march_dollase(r: Tensor, cosine: Tensor) -> Tensor:
+    """Texture weights, (r^2 cos^2 alpha + sin^2 alpha / r)^(-3/2), of the shape given.
 
     Here alpha is the angle between a reflection and the preferred direction. Each reflection is
     weighted by its own angle. Equivalent planes with different angles fall on the same peak and are
@@ -334,13 +387,7 @@ def _march_dollase(
 
     Source: Dollase, J. Appl. Cryst. 19, 267 (1986).
     """
-    reciprocal = reflections.reciprocal[index]  # [B, 3, 3]
-    axis = (effects.texture_axis[:, None] @ reciprocal)[:, 0]  # [B, 3]
-    axis = axis / axis.norm(dim=-1, keepdim=True)
-    along = (reciprocal @ axis[:, :, None])[:, :, 0]  # [B, 3]: a*, b*, c* along the axis
-    cosine = (reflections.hkl[flat] * along[row]).sum(-1) / reflections.g[flat]
     cos2 = cosine.square().clamp_max(1)
-    r = effects.texture[row]
     return (r.square() * cos2 + (1 - cos2) / r).pow(-1.5)
 
 
@@ -351,24 +398,39 @@ def _profiles(sticks: Tensor, grid: Grid, effects: Effects) -> Tensor:
     w exp(-w |k|), with k in radians per step. The B-spline of the sticks has variance 1/3 (in steps
     squared), which is taken off again.
     """
-    n = sticks.shape[1]
-    k = 2 * math.pi * torch.fft.rfftfreq(n, device=sticks.device)  # [n/2+1]
+    k = _frequencies(grid, sticks.device)  # [n/2+1]
     width = (effects.fwhm / grid.step)[:, None]  # [B, 1] in steps
     variance = (width / _FWHM_PER_SIGMA).square()
     surplus = variance.clamp_max(1 / 3)
-    gauss = torch.exp((surplus - variance) / 2 * k.square())
-    lorentz = torch.exp(surplus / 2 * k.square() - width / 2 * k)
-    transfer = torch.lerp(gauss, lorentz, effects.eta[:, None])  # [B, n/2+1]
-    return torch.fft.irfft(torch.fft.rfft(sticks) * transfer, n=n)[:, : grid.num_points]
+    k2 = k.square()
+    gauss = (k2 * ((surplus - variance) / 2)).exp_()
+    lorentz = (k2 * (surplus / 2)).sub_(k * (width / 2)).exp_()
+    transfer = gauss.lerp_(lorentz, effects.eta[:, None])  # [B, n/2+1]
+    spectrum = torch.fft.rfft(sticks)
+    torch.view_as_real(spectrum).mul_(transfer[:, :, None])
+    return torch.fft.irfft(spectrum, n=sticks.shape[1])[:, : grid.num_points]
+
+
+@functools.lru_cache(maxsize=16)
+def _frequencies(grid: Grid, device: torch.device) -> Tensor:
+    """Frequencies of a row's transform in radians per step, float32 ``[n/2+1]``."""
+    return 2 * math.pi * torch.fft.rfftfreq(_row_length(grid), device=device)
 
 
 def _background(shape: Tensor, grid: Grid) -> Tensor:
     """Smooth curves ``[B, P]`` from 0 to 1, a low polynomial and a hump, as air and glass give."""
-    x = torch.linspace(-1, 1, grid.num_points, device=shape.device)
+    x, basis = _chebyshev(grid.num_points, shape.device)
     order = torch.arange(1, _CHEBYSHEV_TERMS + 1, device=shape.device)
-    basis = torch.cos(order[:, None] * torch.acos(x))  # Chebyshev polynomials T1 to T5, [5, P]
     smooth = (shape[:, :_CHEBYSHEV_TERMS] / order) @ basis
     smooth = _to_unit_maximum(smooth - smooth.amin(1, keepdim=True))
     share, centre, width = (column[:, None] for column in shape[:, _CHEBYSHEV_TERMS:].unbind(1))
     hump = torch.exp(-(((x + 1) / 2 - centre) / width).square() / 2)
     return _to_unit_maximum(torch.lerp(smooth, hump, share))
+
+
+@functools.lru_cache(maxsize=16)
+def _chebyshev(num_points: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Points from -1 to 1, ``[P]``, and the Chebyshev polynomials T1 to T5 there, ``[5, P]``."""
+    x = torch.linspace(-1, 1, num_points, device=device)
+    order = torch.arange(1, _CHEBYSHEV_TERMS + 1, device=device)
+    return x, torch.cos(order[:, None] * torch.acos(x))

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from unimat_lib.crystals import gather_segments
@@ -88,13 +89,13 @@ class PeriodicGraph:
 
     @property
     def crystal(self) -> Tensor:
-        """The crystal each atom belongs to, int64 [N]."""
-        return _owner(self.num_atoms, self.atomic_numbers.shape[0])
+        """The crystal each atom belongs to, int64 [N]; C for an inert atom (see ``padded``)."""
+        return _segment(self.atom_offsets, self.atomic_numbers.shape[0])
 
     @property
     def edge_crystal(self) -> Tensor:
-        """The crystal each edge belongs to, int64 [E]."""
-        return _owner(self.num_edges, self.edge_index.shape[1])
+        """The crystal each edge belongs to, int64 [E]; C for an inert edge (see ``padded``)."""
+        return _segment(self.edge_offsets, self.edge_index.shape[1])
 
     def to(self, device: torch.device | str) -> PeriodicGraph:
         """The same graph on another device."""
@@ -130,6 +131,40 @@ class PeriodicGraph:
             atomic_numbers=self.atomic_numbers.index_select(0, atoms),
         )
 
+    def padded(self, *, num_atoms: int, num_edges: int) -> PeriodicGraph:
+        """The same crystals in tensors of a given size, which a captured CUDA graph asks for.
+
+        Inert atoms and edges fill the space that is left. They belong to no crystal: the offsets
+        end before them and ``num_crystals`` stays. Inert atoms have the atomic number 0. Inert
+        edges, all 1 angstrom long, run from the last inert atom to itself, so that they reach no
+        real atom, are sorted like all edges and form no triplets. Results for crystals, and
+        gradients that come from these, are those of the graph without padding; rows of inert atoms
+        and edges in results for atoms and edges mean nothing.
+
+        Args:
+            num_atoms: Atoms wanted in total, at least one more than there are.
+            num_edges: Edges wanted in total, at least as many as there are.
+
+        Raises:
+            ValueError: The crystals do not fit.
+        """
+        spare_atoms = num_atoms - self.atomic_numbers.shape[0]
+        spare_edges = num_edges - self.edge_index.shape[1]
+        if spare_atoms < 1 or spare_edges < 0:
+            raise ValueError(
+                f"{self.atomic_numbers.shape[0]} atoms and {self.edge_index.shape[1]} edges do not "
+                f"fit into {num_atoms} and {num_edges}; expected room for all edges and at least "
+                "one inert atom: raise the sizes or take fewer crystals"
+            )
+        return replace(
+            self,
+            edge_index=F.pad(self.edge_index, (0, spare_edges), value=num_atoms - 1),
+            image=F.pad(self.image, (0, 0, 0, spare_edges)),
+            vector=F.pad(self.vector, (0, 0, 0, spare_edges), value=3**-0.5),
+            distance=F.pad(self.distance, (0, spare_edges), value=1.0),
+            atomic_numbers=F.pad(self.atomic_numbers, (0, spare_atoms)),
+        )
+
     def scaled(self, factor: Tensor) -> PeriodicGraph:
         """The graph of isotropically strained crystals: every length times a factor per crystal.
 
@@ -145,7 +180,8 @@ class PeriodicGraph:
                 f"factor has shape {tuple(factor.shape)}; "
                 f"expected one factor for each of {self.num_crystals} crystals"
             )
-        per_edge = factor.to(self.vector)[self.edge_crystal]  # [E]
+        # One more factor, 1, for inert edges.
+        per_edge = F.pad(factor.to(self.vector), (0, 1), value=1.0)[self.edge_crystal]  # [E]
         return replace(
             self, vector=self.vector * per_edge[:, None], distance=self.distance * per_edge
         )
@@ -404,6 +440,13 @@ def _owner(counts: Tensor, total: int) -> Tensor:
     return torch.repeat_interleave(
         torch.arange(len(counts), device=counts.device), counts, output_size=total
     )
+
+
+def _segment(offsets: Tensor, total: int) -> Tensor:
+    """The segment of each of ``total`` elements; the number of segments beyond the last."""
+    # Not repeat_interleave, whose output would have to end with the last segment.
+    element = torch.arange(total, device=offsets.device)
+    return torch.searchsorted(offsets, element, right=True) - 1
 
 
 def _count(index: Tensor, size: int) -> Tensor:

@@ -17,6 +17,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unimat_lib.files import replacing
+
 if TYPE_CHECKING:
     import pandas as pd
     from IPython.display import Markdown
@@ -170,7 +172,11 @@ class Recorder:
         if key in self._recorded:
             raise ValueError(f"key {key!r} was already recorded in {self.chapter}: choose another.")
         self._recorded[key] = value
-        _write_json(self.path, self._recorded)
+        text = json.dumps(
+            self._recorded, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False
+        )
+        with replacing(self.path) as temporary:
+            temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def data_note(provenance: Mapping[str, Any]) -> Markdown:
@@ -258,17 +264,6 @@ def _markdown_table(
         for row in rows
     ]
     return "\n".join([header, rule, *body])
-
-
-def _write_json(path: Path, content: Any) -> None:
-    """Write to a temporary name, then rename: a reader never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    partial.write_text(
-        json.dumps(content, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n",
-        encoding="utf-8",
-    )
-    os.replace(partial, path)
 
 
 def _glue(key: str, bundle: Mapping[str, str]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +18,9 @@ from torch_geometric.nn.models.dimenet import (
 )
 
 from unimat_lib.graphs import PeriodicGraph, triplets
+
+if TYPE_CHECKING:
+    from unimat_lib.triplet_kernel import KernelSums
 
 MAX_ATOMIC_NUMBER = 118
 
@@ -39,7 +44,9 @@ class StructureEncoder(nn.Module):
     as its primitive cell.
 
     Under autocast the linear layers run in bfloat16; the bases, the sums over neighbours and the
-    pooling stay in float32. On the CPU results are deterministic.
+    pooling stay in float32. The same batch gives the same numbers again, on the CPU and, by the
+    kernels in ``unimat_lib.triplet_kernel``, on a GPU. There, forward and backward pass wait for
+    nothing and can be captured in a CUDA graph, with batches ``padded`` to one size.
 
     Args:
         dim: Size of the embedding.
@@ -105,31 +112,26 @@ class StructureEncoder(nn.Module):
 
     def atoms(self, graph: PeriodicGraph) -> Tensor:
         """One vector per atom, [N, out_emb] float32."""
-        source, target = graph.edge_index
-        num_atoms = graph.atomic_numbers.shape[0]
-        pairs = triplets(graph)
         radial = self.radial_basis(graph.distance)  # [E, num_radial]
-        spherical = self.spherical_basis(graph.distance, pairs.cos_angle, pairs.edge_kj)  # [T, L*R]
-        if torch.is_autocast_enabled(spherical.device.type):
-            # Once here, not once in each block: it is the largest tensor of the network.
-            spherical = spherical.to(torch.get_autocast_dtype(spherical.device.type))
-        message = self.embedding(graph.atomic_numbers, radial, target, source)  # [E, hidden]
+        sums = _sums(graph, self.spherical_basis)
+        message = self.embedding(graph.atomic_numbers, radial, sums)  # [E, hidden]
         atoms = self.element(graph.atomic_numbers)  # [N, out_emb]
-        atoms = atoms + self.outputs[0](message, radial, target, num_atoms).float()
+        atoms = atoms + self.outputs[0](message, radial, sums).float()
         for interaction, output in zip(self.interactions, self.outputs[1:], strict=True):
-            message = interaction(message, radial, spherical, pairs.edge_kj, pairs.edge_ji)
-            atoms = atoms + output(message, radial, target, num_atoms).float()
+            message = interaction(message, radial, sums)
+            atoms = atoms + output(message, radial, sums).float()
         return atoms
 
     @staticmethod
     def pool(graph: PeriodicGraph, atoms: Tensor) -> Tensor:
         """Mean and maximum [B, 2 * F] over the atoms of each crystal, from atoms [N, F]."""
+        mean = torch.segment_reduce(atoms, "mean", offsets=graph.atom_offsets)
+        # Not segment_reduce, whose gradient is wrong where equivalent atoms share the maximum.
         crystal, size = graph.crystal, graph.num_crystals
-        mean = scatter_sum(atoms, crystal, size) / graph.num_atoms[:, None]
+        largest = atoms.new_zeros(size + 1, atoms.shape[1])  # the last row is that of inert atoms
         index = crystal[:, None].expand_as(atoms)
-        largest = atoms.new_zeros(size, atoms.shape[1])
         largest = largest.scatter_reduce(0, index, atoms, "amax", include_self=False)
-        return torch.cat([mean, largest], dim=1)
+        return torch.cat([mean, largest[:size]], dim=1)
 
 
 class SphericalBasis(nn.Module):
@@ -158,7 +160,8 @@ class SphericalBasis(nn.Module):
         degrees = torch.arange(num_spherical, dtype=torch.float64)
         self.register_buffer("zeros", zeros, persistent=False)
         self.register_buffer("norm", math.sqrt(2) / peak.abs(), persistent=False)  # [L, R]
-        self.harmonic = ((2 * degrees + 1) / (4 * math.pi)).sqrt().tolist()  # [L]
+        harmonic = ((2 * degrees + 1) / (4 * math.pi)).sqrt().float()
+        self.register_buffer("harmonic", harmonic, persistent=False)  # [L]
 
     def forward(self, distance: Tensor, cos_angle: Tensor, edge_kj: Tensor) -> Tensor:
         """Basis of each triplet.
@@ -190,8 +193,7 @@ class SphericalBasis(nn.Module):
         for degree in range(1, len(self.harmonic) - 1):
             above = (2 * degree + 1) * cos_angle * legendre[-1] - degree * legendre[-2]
             legendre.append(above / (degree + 1))
-        scaled = [c * p for c, p in zip(self.harmonic, legendre, strict=False)]
-        return torch.stack(scaled, dim=1)
+        return torch.stack(legendre[: len(self.harmonic)], dim=1) * self.harmonic
 
 
 class EdgeEmbedding(EmbeddingBlock):
@@ -202,34 +204,32 @@ class EdgeEmbedding(EmbeddingBlock):
         self.emb = nn.Embedding(MAX_ATOMIC_NUMBER + 1, hidden)
         self.reset_parameters()
 
-    def forward(self, x: Tensor, rbf: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        """Messages [E, hidden] from atomic numbers [N], basis [E, R], targets and sources [E]."""
+    def forward(self, x: Tensor, rbf: Tensor, sums: TorchSums | KernelSums) -> Tensor:
+        """Messages [E, hidden] from atomic numbers [N] and basis [E, R]."""
         # lin([x_i, x_j, rbf]) with the two parts of an atom multiplied once per atom, not per edge.
         x = self.emb(x)
         rbf = self.act(self.lin_rbf(rbf))
         to_target, to_source, to_basis = self.lin.weight.chunk(3, dim=1)
-        x_i = F.linear(x, to_target, self.lin.bias).index_select(0, i)
-        x_j = F.linear(x, to_source).index_select(0, j)
-        return self.act(x_i + x_j + F.linear(rbf, to_basis))
+        x_ij = sums.from_atoms(F.linear(x, to_target, self.lin.bias), F.linear(x, to_source))
+        return self.act(x_ij + F.linear(rbf, to_basis))
 
 
 class Interaction(InteractionPPBlock):
-    """PyTorch Geometric's DimeNet++ interaction with other gather and sum operations.
+    """PyTorch Geometric's DimeNet++ interaction with the sum over triplets taken out of it."""
 
-    The numbers are the same; ``index_select`` has a faster, and on the CPU deterministic, gradient
-    than indexing, and the sum over triplets is kept in float32 under autocast.
-    """
+    def forward(self, x: Tensor, rbf: Tensor, sums: TorchSums | KernelSums) -> Tensor:
+        """Updated messages [E, hidden] from x [E, hidden] and rbf [E, R]."""
+        x_kj = sums.over_triplets(self.outgoing(x, rbf), self.lin_sbf1, self.lin_sbf2)
+        return self.update(x, x_kj)
 
-    def forward(
-        self, x: Tensor, rbf: Tensor, sbf: Tensor, idx_kj: Tensor, idx_ji: Tensor
-    ) -> Tensor:
-        """Updated messages [E, hidden] from x [E, hidden], rbf [E, R], sbf [T, L * R]."""
-        x_ji = self.act(self.lin_ji(x))
+    def outgoing(self, x: Tensor, rbf: Tensor) -> Tensor:
+        """What messages [E, hidden] pass on, [E, int_emb]."""
         x_kj = self.act(self.lin_kj(x)) * self.lin_rbf2(self.lin_rbf1(rbf))
-        x_kj = self.act(self.lin_down(x_kj))  # [E, int_emb]
-        x_kj = x_kj.index_select(0, idx_kj) * self.lin_sbf2(self.lin_sbf1(sbf))  # [T, int_emb]
-        x_kj = scatter_sum(x_kj, idx_ji, x.shape[0])  # [E, int_emb]
-        h = x_ji + self.act(self.lin_up(x_kj))
+        return self.act(self.lin_down(x_kj))
+
+    def update(self, x: Tensor, x_kj: Tensor) -> Tensor:
+        """New messages from the present ones [E, hidden] and what arrived [E, int_emb]."""
+        h = self.act(self.lin_ji(x)) + self.act(self.lin_up(x_kj))
         for layer in self.layers_before_skip:
             h = layer(h)
         h = self.act(self.lin(h)) + x
@@ -241,16 +241,67 @@ class Interaction(InteractionPPBlock):
 class AtomOutput(OutputPPBlock):
     """PyTorch Geometric's DimeNet++ output of an atom, with the sum kept in float32."""
 
-    def forward(self, x: Tensor, rbf: Tensor, i: Tensor, num_nodes: int | None = None) -> Tensor:
-        """Atom vectors [N, out] from messages [E, hidden], basis [E, R] and targets [E]."""
-        x = scatter_sum(self.lin_rbf(rbf) * x, i, num_nodes)
-        x = self.lin_up(x)
+    def forward(self, x: Tensor, rbf: Tensor, sums: TorchSums | KernelSums) -> Tensor:
+        """Atom vectors [N, out] from messages [E, hidden] and basis [E, R]."""
+        x = self.lin_up(sums.over_edges(x, self.lin_rbf(rbf)))
         for lin in self.lins:
             x = self.act(lin(x))
         return self.lin(x)
 
 
-def scatter_sum(values: Tensor, index: Tensor, size: int) -> Tensor:
+class TorchSums:
+    """The sums over neighbours of one graph with tensor operations: any device, all gradients.
+
+    ``index_select`` has a faster, and on the CPU deterministic, gradient than indexing. Sums are
+    kept in float32 under autocast.
+
+    Args:
+        graph: Edges sorted by target.
+        basis: The spherical basis.
+    """
+
+    def __init__(self, graph: PeriodicGraph, basis: SphericalBasis) -> None:
+        self.source, self.target = graph.edge_index
+        self.num_atoms = graph.atomic_numbers.shape[0]
+        self.pairs = triplets(graph)
+        spherical = basis(graph.distance, self.pairs.cos_angle, self.pairs.edge_kj)  # [T, L * R]
+        if torch.is_autocast_enabled(spherical.device.type):
+            # Once here, not once in each block: it is the largest tensor of the network.
+            spherical = spherical.to(torch.get_autocast_dtype(spherical.device.type))
+        self.spherical = spherical
+
+    def from_atoms(self, at_target: Tensor, at_source: Tensor) -> Tensor:
+        """A row of the target plus a row of the source for each edge: [E, F] from two [N, F]."""
+        return at_target.index_select(0, self.target) + at_source.index_select(0, self.source)
+
+    def over_edges(self, values: Tensor, weight: Tensor) -> Tensor:
+        """Sum of values times weight, both [E, F], over the edges into each atom: [N, F]."""
+        return _scatter_sum(values * weight, self.target, self.num_atoms)
+
+    def over_triplets(self, x: Tensor, lin_sbf1: nn.Linear, lin_sbf2: nn.Linear) -> Tensor:
+        """Filtered sum [E, C] over the edges k -> j before each edge, from x [E, C].
+
+        Args:
+            x: Messages of the edges k -> j.
+            lin_sbf1: From the spherical basis of a triplet to its reduced form.
+            lin_sbf2: From there to a filter, with which the message of k -> j is multiplied.
+        """
+        filters = lin_sbf2(lin_sbf1(self.spherical))  # [T, C]
+        messages = x.index_select(0, self.pairs.edge_kj) * filters
+        return _scatter_sum(messages, self.pairs.edge_ji, x.shape[0])
+
+
+def _sums(graph: PeriodicGraph, basis: SphericalBasis) -> TorchSums | KernelSums:
+    """Kernels for a GPU, unless Triton is missing or gradients of the vectors are wanted."""
+    by_torch = graph.device.type != "cuda" or find_spec("triton") is None
+    if by_torch or graph.vector.requires_grad or graph.distance.requires_grad:
+        return TorchSums(graph, basis)
+    from unimat_lib.triplet_kernel import KernelSums
+
+    return KernelSums(graph, basis)
+
+
+def _scatter_sum(values: Tensor, index: Tensor, size: int) -> Tensor:
     """Sum of the rows [M, F] that share an index [M], as float32 (or wider) [size, F]."""
     if values.dtype in (torch.bfloat16, torch.float16):
         values = values.float()

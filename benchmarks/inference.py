@@ -1,0 +1,119 @@
+"""Milliseconds from a pattern file and a formula to a cell and a crystal system, on one core.
+
+Each time a file is read, brought to the model's grid, the formula is turned into features, and the
+model of the published size predicts. Importing and loading happen before. The weights are random:
+they do not change the time. Files and formulas differ from one to the next.
+
+    python benchmarks/inference.py [--count 50]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import numpy as np
+import torch
+from common import Result, device_name, record
+
+from unimat_lib import datasets
+from unimat_lib.composition import magpie_features
+from unimat_lib.diffraction import bragg_reflections, g_max_of, render
+from unimat_lib.identify import identify
+from unimat_lib.model import UniMat, UniMatConfig, num_parameters
+from unimat_lib.patterns import Grid, read_pattern, to_grid
+
+MEASURED = Grid(5.0, 90.0, 4251)  # steps of 0.02 degrees, as a laboratory instrument writes them
+
+
+def published_model() -> UniMat:
+    """The model of the full profile (params.yml) that reads XRD and composition."""
+    config = UniMatConfig(
+        modalities=("xrd", "composition"),
+        inputs=("xrd", "composition"),
+        dim=256,
+        projection_dim=128,
+        fusion="concat",
+        grid=Grid(5.0, 90.0, 4096),
+        xrd={"width": 64, "depths": (1, 1, 2, 1)},
+        composition={"hidden": 512},
+    )
+    return UniMat(config).eval()
+
+
+def write_patterns(folder: Path, count: int) -> list[tuple[Path, str]]:
+    """Simulated measurements, counts on a background, and the formula of each."""
+    table = datasets.load("prototypes")
+    table = table.select(torch.randperm(len(table))[:count])
+    reflections = bragg_reflections(table, g_max=g_max_of(MEASURED))
+    rows = torch.arange(len(table))
+    intensity = render(reflections, rows, MEASURED, fwhm=0.1).double().numpy()  # [count, P]
+    counts = np.random.default_rng(0).poisson(2000 * intensity.clip(0) + 50)
+    angles = MEASURED.two_theta.tolist()
+    written = []
+    for i, formula in enumerate(table.info["formula"]):
+        path = folder / f"{i}.xy"
+        points = zip(angles, counts[i].tolist(), strict=True)
+        path.write_text("# 2theta counts\n" + "".join(f"{x:.2f} {y}\n" for x, y in points))
+        written.append((path, formula))
+    return written
+
+
+def median_ms(run: Callable[[tuple[Path, str]], object], given: list[tuple[Path, str]]) -> float:
+    """Median wall time of one call in milliseconds, after one round to warm up."""
+    times = []
+    for round_ in range(2):
+        for item in given:
+            start = time.perf_counter()
+            run(item)
+            if round_:
+                times.append(1e3 * (time.perf_counter() - start))
+    return statistics.median(times)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--count", type=int, default=50, help="files, each with its own formula")
+    count = parser.parse_args().count
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    model = published_model()
+    with tempfile.TemporaryDirectory() as folder:
+        files = write_patterns(Path(folder), count)
+        patterns = {path: read_pattern(path) for path, _ in files}
+        grids = {path: to_grid(patterns[path], model.config.grid)[None] for path, _ in files}
+        encoder = torch.no_grad()(model.encoders["xrd"])
+        steps: dict[str, Callable] = {
+            "read the file": lambda item: read_pattern(item[0]),
+            "onto the grid": lambda item: to_grid(patterns[item[0]], model.config.grid),
+            "formula to features": lambda item: magpie_features([item[1]]),
+            "pattern encoder": lambda item: encoder(grids[item[0]]),
+            "file to answer": lambda item: identify(model, read_pattern(item[0]), item[1]),
+        }
+        times = {name: median_ms(run, files) for name, run in steps.items()}
+    for name, value in times.items():
+        print(f"{name:<22}{value:8.2f} ms")
+    parts = ", ".join(f"{name} {value:.1f} ms" for name, value in times.items())
+    record(
+        [
+            Result(
+                name="inference_one_core_ms",
+                value=times["file to answer"],
+                unit="ms",
+                device=device_name(),
+                notes=f"one thread, median of {count} files of {MEASURED.num_points:,} points, "
+                f"{num_parameters(model) / 1e6:.1f} million parameters; {parts}",
+            )
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()

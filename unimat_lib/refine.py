@@ -1,0 +1,891 @@
+"""Physics at test time: from a predicted unit cell and the observed peaks to an exact cell.
+
+A network reads a cell off a powder pattern to a few per cent. The positions of the peaks know it to
+parts in ten thousand: with Q = 1/d^2 = 4 sin^2(theta) / lambda^2, every reflection (hkl) obeys
+
+    Q = A h^2 + B k^2 + C l^2 + D kl + E hl + F hk,
+
+linear in the six numbers of the reciprocal metric tensor, and in one to four of them where the
+lattice is symmetric. :func:`refine_cells` indexes the pattern: for each of the fourteen Bravais
+lattices it solves this equation exactly for the lowest peaks under many assignments of (hkl), keeps
+the cells whose volume the network believes possible, compares their lines with all peaks, improves
+the best by least squares, and weighs fit against the network's prediction.
+
+Sources: de Wolff, J. Appl. Cryst. 1, 108 (1968); Werner, Eriksson and Westdahl, J. Appl. Cryst. 18,
+367 (1985); Le Bail, Powder Diffr. 19, 249 (2004).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unimat_lib.bragg import _half_sphere
+from unimat_lib.crystals import CRYSTAL_SYSTEMS, CrystalError, _niggli_cell
+from unimat_lib.patterns import Grid
+
+MIN_SIGMA = 1e-3
+"""Smallest standard deviation of a peak's position that is believed, degrees."""
+
+_FIRST = 12  # peaks, from the lowest angle, that choose among the assignments
+_ZONE_PEAKS = 20  # the same for zones, which explain only some of them
+_ZONES = 16  # zones that are completed to lattices
+_KEPT = 8  # cells per Bravais lattice that are refined
+_MISSED = 0.3  # share of the lines that leave no peak, when assignments are listed
+_OUTLIER = 0.01  # share of the peaks that no line need explain
+_PER_PARAMETER = 4.0  # what one more free number must gain in log-likelihood
+_TOLERANCES = (1e-3, 4e-4, 1.5e-4, 5e-5)  # relative errors of Q, round by round
+_COMPARED = 6  # best cells of each pattern that are compared with the prediction
+_MARGIN = 10.0  # by how much a refined cell must score better than the prediction
+_RIGHT_ANGLE = 0.05  # degrees from 90 that count as none, when cells are put in their setting
+_VOLUME_RANGE = (0.4, 2.2)  # times the predicted volume
+
+
+class ObservedPeaks(NamedTuple):
+    """Peaks of ``B`` patterns by rising angle, filled up to ``K``.
+
+    Attributes:
+        two_theta: float64 ``[B, K]``, degrees; 0 where there is no peak.
+        height: float64 ``[B, K]``, in units of the pattern.
+        sigma: float64 ``[B, K]``, standard deviation of the position, degrees; large where a peak
+            is wider than its neighbours and hence holds several reflections.
+        mask: bool ``[B, K]``, where there is a peak.
+        wavelength: X-ray wavelength in angstrom.
+    """
+
+    two_theta: Tensor
+    height: Tensor
+    sigma: Tensor
+    mask: Tensor
+    wavelength: float
+
+
+class RefinedCells(NamedTuple):
+    """Cells of ``B`` crystals after the search.
+
+    Attributes:
+        lengths: float64 ``[B, 3]``, a, b, c in angstrom.
+        angles: float64 ``[B, 3]``, alpha, beta, gamma in degrees.
+        score: float64 ``[B]``, of the best cell found, see :func:`refine_cells`.
+        score_before: float64 ``[B]``, of the prediction.
+        accepted: bool ``[B]``; where false, lengths and angles are the prediction itself.
+        system: int64 ``[B]``, crystal system that the metric of the best cell suggests (trigonal
+            and hexagonal cells of a primitive hexagonal lattice look alike and come as hexagonal).
+        explained: float64 ``[B]``, share of the peaks that the best cell explains.
+    """
+
+    lengths: Tensor
+    angles: Tensor
+    score: Tensor
+    score_before: Tensor
+    accepted: Tensor
+    system: Tensor
+    explained: Tensor
+
+
+# -------------------------------------------------------------------------------------------- peaks
+
+
+def find_peaks(
+    pattern: Tensor, grid: Grid, *, num_peaks: int = 40, min_height: float = 3e-4
+) -> ObservedPeaks:
+    """Find the peaks of patterns, to a small part of the grid's step.
+
+    A peak is a local maximum. The parabola through the logarithms of its three highest points,
+    exact for a Gaussian, gives position and width. Peaks that are wider than the narrow ones of
+    their pattern hold several reflections; the surplus is the uncertainty of their position.
+
+    Args:
+        pattern: ``[B, P]``, maximum 1, any floating type.
+        grid: The grid it lies on.
+        num_peaks: Peaks to keep, the ones at lowest angle, ``K``.
+        min_height: Smallest height of a peak; noise raises it to five standard deviations.
+
+    Raises:
+        ValueError: The patterns are not ``[B, P]`` on this grid, or not finite.
+    """
+    if pattern.ndim != 2 or pattern.shape[1] != grid.num_points:
+        raise ValueError(
+            f"expected patterns of shape [B, {grid.num_points}], got {tuple(pattern.shape)}"
+        )
+    if not bool(torch.isfinite(pattern).all()):
+        raise ValueError("expected finite intensities: repair or leave out the broken patterns")
+    x = pattern.double()
+    curvature = 2 * x[:, 1:-1] - x[:, :-2] - x[:, 2:]
+    noise = curvature.abs().median(1, keepdim=True).values / (0.6745 * math.sqrt(6))
+    left, centre, right = (x.clamp_min(1e-12).log()[:, i : i + x.shape[1] - 2] for i in range(3))
+    threshold = (5 * noise).clamp_min(min_height)
+    found = (x[:, 1:-1] > x[:, :-2]) & (x[:, 1:-1] >= x[:, 2:]) & (x[:, 1:-1] > threshold)
+
+    places = x.shape[1] - 2
+    index = torch.arange(places, device=x.device)
+    order = torch.where(found, index, places).sort(dim=1).values[:, :num_peaks]  # [B, K]
+    mask = order < places
+    order = order.clamp_max(places - 1)
+    left, centre, right = (each.gather(1, order) for each in (left, centre, right))
+    bend = (2 * centre - left - right).clamp_min(1e-9)
+    offset = ((right - left) / (2 * bend)).clamp(-0.5, 0.5)
+    two_theta = grid.two_theta_min + (order + 1 + offset) * grid.step
+    width2 = grid.step**2 / bend  # variance of the Gaussian
+    narrow = torch.where(mask, width2, math.nan).nanquantile(0.25, dim=1, keepdim=True)
+    surplus = (width2 - narrow).clamp_min(0)
+    surplus = torch.where(surplus > 0.02 * narrow, surplus, 0.0)
+    height = x[:, 1:-1].gather(1, order)
+    # A maximum of height y and variance s^2 under noise n moves by about n / y * s^2 / step.
+    jitter = noise / height.clamp_min(1e-12) * width2 / grid.step
+    sigma = (MIN_SIGMA**2 + surplus + jitter**2).sqrt()
+    return ObservedPeaks(
+        two_theta=torch.where(mask, two_theta, 0.0),
+        height=torch.where(mask, height, 0.0),
+        sigma=torch.where(mask, sigma, 1.0),
+        mask=mask,
+        wavelength=grid.wavelength,
+    )
+
+
+# ---------------------------------------------------------------------------- lattices and metrics
+
+# Conventional reciprocal metrics (A, B, C, D, E, F) that each family may have, and the primitive
+# vectors of each centring in units of the conventional ones.
+_FAMILIES = {
+    "cubic": [[1, 1, 1, 0, 0, 0]],
+    "hexagonal": [[1, 1, 0, 0, 0, 1], [0, 0, 1, 0, 0, 0]],
+    "tetragonal": [[1, 1, 0, 0, 0, 0], [0, 0, 1, 0, 0, 0]],
+    "orthorhombic": np.eye(6)[:3].tolist(),
+    "monoclinic": np.eye(6)[[0, 1, 2, 4]].tolist(),
+    "triclinic": np.eye(6).tolist(),
+}
+_CENTRINGS = {
+    "P": [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
+    "C": [[0.5, 0.5, 0], [-0.5, 0.5, 0], [0, 0, 1]],
+    "I": [[-0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0.5, 0.5, -0.5]],
+    "F": [[0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]],
+    "R": [[2 / 3, 1 / 3, 1 / 3], [-1 / 3, 1 / 3, 1 / 3], [-1 / 3, -2 / 3, 1 / 3]],
+}
+_FAMILY_CENTRINGS = {
+    "cubic": "PIF",
+    "hexagonal": "PR",
+    "tetragonal": "PI",
+    "orthorhombic": "PCIF",
+    "monoclinic": "PC",
+    "triclinic": "P",
+}
+BRAVAIS_LATTICES = tuple((f, c) for f, letters in _FAMILY_CENTRINGS.items() for c in letters)
+"""The fourteen Bravais lattices, by falling symmetry."""
+
+# Which lattices are tried together: the next stage only runs where those before explain too little.
+_TRICLINIC = len(BRAVAIS_LATTICES) - 1
+_STAGES = (range(0, 7), range(7, 11), range(11, 13), range(13, 14))
+
+
+def _quadratic(hkl: Tensor) -> Tensor:
+    """``[..., 3]`` -> the six products h^2, k^2, l^2, kl, hl, hk, ``[..., 6]``."""
+    h, k, el = hkl.unbind(-1)
+    return torch.stack([h * h, k * k, el * el, k * el, h * el, h * k], dim=-1)
+
+
+def _matrix(metric: Tensor) -> Tensor:
+    """``[..., 6]`` -> symmetric matrices ``[..., 3, 3]``."""
+    a, b, c, d, e, f = metric.unbind(-1)
+    return torch.stack([a, f / 2, e / 2, f / 2, b, d / 2, e / 2, d / 2, c], -1).unflatten(
+        -1, (3, 3)
+    )
+
+
+def _six(matrix: Tensor) -> Tensor:
+    """The inverse of :func:`_matrix`."""
+    i, j = (0, 1, 2, 1, 0, 0), (0, 1, 2, 2, 2, 1)
+    factor = torch.tensor([1.0, 1, 1, 2, 2, 2], dtype=matrix.dtype, device=matrix.device)
+    return matrix[..., i, j] * factor
+
+
+def _determinant(metric: Tensor) -> Tensor:
+    """Determinants ``[...]`` of metrics ``[..., 6]``, 0 where one is not positive definite."""
+    a, b, c, d, e, f = metric.unbind(-1)
+    det = a * b * c + (d * e * f - a * d * d - b * e * e - c * f * f) / 4
+    good = (a > 0) & (b > 0) & (c > 0)
+    good &= (4 * a * b > f * f) & (4 * b * c > d * d) & (4 * a * c > e * e) & (det > 0)
+    return torch.where(good, det, 0.0)
+
+
+def _reciprocal_metric(lengths: Tensor, angles: Tensor) -> Tensor:
+    """``[B, 6]`` of cells, NaN where the angles close none."""
+    cosine = torch.deg2rad(angles).cos()
+    a, b, c = lengths.unbind(-1)
+    products = 2 * torch.stack([b * c, a * c, a * b], -1) * cosine
+    direct = torch.cat([lengths.square(), products], -1)
+    good = (_determinant(direct) > 0)[..., None]
+    one = torch.tensor([1.0, 1, 1, 0, 0, 0], dtype=direct.dtype, device=direct.device)
+    safe = torch.where(good, direct, one)
+    return torch.where(good, _six(torch.linalg.inv(_matrix(safe))), math.nan)
+
+
+@functools.cache
+def _basis(lattice: int) -> Tensor:
+    """``[6, k]``: reciprocal metrics of a lattice's primitive cells, by its k free numbers."""
+    family, centring = BRAVAIS_LATTICES[lattice]
+    conventional = _matrix(torch.tensor(_FAMILIES[family], dtype=torch.float64))
+    inverse = torch.linalg.inv(torch.tensor(_CENTRINGS[centring], dtype=torch.float64))
+    return _six(inverse.T @ conventional @ inverse).T.contiguous()
+
+
+# ------------------------------------------------------------------------------ exact assignments
+
+# By the number of free numbers k, for all lattices but the triclinic: random lattices to draw,
+# assignments to keep per choice of peaks,
+# lowest peaks to choose k from, bound on a line's coefficients.
+_TABLES = {
+    1: (200, 20, 3, 60),
+    2: (15000, 600, 4, 400),
+    3: (15000, 1500, 5, 60),
+    4: (40000, 5000, 6, 30),
+}
+
+
+@functools.cache
+def _lines(lattice: int) -> Tensor:
+    """Distinct lines of low index as coefficients of the k free numbers, ``[n, k]``."""
+    basis = _basis(lattice)
+    steps, more = (torch.arange(-n, n + 1.0, dtype=torch.float64) for n in (8, 24))
+    rows = (_quadratic(torch.cartesian_prod(steps, steps, more)) @ basis).round(decimals=6)
+    size = rows.abs().sum(1)
+    return torch.unique(rows[(size > 0) & (size <= _TABLES[basis.shape[1]][3])], dim=0)
+
+
+def _random_lattices(lattice: int, count: int, generator: torch.Generator) -> Tensor:
+    """Free numbers ``[count, k]`` of lattices with all kinds of axial ratios."""
+    family, centring = BRAVAIS_LATTICES[lattice]
+    draw = torch.randn(count, 3, generator=generator, dtype=torch.float64)
+    angle = torch.rand(count, 1, generator=generator, dtype=torch.float64)
+    one = torch.ones(count, 1, dtype=torch.float64)
+    if family == "cubic":
+        return one
+    if family in ("hexagonal", "tetragonal"):
+        return torch.cat([one, (0.15 if centring == "R" else 0.5) * torch.exp(draw[:, :1])], 1)
+    axes = torch.exp(0.8 * draw)
+    if family == "orthorhombic":
+        return axes
+    bound = 2 * (axes[:, :1] * axes[:, 2:]).sqrt()
+    cosine = 0.7 * (2 * angle - 1 if centring == "C" else angle)
+    return torch.cat([axes, bound * cosine], 1)
+
+
+@functools.cache
+def _assignments(lattice: int, device: torch.device) -> list[tuple[tuple[int, ...], Tensor]]:
+    """Which peaks to solve for, and the inverse matrices ``[T, k, k]`` of the likely assignments.
+
+    Lattices are drawn at random, each loses some of its lines, and what is then found at the places
+    of the chosen peaks is counted.
+    """
+    rows = _lines(lattice)
+    k = rows.shape[1]
+    count, limit, first, _ = _TABLES[k]
+    generator = torch.Generator().manual_seed(lattice)
+    seen = []
+    for free in _random_lattices(lattice, count, generator).split(2000):
+        q = free @ rows.T
+        order = torch.where(q > 1e-9, q, math.inf).argsort(dim=1)[:, :24]
+        lost = torch.rand(order.shape, generator=generator) < _MISSED
+        seen.append(order.gather(1, lost.byte().argsort(dim=1, stable=True)[:, :first]))
+    lines = torch.cat(seen)  # [count, first]
+    table = []
+    for chosen in combinations(range(first), k):
+        unique, often = torch.unique(lines[:, chosen], dim=0, return_counts=True)
+        matrices = rows[unique[often.argsort(dim=0, descending=True, stable=True)]]  # [T, k, k]
+        matrices = matrices[torch.linalg.det(matrices).abs() > 1e-6][:limit]
+        table.append((chosen, torch.linalg.inv(matrices).to(device)))
+    return table
+
+
+class _Observed(NamedTuple):
+    """Peaks in Q, float64 ``[B, K]`` in 1/angstrom^2: position, standard deviation, and which."""
+
+    q: Tensor
+    sigma: Tensor
+    mask: Tensor
+
+    def select(self, index: Tensor) -> _Observed:
+        return _Observed(*(each[index] for each in self))
+
+
+def _in_q(peaks: ObservedPeaks) -> _Observed:
+    theta = torch.deg2rad(peaks.two_theta.double() / 2)
+    q = (2 * theta.sin() / peaks.wavelength).square()
+    slope = 2 * (2 * theta).sin() / peaks.wavelength**2  # dQ / d(2 theta), per radian
+    return _Observed(q, slope * torch.deg2rad(peaks.sigma.double()), peaks.mask)
+
+
+def _without_orders(observed: _Observed) -> Tensor:
+    """The lowest peaks without higher orders of a peak before them, ``[B, 12]``, in Q.
+
+    Layered crystals begin with a long row (00l), which fixes one number only.
+    """
+    q = observed.q[:, : 2 * _FIRST]
+    n = torch.arange(1.0, 13.0, dtype=q.dtype, device=q.device)
+    ratio = torch.unique((n[:, None] / n[None, :4]).square())
+    ratio = ratio[ratio > 1]  # (n / m)^2: the fundamental itself may be absent
+    expected = q[:, None, :, None] * ratio  # [B, 1, j, r]
+    width = 3 * observed.sigma[:, : q.shape[1], None, None] + 1e-4 * expected
+    order = ((q[:, :, None, None] - expected).abs() < width).any(3)  # [B, i, j]
+    keep = ~order.tril(-1).any(2) & observed.mask[:, : q.shape[1]]
+    place = (~keep).byte().argsort(dim=1, stable=True)[:, :_FIRST]
+    last = (keep.sum(1, keepdim=True) - 1).clamp_min(0)
+    count = torch.arange(place.shape[1], device=q.device)[None].minimum(last)
+    return q.gather(1, place.gather(1, count))
+
+
+def _solve(lattice: int, observed: _Observed, volume: Tensor) -> tuple[Tensor, Tensor]:
+    """Cells of one lattice that explain the lowest peaks.
+
+    Args:
+        lattice: Place in ``BRAVAIS_LATTICES``.
+        observed: Peaks of ``B`` patterns.
+        volume: Predicted volumes, ``[B]``.
+
+    Returns:
+        Which pattern, int64 ``[M]``, at most ``_KEPT`` each, and the reciprocal metrics ``[M, 6]``.
+    """
+    basis = _basis(lattice).to(volume.device)
+    # A pattern with few peaks shows its last one again: those assignments are wasted, not wrong.
+    last = (observed.mask.sum(1, keepdim=True) - 1).clamp_min(0)
+    places = torch.arange(_FIRST, device=volume.device)[None].minimum(last)  # [B, 12]
+    q, sigma = observed.q.gather(1, places), observed.sigma.gather(1, places)
+    new = _without_orders(observed)
+    free = torch.cat(
+        [
+            torch.einsum("tkj,bj->btk", inverse, peaks[:, chosen])
+            for peaks in (q, new)
+            for chosen, inverse in _assignments(lattice, volume.device)
+        ],
+        dim=1,
+    )  # [B, T, k]
+    inverse_volume2 = _determinant(free @ basis.T)
+    low, high = (1 / (volume[:, None] * factor).square() for factor in _VOLUME_RANGE)
+    possible = (inverse_volume2 < low) & (inverse_volume2 > high)
+    pattern, assignment = possible.nonzero().T
+    score = torch.full(possible.shape, -math.inf, device=volume.device)
+    rows = _lines(lattice).to(volume.device).float()
+    size = _chunk(volume.device) // (16 * len(rows)) + 1
+    for b, t in zip(pattern.split(size), assignment.split(size), strict=True):
+        score[b, t] = _quick_score(free[b, t].float(), rows, q[b].float(), sigma[b].float())
+    score, best = _best_different(score, _KEPT)
+    pattern, place = (score > -math.inf).nonzero().T
+    return pattern, free[pattern, best[pattern, place]] @ basis.T
+
+
+def _best_different(score: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Scores and places of the best of each row; equal scores are one cell, found several times."""
+    score, order = score.topk(min(4 * count, score.shape[1]), dim=1)
+    same = (score[:, :, None] - score[:, None, :]).abs() < 1e-3
+    score = score.masked_fill(same.tril(-1).any(2), -math.inf)
+    score, best = score.topk(min(count, score.shape[1]), dim=1)
+    return score, order.gather(1, best)
+
+
+def _quick_score(free: Tensor, rows: Tensor, q: Tensor, sigma: Tensor) -> Tensor:
+    """Log-likelihood ratio ``[M]`` of the first peaks ``[M, 12]``, as in :func:`_refine`."""
+    reach = q[:, -1:] * 1.001
+    calculated = free @ rows.T  # [M, n]
+    density = 1.5 * (1 + ((calculated > 0) & (calculated < reach)).sum(1)) / reach[:, 0] ** 1.5
+    score = torch.zeros_like(density)
+    for place in range(q.shape[1]):
+        here = q[:, place]
+        distance = (calculated - here[:, None]).abs_().amin(1)
+        width2 = 2 * sigma[:, place].square() + (2e-4 * here).square()
+        match = torch.exp(-distance.square() / (2 * width2)) / (2 * math.pi * width2).sqrt()
+        score += torch.log(0.03 + match / (density * here.sqrt()))
+    return score
+
+
+# ------------------------------------------------------------------------------ zone by zone
+
+
+@functools.cache
+def _zone_tables(device: torch.device) -> tuple[Tensor, Tensor]:
+    """For plane lattices, Q = A h^2 + B k^2 + F hk: lines ``[n, 3]``, inverses ``[T, 3, 3]``.
+
+    As in :func:`_assignments`, but every three of the four lowest lines serve.
+    """
+    steps = torch.arange(-5.0, 6.0, dtype=torch.float64)
+    h, k = torch.cartesian_prod(steps, steps).T
+    rows = torch.unique(torch.stack([h * h, k * k, h * k], 1), dim=0)
+    rows = rows[rows.abs().sum(1) > 0]
+    generator = torch.Generator().manual_seed(0)
+    draw = torch.randn(20000, 2, generator=generator, dtype=torch.float64)
+    axes = torch.exp(0.8 * draw).sort(dim=1).values
+    cross = axes[:, :1] * torch.rand(20000, 1, generator=generator, dtype=torch.float64)
+    order = (torch.cat([axes, cross], 1) @ rows.T).argsort(dim=1)[:, :16]
+    lost = torch.rand(order.shape, generator=generator) < _MISSED
+    order = order.gather(1, lost.byte().argsort(dim=1, stable=True)[:, :4])
+    triples = torch.cat([order[:, three] for three in combinations(range(4), 3)])
+    unique, often = torch.unique(triples, dim=0, return_counts=True)
+    matrices = rows[unique[often.argsort(dim=0, descending=True, stable=True)]]
+    matrices = matrices[torch.linalg.det(matrices).abs() > 1e-6][:500]
+    return rows.to(device), torch.linalg.inv(matrices).to(device)
+
+
+@functools.cache
+def _layer_tables(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Pairs of (h, k) of two peaks in the layer l = 1, ``[T, 2]`` each, and lines ``[n, 6]``."""
+    steps = torch.arange(-4.0, 5.0, dtype=torch.float64)
+    near = torch.cartesian_prod(steps[2:-2], steps[2:-2])  # [25, 2]
+    one, two = torch.cartesian_prod(torch.arange(25), torch.arange(25)).T
+    second, third = near[one], near[two]
+    independent = second[:, 0] * third[:, 1] != second[:, 1] * third[:, 0]
+    # Reversing both axes of the zone changes nothing: half of the pairs will do.
+    half = torch.where(second[:, 0] != 0, second[:, 0], second[:, 1]) > 0
+    rows = _quadratic(torch.cartesian_prod(steps, steps, steps[2:-2]))
+    rows = torch.unique(rows[rows[:, :3].sum(1) > 0], dim=0)
+    keep = independent & half
+    return second[keep].to(device), third[keep].to(device), rows.to(device)
+
+
+def _solve_by_zones(observed: _Observed, volume: Tensor) -> tuple[Tensor, Tensor]:
+    """Triclinic cells that explain the lowest peaks; arguments and result as in :func:`_solve`.
+
+    Six unknowns at once would have too many assignments, and often the lowest peaks all lie in one
+    plane of the reciprocal lattice. So planes come first, three unknowns that explain some of the
+    peaks, and then the layer next to each, with three more: its first peak is called (0 0 1), two
+    others get all small (h k 1). Source: de Wolff, Acta Cryst. 10, 590 (1957); Ito, Nature 164, 755
+    (1949).
+    """
+    last = (observed.mask.sum(1, keepdim=True) - 1).clamp_min(0)
+    places = torch.arange(_ZONE_PEAKS, device=volume.device)[None].minimum(last)
+    q, sigma = observed.q.gather(1, places), observed.sigma.gather(1, places)
+    score, zones = _find_zones(q, sigma)
+    pattern, metric = [], []
+    for i in range(len(q)):
+        cells = _complete(zones[i][score[i] > 0], q[i], sigma[i], volume[i])
+        pattern.append(torch.full((len(cells),), i, device=q.device))
+        metric.append(cells)
+    return torch.cat(pattern), torch.cat(metric)
+
+
+def _find_zones(q: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    """The best zones of each pattern's peaks ``[B, P]``: score ``[B, Z]`` and A, B, F."""
+    rows, inverses = _zone_tables(q.device)
+    zones = torch.cat(
+        [torch.einsum("tkj,bj->btk", inverses, q[:, three]) for three in combinations(range(7), 3)],
+        dim=1,
+    )
+    a, b, f = zones.unbind(-1)
+    # Reduced: a* is shortest, and the angle lies between 60 and 90 degrees.
+    reduced = (a > 0) & (b >= 0.999 * a) & (f >= -1e-6 * a) & (f <= 1.001 * a)
+    pattern, place = reduced.nonzero().T
+    score = torch.full(reduced.shape, -math.inf, device=q.device)
+    size = _chunk(q.device) // (16 * len(rows))
+    for i, t in zip(pattern.split(size), place.split(size), strict=True):
+        calculated = (zones[i, t] @ rows.T).float()
+        here, reach = q[i].float(), q[i, -1:].float()
+        density = (1 + ((calculated > 0) & (calculated < reach)).sum(1)) / reach[:, 0]
+        width2 = 2 * sigma[i].float().square() + (1e-4 * here).square()
+        total = torch.zeros_like(density)
+        for j in range(q.shape[1]):
+            distance = (calculated - here[:, j : j + 1]).abs_().amin(1)
+            match = torch.exp(-distance.square() / (2 * width2[:, j]))
+            match = match / (2 * math.pi * width2[:, j]).sqrt()
+            total += torch.log(0.5 + 0.5 * match / density)
+        score[i, t] = total
+    score, best = _best_different(score, _ZONES)
+    return score, zones.gather(1, best[..., None].expand(-1, -1, 3))
+
+
+def _complete(zones: Tensor, q: Tensor, sigma: Tensor, volume: Tensor) -> Tensor:
+    """Metrics ``[M, 6]`` that add a third direction to zones ``[Z, 3]`` of one pattern."""
+    second, third, rows = _layer_tables(q.device)
+    plane, _ = _zone_tables(q.device)
+    distance = (q[None, :, None] - (zones @ plane.T)[:, None]).abs().amin(2)  # [Z, P]
+    inside = distance < 4 * sigma + 1e-4 * q
+    zones, inside = (each[(~inside).sum(1) >= 3] for each in (zones, inside))
+    outside = inside.byte().argsort(dim=1, stable=True)[:, :6]
+    choices = torch.tensor(list(combinations(range(6), 3)), device=q.device)
+    first, one, two = q[outside][:, choices].unbind(-1)  # [Z, 20]
+    in_plane = [
+        zones @ torch.stack([h * h, k * k, h * k]) for h, k in (second.T, third.T)
+    ]  # [Z, T] each
+    left = (one - first)[..., None] - in_plane[0][:, None]  # [Z, 20, T]
+    right = (two - first)[..., None] - in_plane[1][:, None]
+    det = second[:, 0] * third[:, 1] - second[:, 1] * third[:, 0]
+    e = (left * third[:, 1] - right * second[:, 1]) / det
+    d = (right * second[:, 0] - left * third[:, 0]) / det
+    a, b, f = (x[:, None, None].expand_as(d) for x in zones.unbind(-1))
+    metric = torch.stack([a, b, first[..., None].expand_as(d), d, e, f], -1).reshape(-1, 6)
+    ratio = _determinant(metric).rsqrt() / volume
+    possible = (ratio > _VOLUME_RANGE[0]) & (ratio < _VOLUME_RANGE[1])
+    possible &= (metric[:, 4].abs() <= 1.5 * metric[:, 0]) & (
+        metric[:, 3].abs() <= 1.5 * metric[:, 1]
+    )
+    metric = metric[possible]
+    if not len(metric):
+        return metric
+    score = torch.cat(
+        [
+            _quick_score(
+                m.float(),
+                rows.float(),
+                q.float().expand(len(m), -1),
+                sigma.float().expand(len(m), -1),
+            )
+            for m in metric.split(_chunk(q.device) // (16 * len(rows)))
+        ]
+    )
+    score, best = _best_different(score[None], 3 * _KEPT)
+    return metric[best[0, score[0] > -math.inf]]
+
+
+# ---------------------------------------------------------------------------------- least squares
+
+
+class _Fit(NamedTuple):
+    """Refined cells: metric ``[M, 6]``, log-likelihood ratio, lines, share of peaks explained."""
+
+    metric: Tensor
+    score: Tensor
+    lines: Tensor
+    explained: Tensor
+
+
+def _nearest_lines(metric: Tensor, observed: _Observed, reach: Tensor):
+    """The line nearest to each peak.
+
+    Returns:
+        Coefficients of the nearest line ``[M, K, 6]``, the peak's distance from it ``[M, K]`` and
+        the number of distinct lines up to ``reach``, ``[M]``.
+    """
+    cells = torch.arange(len(metric), device=metric.device)
+    scaled = metric / reach[:, None]
+    factor, _ = torch.linalg.cholesky_ex(_matrix(scaled))
+    (h, k, el), g, cell = _half_sphere(factor, 1.03)
+    key, order = (4.0 * cell + g.square()).sort()
+    rows, cell = _quadratic(torch.stack([h, k, el], -1))[order], cell[order]
+    first = torch.ones_like(cell, dtype=torch.bool)
+    first[1:] = key.diff() > 1e-7
+    first &= key - 4.0 * cell <= 1
+    lines = torch.zeros_like(reach).index_add_(0, cell, first.double())
+
+    wanted = 4.0 * cells[:, None] + (observed.q / reach[:, None]).clamp_max(1.02)
+    right = torch.searchsorted(key, wanted).clamp(1, len(key) - 1)
+    left = right - 1
+    nearest = torch.where((key[right] - wanted).abs() < (key[left] - wanted).abs(), right, left)
+    residual = observed.q - (rows[nearest] * metric[:, None]).sum(-1)
+    usable = observed.mask & (cell[nearest] == cells[:, None])
+    return rows[nearest], torch.where(usable, residual, reach[:, None]), lines
+
+
+def _refine(
+    metric: Tensor, lattice: Tensor, observed: _Observed, *, tolerances: tuple[float, ...]
+) -> _Fit:
+    """Least squares within each cell's lattice, with ever closer matches, and the final score.
+
+    The score is the logarithm of a likelihood ratio: each peak either lies at a line, with its own
+    uncertainty, or anywhere; a line at random has the density of the cell's lines. So a cell with
+    twice as many lines must explain the same peaks to half the distance.
+
+    Args:
+        metric: Reciprocal metrics ``[M, 6]``, positive definite.
+        lattice: Places in ``BRAVAIS_LATTICES``, int64 ``[M]``.
+        observed: Peaks of the patterns these cells belong to, ``[M, K]``.
+        tolerances: Relative error of Q that is allowed for in each round.
+    """
+    device = metric.device
+    bases = torch.zeros(len(BRAVAIS_LATTICES), 6, 6, dtype=torch.float64)
+    for i in range(len(bases)):
+        bases[i, :, : _basis(i).shape[1]] = _basis(i)
+    basis = bases.to(device)[lattice]  # [M, 6, 6], columns beyond k are zero
+    free = (basis.abs().sum(1) > 0).double()  # [M, 6]
+    reach = torch.where(observed.mask, observed.q, 0.0).amax(1).clamp_min(1e-6)
+    for tolerance in tolerances:
+        rows, residual, _ = _nearest_lines(metric, observed, reach)
+        width2 = observed.sigma.square() + (tolerance * observed.q).square()
+        weight = torch.exp(-residual.square() / (2 * width2)) / width2 * observed.mask
+        design = rows @ basis  # [M, K, 6]
+        normal = (design * weight[..., None]).mT @ design
+        right = (design * (weight * residual)[..., None]).sum(1)
+        size = normal.diagonal(dim1=1, dim2=2).amax(1, keepdim=True).clamp_min(1e-30)
+        normal = normal + torch.diag_embed(size * (1e-9 * free + (1 - free)))
+        step = (basis @ torch.linalg.solve(normal, right)[..., None])[..., 0]
+        old, new = _determinant(metric), _determinant(metric + step)
+        metric = torch.where(((new > old / 2) & (new < old * 2))[:, None], metric + step, metric)
+
+    _, residual, lines = _nearest_lines(metric, observed, reach)
+    density = 1.5 * (lines[:, None] + 1) * observed.q.sqrt() / reach[:, None] ** 1.5
+    width = (observed.sigma.square() + (3e-5 * observed.q).square()).sqrt().clamp_min(1e-12)
+    z = residual / width
+    match = 0.97 * torch.exp(-z.square() / 2) + 0.02 / 8 * torch.exp(-z.square() / 128)
+    peak = torch.log(_OUTLIER + match / (math.sqrt(2 * math.pi) * width * density.clamp_min(1e-9)))
+    score = torch.where(observed.mask, peak, 0.0).sum(1) - _PER_PARAMETER * free.sum(1)
+    explained = ((z.abs() < 3) & observed.mask).double().sum(1)
+    explained = explained / observed.mask.sum(1).clamp_min(1)
+    return _Fit(metric, score, lines, explained)
+
+
+def _refine_all(
+    metric: Tensor,
+    lattice: Tensor,
+    pattern: Tensor,
+    observed: _Observed,
+    *,
+    tolerances: tuple[float, ...],
+) -> _Fit:
+    """:func:`_refine` piece by piece; ``pattern`` says whose peaks each cell explains."""
+    size = _chunk(metric.device) // 2**11
+    parts = [
+        _refine(metric[i], lattice[i], observed.select(pattern[i]), tolerances=tolerances)
+        for i in torch.arange(len(metric), device=metric.device).split(size)
+    ]
+    return _Fit(*(torch.cat(each) for each in zip(*parts, strict=True)))
+
+
+def _chunk(device: torch.device) -> int:
+    """Numbers to work on at once: a CPU likes them in its cache, a GPU likes many."""
+    return 2**21 if device.type == "cpu" else 2**26
+
+
+# ----------------------------------------------------------------------------------------- search
+
+
+class _Candidates(NamedTuple):
+    """Cells found: whose pattern, which Bravais lattice, and the fit, ``[M]`` each."""
+
+    pattern: Tensor
+    lattice: Tensor
+    fit: _Fit
+
+
+def _search(observed: _Observed, lengths: Tensor, angles: Tensor) -> _Candidates:
+    """Cells of all Bravais lattices that might explain the peaks of ``B`` patterns."""
+    volume = _volume(lengths, angles)
+    open_ = observed.mask.sum(1) >= 2  # not explained yet; one peak says nothing
+    found = []
+    for stage in _STAGES:
+        todo = open_.nonzero()[:, 0]
+        starts = []
+        for lattice in stage if len(todo) else ():
+            if lattice == _TRICLINIC:
+                which, metric = _solve_by_zones(observed.select(todo), volume[todo])
+                starts.append((todo[which], metric, torch.full_like(which, lattice)))
+                continue
+            assignments = _assignments(lattice, volume.device)
+            table = 2 * len(assignments) * max(len(m) for _, m in assignments)
+            for some in todo.split(max(1, _chunk(volume.device) // (6 * table))):
+                which, metric = _solve(lattice, observed.select(some), volume[some])
+                starts.append((some[which], metric, torch.full_like(which, lattice)))
+        if not starts or not sum(len(p) for p, _, _ in starts):
+            continue
+        pattern, metric, lattice = (torch.cat(each) for each in zip(*starts, strict=True))
+        fit = _refine_all(metric, lattice, pattern, observed, tolerances=_TOLERANCES)
+        found.append(_Candidates(pattern, lattice, fit))
+        # All peaks explained by a cell that does not have many more lines: nothing left to find.
+        enough = fit.lines < 4 * observed.mask.sum(1)[pattern]
+        open_[pattern[(fit.explained >= 0.99) & enough]] = False
+    pattern, lattice, fits = zip(*found, strict=True)
+    fit = _Fit(*(torch.cat(each) for each in zip(*fits, strict=True)))
+    return _Candidates(torch.cat(pattern), torch.cat(lattice), fit)
+
+
+def _volume(lengths: Tensor, angles: Tensor) -> Tensor:
+    """Volumes ``[B]``; where the predicted angles close no cell, that of a typical one."""
+    inverse = _determinant(_reciprocal_metric(lengths, angles)).sqrt()
+    typical = 0.8 * lengths.prod(1)
+    return torch.where(inverse > 0, 1 / inverse, typical).maximum(0.25 * typical)
+
+
+# ------------------------------------------------------------------------------------ the decision
+
+
+def refine_cells(
+    lengths: Tensor,
+    angles: Tensor,
+    peaks: ObservedPeaks,
+    *,
+    system_probs: Tensor | None = None,
+    length_error: float = 0.04,
+    angle_error: float = 3.0,
+) -> RefinedCells:
+    """Replace predicted cells by ones that explain the observed peaks, where there is one.
+
+    The score of a cell is the log-likelihood ratio of the peaks (see :func:`_refine`) plus the
+    logarithm of how far the network's errors make such a cell likely: its crystal system's
+    probability, and a heavy-tailed law of lengths and angles around the prediction. The best cell
+    replaces the prediction if it explains four fifths of the peaks, scores better than chance, and
+    clearly better than the prediction; otherwise the prediction comes back unchanged.
+
+    Args:
+        lengths: Predicted a, b, c of the Niggli cell in angstrom, ``[B, 3]``.
+        angles: Predicted alpha, beta, gamma in degrees, ``[B, 3]``; they need not close a cell.
+        peaks: Observed peaks, see :func:`find_peaks`; their order within a row does not matter.
+        system_probs: Predicted probabilities in the order of ``CRYSTAL_SYSTEMS``, ``[B, 7]``.
+        length_error: Typical (median) relative error of the predicted lengths.
+        angle_error: Typical error of the predicted angles, degrees.
+
+    Raises:
+        ValueError: Shapes do not fit, or predictions are not finite or not positive.
+    """
+    _check_input(lengths, angles, peaks, system_probs)
+    dtype, device = torch.float64, peaks.two_theta.device
+    lengths, angles = lengths.to(device, dtype), angles.to(device, dtype)
+    peaks = _sorted(peaks)
+    observed = _in_q(peaks)
+    before = _score_before(observed, lengths, angles)
+    unchanged = RefinedCells(
+        lengths=lengths,
+        angles=angles,
+        score=before,
+        score_before=before,
+        accepted=torch.zeros(len(lengths), dtype=torch.bool, device=device),
+        system=torch.full((len(lengths),), -1, device=device),
+        explained=torch.zeros_like(before),
+    )
+    if not bool((peaks.mask.sum(1) >= 2).any()):
+        return unchanged
+    found = _search(observed, lengths, angles)
+    prior = _log_system(system_probs, len(lengths), device)[found.pattern, found.lattice]
+    score = found.fit.score + prior
+
+    # The best few of each pattern, in Niggli form, against the predicted cell.
+    order = score.argsort(descending=True, stable=True)
+    order = order[found.pattern[order].argsort(stable=True)]
+    counts = torch.bincount(found.pattern, minlength=len(lengths))
+    rank = (
+        torch.arange(len(order), device=device) - (counts.cumsum(0) - counts)[found.pattern[order]]
+    )
+    order = order[rank < _COMPARED]
+    pattern, score = found.pattern[order], score[order]
+    cell = niggli_cells(found.fit.metric[order])
+    apart = torch.cat(
+        [
+            (cell[:, :3] / lengths[pattern]).log() / length_error,
+            (cell[:, 3:] - angles[pattern]) / angle_error,
+        ],
+        dim=1,
+    )
+    weight = torch.tensor([1, 1, 1, 0.5, 0.5, 0.5], dtype=dtype, device=device)
+    score = score - (weight * torch.log1p(apart.square())).sum(1)
+    order_of = score.argsort(descending=True, stable=True)
+    order_of = order_of[pattern[order_of].argsort(stable=True)]
+    first = torch.ones_like(pattern, dtype=torch.bool)
+    first[1:] = pattern[order_of].diff() != 0
+    best = order_of[first]
+    row, chosen = pattern[best], order[best]
+
+    score_after = before.clone().index_copy(0, row, score[best])
+    explained = unchanged.explained.index_copy(0, row, found.fit.explained[chosen])
+    system = unchanged.system.index_copy(0, row, _system_of(device)[found.lattice[chosen]])
+    accepted = (score_after > before + _MARGIN) & (score_after > 0) & (explained >= 0.8)
+    refined = torch.cat([lengths, angles], 1).index_copy(0, row, cell[best])
+    return RefinedCells(
+        lengths=torch.where(accepted[:, None], refined[:, :3], lengths),
+        angles=torch.where(accepted[:, None], refined[:, 3:], angles),
+        score=score_after,
+        score_before=before,
+        accepted=accepted,
+        system=system,
+        explained=explained,
+    )
+
+
+def niggli_cells(metric: Tensor) -> Tensor:
+    """Lengths and angles ``[M, 6]`` of the Niggli cells of reciprocal metrics ``[M, 6]``.
+
+    The same reduction as in :func:`unimat_lib.crystals.reduce_crystal`, one by one on the CPU. A
+    cell that it cannot reduce comes back as it is.
+    """
+    direct = torch.linalg.inv(_matrix(metric.detach().cpu().double()))
+    lattices = torch.linalg.cholesky(direct).numpy()
+    reduced = np.empty_like(lattices)
+    for i, lattice in enumerate(lattices):
+        try:
+            reduced[i] = _niggli_cell(lattice)
+        except CrystalError:
+            reduced[i] = lattice
+    lengths = np.linalg.norm(reduced, axis=-1)  # [M, 3]
+    unit = reduced / lengths[..., None]
+    cosine = (unit[:, [1, 0, 0]] * unit[:, [2, 2, 1]]).sum(-1).clip(-1, 1)
+    angles = _obtuse_setting(torch.from_numpy(np.degrees(np.arccos(cosine))))
+    return torch.cat([torch.from_numpy(lengths), angles], dim=1).to(metric.device)
+
+
+def _obtuse_setting(angles: Tensor) -> Tensor:
+    """Angles ``[M, 3]`` of reduced cells, not acute where one is a right angle.
+
+    The angles of a Niggli cell are all acute, or none is. Where one is a right angle, the cell with
+    the others obtuse is the reduced one; an error of that angle in the last digits would turn it
+    into the acute one, which reversing an axis leads back from.
+    """
+    signs = torch.tensor([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]], device=angles.device)
+    settings = 90 + signs * (angles[:, None] - 90)  # [M, 4, 3]
+    obtuse = (settings >= 90 - _RIGHT_ANGLE).all(2)
+    first = obtuse.byte().argmax(1)  # the setting as it is, where none is obtuse
+    return settings[torch.arange(len(angles), device=angles.device), first]
+
+
+def _score_before(observed: _Observed, lengths: Tensor, angles: Tensor) -> Tensor:
+    """Score ``[B]`` of the prediction as it stands, without any prior against it."""
+    score = observed.mask.sum(1) * math.log(_OUTLIER)  # a cell that explains nothing
+    metric = _reciprocal_metric(lengths, angles)
+    good = (_determinant(metric) > 0) & observed.mask.any(1)
+    row = good.nonzero()[:, 0]
+    if not len(row):
+        return score.double()
+    lattice = torch.full_like(row, len(BRAVAIS_LATTICES) - 1)
+    fit = _refine_all(metric[row], lattice, row, observed, tolerances=())
+    return score.double().index_copy(0, row, fit.score)
+
+
+_FAMILY_SYSTEMS = {
+    ("hexagonal", "P"): ("hexagonal", "trigonal"),
+    ("hexagonal", "R"): ("trigonal",),
+}
+
+
+def _systems(lattice: int) -> list[int]:
+    """Crystal systems that a Bravais lattice can belong to, the usual one first."""
+    name = BRAVAIS_LATTICES[lattice]
+    return [CRYSTAL_SYSTEMS.index(s) for s in _FAMILY_SYSTEMS.get(name, (name[0],))]
+
+
+def _system_of(device: torch.device) -> Tensor:
+    """The usual crystal system of each Bravais lattice, int64 ``[14]``."""
+    return torch.tensor([_systems(i)[0] for i in range(len(BRAVAIS_LATTICES))], device=device)
+
+
+def _log_system(system_probs: Tensor | None, count: int, device: torch.device) -> Tensor:
+    """Log-probability ``[B, 14]`` of each Bravais lattice's crystal systems; never hopeless."""
+    if system_probs is None:
+        return torch.zeros(count, len(BRAVAIS_LATTICES), dtype=torch.float64, device=device)
+    probs = system_probs.to(device, torch.float64)
+    of_lattice = [probs[:, _systems(i)].sum(1) for i in range(len(BRAVAIS_LATTICES))]
+    return torch.stack(of_lattice, 1).clamp(1e-3, 1).log()
+
+
+def _sorted(peaks: ObservedPeaks) -> ObservedPeaks:
+    """By rising angle, those that are none last."""
+    key = torch.where(peaks.mask, peaks.two_theta.double(), math.inf)
+    order = key.argsort(dim=1, stable=True)
+    rows = (each.gather(1, order) for each in peaks[:4])
+    return ObservedPeaks(*rows, peaks.wavelength)
+
+
+def _check_input(
+    lengths: Tensor, angles: Tensor, peaks: ObservedPeaks, system_probs: Tensor | None
+) -> None:
+    batch = len(peaks.two_theta)
+    wanted = {"lengths": (lengths, 3), "angles": (angles, 3), "system_probs": (system_probs, 7)}
+    for name, (value, width) in wanted.items():
+        if value is None:
+            continue
+        if tuple(value.shape) != (batch, width):
+            raise ValueError(
+                f"expected {name} of shape [{batch}, {width}] for the peaks of {batch} patterns, "
+                f"got {tuple(value.shape)}"
+            )
+        if not bool(torch.isfinite(value).all()):
+            raise ValueError(f"expected finite {name}: repair or leave out the broken predictions")
+    if bool((lengths <= 0).any()):
+        raise ValueError(f"expected positive lengths in angstrom, the least is {lengths.min():.3g}")
