@@ -89,6 +89,7 @@ class PlainEncoder(nn.Module):
         self.norm = PlainNorm(position.in_features)
         self.position = nn.Conv1d(position.in_features, position.out_features, 1)
         self.readout = copy.deepcopy(nn.Sequential(*readout))
+        self.to(stem.weight.device)
         with torch.no_grad():
             for mine, yours in zip(self.parameters(), encoder.parameters(), strict=True):
                 mine.copy_(as_convolution(yours, mine))
@@ -232,6 +233,11 @@ def variants(encoder: PatternEncoder, batches: tuple[Tensor, Tensor]) -> Iterato
         yield "library, graph", graphed
 
 
+def make_encoder(num_points: int, width: int, depths: tuple[int, ...]) -> PatternEncoder:
+    """Without dropout, so that outputs can be compared."""
+    return PatternEncoder(num_points=num_points, dim=256, width=width, depths=depths, dropout=0.0)
+
+
 def random_batches(batch: int, num_points: int, dim: int, device: str) -> tuple[Tensor, Tensor]:
     """Patterns that are mostly near zero [N, B, P], and targets [N, B, D]."""
     patterns = torch.rand(NUM_BATCHES, batch, num_points, device=device) ** 20
@@ -242,7 +248,7 @@ def compare(
     *, width: int, depths: tuple[int, ...], batch: int, num_points: int, steps: int, device: str
 ) -> dict[str, float]:
     """Print one table; returns crystals per second by variant, and the floor's."""
-    encoder = PatternEncoder(num_points=num_points, dim=256, width=width, depths=depths).to(device)
+    encoder = make_encoder(num_points, width, depths).to(device)
     batches = random_batches(batch, num_points, 256, device)
     operations, size = work(encoder)
     floor = max(operations / OPERATIONS, size / BANDWIDTH)
@@ -280,7 +286,7 @@ def compare(
 
 def slowest_kernels(*, width: int, depths: tuple[int, ...], batch: int, num_points: int) -> str:
     """Table of the ten kernels that take most time in three steps of the library's module."""
-    encoder = PatternEncoder(num_points=num_points, dim=256, width=width, depths=depths).cuda()
+    encoder = make_encoder(num_points, width, depths).cuda()
     training = Training(encoder, random_batches(batch, num_points, 256, "cuda"))
     seconds_per_step(training, steps=3, repeats=1)
     with profile(activities=[ProfilerActivity.CUDA]) as profiler:

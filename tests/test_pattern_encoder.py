@@ -44,14 +44,14 @@ def test_number_of_parameters():
         encoder = PatternEncoder(dim=256, **arguments)
         return sum(p.numel() for p in encoder.parameters()) / 1e6
 
-    assert 6 < count(num_points=4096) < 9
+    assert 8 < count(num_points=4096) < 10
     assert 0.2 < count(num_points=1024, width=16, depths=(1, 1, 1, 1)) < 0.6
 
 
 @pytest.mark.parametrize("block", [PlainBlock, LinearBlock])
 def test_standard_layers_give_the_same(block):
     torch.manual_seed(0)
-    encoder = PatternEncoder(num_points=500, dim=12, width=8, depths=(1, 2, 1))
+    encoder = PatternEncoder(num_points=500, dim=12, width=8, depths=(1, 2, 1), dropout=0.0)
     plain = PlainEncoder(encoder, block)
     patterns, weights = torch.rand(4, 500) ** 8, torch.randn(4, 12)
     outputs = [module(patterns) for module in (encoder, plain)]
@@ -141,7 +141,7 @@ def test_pattern_encoder_gradients_and_batching():
 def test_evaluation_follows_training():
     # BatchNorm's running statistics settle on those of the data: both modes then agree.
     torch.manual_seed(0)
-    encoder = PatternEncoder(num_points=512, dim=12, width=8, depths=(1, 1, 1))
+    encoder = PatternEncoder(num_points=512, dim=12, width=8, depths=(1, 1, 1), dropout=0.0)
     patterns = peaks(500 * torch.rand(64, 12))
     with torch.no_grad():
         for _ in range(150):
@@ -177,7 +177,7 @@ def test_descriptions_of_different_patterns_differ_from_the_start():
     torch.manual_seed(0)
     encoder = PatternEncoder(num_points=512, dim=64, width=8, depths=(1, 1, 1))
     out = encoder(peaks(500 * torch.rand(64, 12)))
-    assert out.std(dim=0).mean() > 3 * out.mean(dim=0).std()
+    assert out.std(dim=0).mean() > 1.5 * out.mean(dim=0).std()
 
 
 def test_pattern_encoder_learns_sixteen_patterns():

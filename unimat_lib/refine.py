@@ -25,6 +25,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from unimat_lib.bragg import _half_sphere
 from unimat_lib.crystals import CRYSTAL_SYSTEMS, CrystalError, _niggli_cell
@@ -33,6 +34,7 @@ from unimat_lib.patterns import Grid
 MIN_SIGMA = 1e-3
 """Smallest standard deviation of a peak's position that is believed, degrees."""
 
+_NOISY = 1e-4  # noise above this part of the highest peak makes smoothing worth its blur
 _FIRST = 12  # peaks, from the lowest angle, that choose among the assignments
 _ZONE_PEAKS = 20  # the same for zones, which explain only some of them
 _ZONES = 16  # zones that are completed to lattices
@@ -45,6 +47,7 @@ _COMPARED = 6  # best cells of each pattern that are compared with the predictio
 _MARGIN = 10.0  # by how much a refined cell must score better than the prediction
 _RIGHT_ANGLE = 0.05  # degrees from 90 that count as none, when cells are put in their setting
 _VOLUME_RANGE = (0.4, 2.2)  # times the predicted volume
+_WIDE_VOLUME_RANGE = (0.25, 4.0)  # the same where one or two numbers fix a lattice
 
 
 class ObservedPeaks(NamedTuple):
@@ -93,19 +96,21 @@ class RefinedCells(NamedTuple):
 
 
 def find_peaks(
-    pattern: Tensor, grid: Grid, *, num_peaks: int = 40, min_height: float = 3e-4
+    pattern: Tensor, grid: Grid, *, num_peaks: int = 40, min_height: float = 3e-5
 ) -> ObservedPeaks:
     """Find the peaks of patterns, to a small part of the grid's step.
 
     A peak is a local maximum. The parabola through the logarithms of its three highest points,
-    exact for a Gaussian, gives position and width. Peaks that are wider than the narrow ones of
-    their pattern hold several reflections; the surplus is the uncertainty of their position.
+    exact for a Gaussian, gives position and width; noisy patterns are smoothed before. Peaks that
+    are wider than the narrow ones of their pattern hold several reflections; the surplus is the
+    uncertainty of their position.
 
     Args:
         pattern: ``[B, P]``, maximum 1, any floating type.
         grid: The grid it lies on.
         num_peaks: Peaks to keep, the ones at lowest angle, ``K``.
-        min_height: Smallest height of a peak; noise raises it to five standard deviations.
+        min_height: Smallest height of a peak. Where there is noise, a peak must also be clear of it
+            by six standard deviations of its curvature.
 
     Raises:
         ValueError: The patterns are not ``[B, P]`` on this grid, or not finite.
@@ -117,18 +122,22 @@ def find_peaks(
     if not bool(torch.isfinite(pattern).all()):
         raise ValueError("expected finite intensities: repair or leave out the broken patterns")
     x = pattern.double()
-    curvature = 2 * x[:, 1:-1] - x[:, :-2] - x[:, 2:]
-    noise = curvature.abs().median(1, keepdim=True).values / (0.6745 * math.sqrt(6))
-    left, centre, right = (x.clamp_min(1e-12).log()[:, i : i + x.shape[1] - 2] for i in range(3))
-    threshold = (5 * noise).clamp_min(min_height)
-    found = (x[:, 1:-1] > x[:, :-2]) & (x[:, 1:-1] >= x[:, 2:]) & (x[:, 1:-1] > threshold)
+    noise = _noise(x)  # [B, P]
+    noisy = noise.amax(1, keepdim=True) > _NOISY * x.amax(1, keepdim=True)
+    x = torch.where(noisy, _filtered(x, [1, 4, 6, 4, 1]) / 16, x)
+    left, centre, right = (x[:, i : i + x.shape[1] - 2] for i in range(3))
+    noise = noise[:, 1:-1]
+    # The second difference of smoothed noise has a third of the noise's standard deviation.
+    clear = (2 * centre - left - right > 6 * 0.33 * noise) & (centre > min_height)
+    found = (centre > left) & (centre >= right) & clear
 
     places = x.shape[1] - 2
     index = torch.arange(places, device=x.device)
     order = torch.where(found, index, places).sort(dim=1).values[:, :num_peaks]  # [B, K]
     mask = order < places
     order = order.clamp_max(places - 1)
-    left, centre, right = (each.gather(1, order) for each in (left, centre, right))
+    left, height, right, noise = (each.gather(1, order) for each in (left, centre, right, noise))
+    left, centre, right = (each.clamp_min(1e-12).log() for each in (left, height, right))
     bend = (2 * centre - left - right).clamp_min(1e-9)
     offset = ((right - left) / (2 * bend)).clamp(-0.5, 0.5)
     two_theta = grid.two_theta_min + (order + 1 + offset) * grid.step
@@ -136,9 +145,8 @@ def find_peaks(
     narrow = torch.where(mask, width2, math.nan).nanquantile(0.25, dim=1, keepdim=True)
     surplus = (width2 - narrow).clamp_min(0)
     surplus = torch.where(surplus > 0.02 * narrow, surplus, 0.0)
-    height = x[:, 1:-1].gather(1, order)
-    # A maximum of height y and variance s^2 under noise n moves by about n / y * s^2 / step.
-    jitter = noise / height.clamp_min(1e-12) * width2 / grid.step
+    # A slope that is off by n moves the maximum of a Gaussian by n * variance / height.
+    jitter = 0.3 * noise / height.clamp_min(1e-12) * width2 / grid.step
     sigma = (MIN_SIGMA**2 + surplus + jitter**2).sqrt()
     return ObservedPeaks(
         two_theta=torch.where(mask, two_theta, 0.0),
@@ -147,6 +155,28 @@ def find_peaks(
         mask=mask,
         wavelength=grid.wavelength,
     )
+
+
+def _noise(pattern: Tensor) -> Tensor:
+    """Standard deviation of the noise near each point, ``[B, P]``, from differences of high order.
+
+    Neighbouring points of noise are independent, those of peaks are not: of a peak as wide as four
+    points or more, a difference of sixteenth order leaves less than a thousandth.
+    """
+    order = 16
+    weights = [(-1) ** i * math.comb(order, i) for i in range(order + 1)]
+    rough = _filtered(pattern, weights) / math.sqrt(math.comb(2 * order, order))
+    window = 4 * order + 1
+    mean = functional.avg_pool1d(rough.square()[:, None], window, 1, window // 2)[:, 0]
+    return mean.sqrt()
+
+
+def _filtered(rows: Tensor, weights: list[int]) -> Tensor:
+    """Rows ``[B, P]`` convolved with a symmetric filter; the ends are continued."""
+    half = len(weights) // 2
+    kernel = torch.tensor(weights, dtype=rows.dtype, device=rows.device)[None, None]
+    padded = functional.pad(rows[:, None], (half, half), mode="replicate")
+    return functional.conv1d(padded, kernel)[:, 0]
 
 
 # ---------------------------------------------------------------------------- lattices and metrics
@@ -366,7 +396,8 @@ def _solve(lattice: int, observed: _Observed, volume: Tensor) -> tuple[Tensor, T
         dim=1,
     )  # [B, T, k]
     inverse_volume2 = _determinant(free @ basis.T)
-    low, high = (1 / (volume[:, None] * factor).square() for factor in _VOLUME_RANGE)
+    volumes = _VOLUME_RANGE if basis.shape[1] > 2 else _WIDE_VOLUME_RANGE
+    low, high = (1 / (volume[:, None] * factor).square() for factor in volumes)
     possible = (inverse_volume2 < low) & (inverse_volume2 > high)
     pattern, assignment = possible.nonzero().T
     score = torch.full(possible.shape, -math.inf, device=volume.device)
@@ -566,7 +597,7 @@ def _nearest_lines(metric: Tensor, observed: _Observed, reach: Tensor):
     rows, cell = _quadratic(torch.stack([h, k, el], -1))[order], cell[order]
     first = torch.ones_like(cell, dtype=torch.bool)
     first[1:] = key.diff() > 1e-7
-    first &= key - 4.0 * cell <= 1
+    first &= key - 4.0 * cell <= 1 + 1e-4  # a fitted line may lie just beyond its peak
     lines = torch.zeros_like(reach).index_add_(0, cell, first.double())
 
     wanted = 4.0 * cells[:, None] + (observed.q / reach[:, None]).clamp_max(1.02)
@@ -620,9 +651,13 @@ def _refine(
     match = 0.97 * torch.exp(-z.square() / 2) + 0.02 / 8 * torch.exp(-z.square() / 128)
     peak = torch.log(_OUTLIER + match / (math.sqrt(2 * math.pi) * width * density.clamp_min(1e-9)))
     score = torch.where(observed.mask, peak, 0.0).sum(1) - _PER_PARAMETER * free.sum(1)
-    explained = ((z.abs() < 3) & observed.mask).double().sum(1)
-    explained = explained / observed.mask.sum(1).clamp_min(1)
-    return _Fit(metric, score, lines, explained)
+    matched = ((z.abs() < 3) & observed.mask).double().sum(1)
+    # So far each peak chose its line by itself, (1 / n)^m. But m of n lines show, each once, and
+    # how many do is unknown: 1 / ((n + 1) binomial(n, m)), which rewards a cell without gaps.
+    n = lines.maximum(matched)
+    choices = torch.lgamma(n + 1) - torch.lgamma(matched + 1) - torch.lgamma(n - matched + 1)
+    score = score + (matched - 1) * torch.log(n + 1) - choices
+    return _Fit(metric, score, lines, matched / observed.mask.sum(1).clamp_min(1))
 
 
 def _refine_all(
@@ -658,8 +693,8 @@ class _Candidates(NamedTuple):
     fit: _Fit
 
 
-def _search(observed: _Observed, lengths: Tensor, angles: Tensor) -> _Candidates:
-    """Cells of all Bravais lattices that might explain the peaks of ``B`` patterns."""
+def _search(observed: _Observed, lengths: Tensor, angles: Tensor) -> _Candidates | None:
+    """Cells of all Bravais lattices that might explain the peaks of ``B`` patterns, if any."""
     volume = _volume(lengths, angles)
     open_ = observed.mask.sum(1) >= 2  # not explained yet; one peak says nothing
     found = []
@@ -684,6 +719,8 @@ def _search(observed: _Observed, lengths: Tensor, angles: Tensor) -> _Candidates
         # All peaks explained by a cell that does not have many more lines: nothing left to find.
         enough = fit.lines < 4 * observed.mask.sum(1)[pattern]
         open_[pattern[(fit.explained >= 0.99) & enough]] = False
+    if not found:
+        return None
     pattern, lattice, fits = zip(*found, strict=True)
     fit = _Fit(*(torch.cat(each) for each in zip(*fits, strict=True)))
     return _Candidates(torch.cat(pattern), torch.cat(lattice), fit)
@@ -705,7 +742,7 @@ def refine_cells(
     peaks: ObservedPeaks,
     *,
     system_probs: Tensor | None = None,
-    length_error: float = 0.04,
+    length_error: float = 0.05,
     angle_error: float = 3.0,
 ) -> RefinedCells:
     """Replace predicted cells by ones that explain the observed peaks, where there is one.
@@ -742,20 +779,14 @@ def refine_cells(
         system=torch.full((len(lengths),), -1, device=device),
         explained=torch.zeros_like(before),
     )
-    if not bool((peaks.mask.sum(1) >= 2).any()):
-        return unchanged
     found = _search(observed, lengths, angles)
+    if found is None:
+        return unchanged
     prior = _log_system(system_probs, len(lengths), device)[found.pattern, found.lattice]
     score = found.fit.score + prior
 
     # The best few of each pattern, in Niggli form, against the predicted cell.
-    order = score.argsort(descending=True, stable=True)
-    order = order[found.pattern[order].argsort(stable=True)]
-    counts = torch.bincount(found.pattern, minlength=len(lengths))
-    rank = (
-        torch.arange(len(order), device=device) - (counts.cumsum(0) - counts)[found.pattern[order]]
-    )
-    order = order[rank < _COMPARED]
+    order = _best_of_each(found.pattern, score, found.lattice, count=_COMPARED)
     pattern, score = found.pattern[order], score[order]
     cell = niggli_cells(found.fit.metric[order])
     apart = torch.cat(
@@ -766,12 +797,9 @@ def refine_cells(
         dim=1,
     )
     weight = torch.tensor([1, 1, 1, 0.5, 0.5, 0.5], dtype=dtype, device=device)
-    score = score - (weight * torch.log1p(apart.square())).sum(1)
-    order_of = score.argsort(descending=True, stable=True)
-    order_of = order_of[pattern[order_of].argsort(stable=True)]
-    first = torch.ones_like(pattern, dtype=torch.bool)
-    first[1:] = pattern[order_of].diff() != 0
-    best = order_of[first]
+    independent = _free_numbers(device)[found.lattice[order]].clamp_max(3) / 3
+    score = score - independent * (weight * torch.log1p(apart.square())).sum(1)
+    best = _best_of_each(pattern, score, found.lattice[order], count=1)
     row, chosen = pattern[best], order[best]
 
     score_after = before.clone().index_copy(0, row, score[best])
@@ -788,6 +816,23 @@ def refine_cells(
         system=system,
         explained=explained,
     )
+
+
+def _best_of_each(pattern: Tensor, score: Tensor, lattice: Tensor, *, count: int) -> Tensor:
+    """Which of ``M`` cells are the best ``count`` of their pattern, by pattern and falling score.
+
+    A cell that was reached from several starts counts once.
+    """
+    order = score.argsort(descending=True, stable=True)
+    order = order[pattern[order].argsort(stable=True)]
+    again = torch.zeros_like(order, dtype=torch.bool)
+    again[1:] = (pattern[order].diff() == 0) & (lattice[order].diff() == 0)
+    again[1:] &= score[order].diff().abs() < 0.02
+    order = order[~again]
+    counts = torch.bincount(pattern[order])
+    first = counts.cumsum(0) - counts
+    rank = torch.arange(len(order), device=order.device) - first[pattern[order]]
+    return order[rank < count]
 
 
 def niggli_cells(metric: Tensor) -> Tensor:
@@ -853,6 +898,12 @@ def _systems(lattice: int) -> list[int]:
 def _system_of(device: torch.device) -> Tensor:
     """The usual crystal system of each Bravais lattice, int64 ``[14]``."""
     return torch.tensor([_systems(i)[0] for i in range(len(BRAVAIS_LATTICES))], device=device)
+
+
+def _free_numbers(device: torch.device) -> Tensor:
+    """How many numbers fix a cell of each Bravais lattice, float64 ``[14]``."""
+    free = [_basis(i).shape[1] for i in range(len(BRAVAIS_LATTICES))]
+    return torch.tensor(free, dtype=torch.float64, device=device)
 
 
 def _log_system(system_probs: Tensor | None, count: int, device: torch.device) -> Tensor:

@@ -18,6 +18,7 @@ from torch_geometric.nn.models.dimenet import (
 )
 
 from unimat_lib.graphs import PeriodicGraph, triplets
+from unimat_lib.linear import with_column_sums
 
 if TYPE_CHECKING:
     from unimat_lib.triplet_kernel import KernelSums
@@ -102,6 +103,7 @@ class StructureEncoder(nn.Module):
         self.readout = nn.Sequential(
             nn.Linear(2 * out_emb + atom_count, 2 * out_emb), nn.SiLU(), nn.Linear(2 * out_emb, dim)
         )
+        with_column_sums(self)
 
     def forward(self, graph: PeriodicGraph) -> Tensor:
         """Embeddings [B, dim] of the B crystals of a graph."""

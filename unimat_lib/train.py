@@ -54,6 +54,7 @@ _TRAINING_CODE = (
     "fusion",
     "graphs",
     "heads",
+    "linear",
     "model",
     "pattern_encoder",
     "pattern_kernels",

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from unimat_lib.graphs import PeriodicGraph
     from unimat_lib.structure_encoder import SphericalBasis
 
+EDGES = 128  # per program of the radial basis
 BLOCK = 16  # edges on each side of a tile: the least a matrix product takes; most atoms have 12
 # A tile is small: many programs at a time, not many warps in one, hide the latency of memory.
 LAUNCH = {"num_warps": 1, "num_stages": 1}
@@ -73,7 +74,7 @@ class KernelSums:
         image = (x << 32) + (y << 16) + z
         self.key_in = (self.source << 48) + image  # [E]
         self.key_out = (self.target << 48) - image  # [E]
-        self.radial = basis.radial(graph.distance.detach()).flatten(1)  # [E, L * R]
+        self.radial = radial_basis(graph.distance.detach(), basis)  # [E, L * R]
         self.harmonic = basis.harmonic.diag()  # [L, L]
 
     def from_atoms(self, at_target: Tensor, at_source: Tensor) -> Tensor:
@@ -93,6 +94,68 @@ class KernelSums:
         with torch.autocast(x.device.type, enabled=False):
             q = self.radial @ weight.flatten(2).flatten(0, 1)  # [E, L * B]
         return _OverTriplets.apply(x, q, lin_sbf2.weight, self)
+
+
+def radial_basis(distance: Tensor, basis: SphericalBasis) -> Tensor:
+    """``SphericalBasis.radial`` as one kernel instead of a hundred small ones.
+
+    Args:
+        distance: float32 [E] in angstrom.
+        basis: The basis.
+
+    Returns:
+        float32 [E, L * R], computed in float64.
+    """
+    num_edges, functions = len(distance), basis.zeros.numel()
+    out = distance.new_empty(num_edges, functions)
+    _radial_basis[triton.cdiv(num_edges, EDGES), functions](
+        distance.contiguous(),
+        basis.zeros,
+        basis.norm,
+        out,
+        num_edges,
+        basis.cutoff,
+        RADIALS=basis.zeros.shape[1],
+        POWER=basis.envelope.p,
+        BLOCK=EDGES,
+    )
+    return out
+
+
+@triton.jit
+def _radial_basis(
+    distance,
+    zeros,
+    norm,
+    out,
+    num_edges,
+    cutoff,
+    RADIALS: tl.constexpr,
+    POWER: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """One function j_l(z d / cutoff) for a block of edges, by upward recurrence in l."""
+    edge = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    function = tl.program_id(1)
+    real = edge < num_edges
+    x = tl.load(distance + edge, mask=real, other=1.0).to(tl.float64) / cutoff
+    y = x * tl.load(zeros + function)
+    below = tl.sin(y) / y  # j_0
+    value = (below - tl.cos(y)) / y  # j_1
+    degree = function // RADIALS
+    for order in range(1, degree):
+        above = (2 * order + 1) / y * value - below
+        below = value
+        value = above
+    value = tl.where(degree == 0, below, value)
+    power = x * 0 + 1
+    for _ in tl.static_range(POWER - 1):
+        power *= x
+    smooth = 1 / x - power * (
+        (POWER + 1) * (POWER + 2) / 2 - POWER * (POWER + 2) * x + POWER * (POWER + 1) / 2 * x * x
+    )
+    value *= tl.where(x < 1, smooth, 0.0) * tl.load(norm + function)
+    tl.store(out + edge * tl.num_programs(1) + function, value.to(tl.float32), mask=real)
 
 
 class _FromAtoms(Function):
