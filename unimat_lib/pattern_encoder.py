@@ -39,7 +39,7 @@ class PatternEncoder(nn.Module):
     that sees other crystals, and in evaluation uses the averages of training.
 
     With 4,096 points ``width=64, depths=(2, 2, 4, 2)`` has about 9 million parameters;
-    with 1,024 points ``width=16, depths=(1, 1, 1, 1)`` about 0.3 million and is quick on a CPU.
+    with 1,024 points ``width=16, depths=(1, 1, 1, 1)`` less than one and is quick on a CPU.
 
     Args:
         num_points: Points P of a pattern.
