@@ -108,7 +108,10 @@ def test_positions_of_peaks_that_stand_alone(reflections, patterns):
 
 def test_merged_reflections_are_less_certain():
     x = GRID.two_theta
-    peak = lambda at: torch.exp(-(((x - at) / 0.1) ** 2) * 4 * math.log(2))
+
+    def peak(at):
+        return torch.exp(-(((x - at) / 0.1) ** 2) * 4 * math.log(2))
+
     single = sum(peak(at) for at in (20.0, 31.0, 42.0, 53.0, 64.0))
     found = find_peaks(torch.stack([single, single + peak(42.05)]), GRID)
     assert found.mask.sum(1).tolist() == [5, 5]
@@ -222,6 +225,16 @@ def test_noisy_patterns(crystals, reflections):
     error = (result.lengths / crystals.lengths).log().abs().amax(1)
     assert (error[result.accepted] < 2e-3).double().mean() > 0.9
     assert result.accepted.double().mean() > 0.7
+
+
+def test_a_stated_position_error_allows_a_zero_shift(crystals, patterns):
+    cubic = slice(0, 3)
+    exact = find_peaks(patterns[cubic], GRID, position_error=0.02)
+    assert exact.sigma[exact.mask].min() >= 0.02
+    moved = exact._replace(two_theta=torch.where(exact.mask, exact.two_theta + 0.02, 0.0))
+    result = refine_cells(crystals.lengths[cubic], crystals.angles[cubic], moved)
+    assert result.accepted.all()
+    torch.testing.assert_close(result.lengths, crystals.lengths[cubic], rtol=3e-3, atol=0)
 
 
 def test_the_network_decides_where_the_peaks_cannot(crystals, patterns):

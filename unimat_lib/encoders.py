@@ -1,8 +1,9 @@
 """Three encoders, one per view of a crystal; each returns one vector per crystal, Tensor[B, dim].
 
-``StructureEncoder`` reads the periodic graph of the atoms, ``PatternEncoder`` the powder
-diffraction pattern, ``CompositionEncoder`` a vector of statistics of the elements. None of them
-normalises its output: alignment and fusion do that where they need it.
+``StructureEncoder`` (module ``structure_encoder``, which needs PyTorch Geometric) reads the periodic
+graph of the atoms, ``PatternEncoder`` the powder diffraction pattern, ``CompositionEncoder`` a
+vector of statistics of the elements. None of them normalises its output: alignment and fusion do
+that where they need it.
 """
 
 from __future__ import annotations
@@ -10,9 +11,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from unimat_lib.pattern_encoder import PatternEncoder
-from unimat_lib.structure_encoder import StructureEncoder
 
-__all__ = ["CompositionEncoder", "PatternEncoder", "StructureEncoder"]
+__all__ = ["CompositionEncoder", "PatternEncoder"]
 
 
 class CompositionEncoder(nn.Module):

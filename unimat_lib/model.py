@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from unimat_lib.alignment import AlignmentLoss
 from unimat_lib.composition import MAGPIE_FEATURES
 from unimat_lib.diffraction import Grid
-from unimat_lib.encoders import CompositionEncoder, PatternEncoder, StructureEncoder
+from unimat_lib.encoders import CompositionEncoder, PatternEncoder
 from unimat_lib.files import replacing
 from unimat_lib.fusion import make_fusion
 from unimat_lib.graphs import PeriodicGraph
@@ -238,6 +238,9 @@ def check_views(config: UniMatConfig, views: CrystalViews) -> None:
 
 def _make_encoder(name: str, config: UniMatConfig) -> nn.Module:
     if name == "structure":
+        # Here, because PyTorch Geometric takes seconds to import.
+        from unimat_lib.structure_encoder import StructureEncoder
+
         return StructureEncoder(dim=config.dim, cutoff=config.cutoff, **config.structure)
     if name == "xrd":
         return PatternEncoder(num_points=config.grid.num_points, dim=config.dim, **config.xrd)

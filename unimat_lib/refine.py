@@ -31,9 +31,6 @@ from unimat_lib.bragg import _half_sphere
 from unimat_lib.crystals import CRYSTAL_SYSTEMS, CrystalError, _niggli_cell
 from unimat_lib.patterns import Grid
 
-MIN_SIGMA = 1e-3
-"""Smallest standard deviation of a peak's position that is believed, degrees."""
-
 _NOISY = 1e-4  # noise above this part of the highest peak makes smoothing worth its blur
 _FIRST = 12  # peaks, from the lowest angle, that choose among the assignments
 _ZONE_PEAKS = 20  # the same for zones, which explain only some of them
@@ -96,7 +93,12 @@ class RefinedCells(NamedTuple):
 
 
 def find_peaks(
-    pattern: Tensor, grid: Grid, *, num_peaks: int = 40, min_height: float = 3e-5
+    pattern: Tensor,
+    grid: Grid,
+    *,
+    num_peaks: int = 40,
+    min_height: float = 3e-5,
+    position_error: float = 1e-3,
 ) -> ObservedPeaks:
     """Find the peaks of patterns, to a small part of the grid's step.
 
@@ -111,6 +113,8 @@ def find_peaks(
         num_peaks: Peaks to keep, the ones at lowest angle, ``K``.
         min_height: Smallest height of a peak. Where there is noise, a peak must also be clear of it
             by six standard deviations of its curvature.
+        position_error: What positions are off by beside noise and overlap, degrees. Rendered
+            patterns are exact; with a zero shift or another misalignment, name its size.
 
     Raises:
         ValueError: The patterns are not ``[B, P]`` on this grid, or not finite.
@@ -147,7 +151,7 @@ def find_peaks(
     surplus = torch.where(surplus > 0.02 * narrow, surplus, 0.0)
     # A slope that is off by n moves the maximum of a Gaussian by n * variance / height.
     jitter = 0.3 * noise / height.clamp_min(1e-12) * width2 / grid.step
-    sigma = (MIN_SIGMA**2 + surplus + jitter**2).sqrt()
+    sigma = (position_error**2 + surplus + jitter**2).sqrt()
     return ObservedPeaks(
         two_theta=torch.where(mask, two_theta, 0.0),
         height=torch.where(mask, height, 0.0),

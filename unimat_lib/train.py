@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
+import importlib.metadata
 import json
 import logging
 import math
@@ -20,12 +21,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
-import torch_geometric
-from lightning.fabric import Fabric
-from lightning.fabric.strategies import DDPStrategy
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -36,6 +35,9 @@ from unimat_lib.files import replacing
 from unimat_lib.heads import supervised_loss
 from unimat_lib.model import UniMat, check_views
 from unimat_lib.views import Batch, CrystalViews
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 logger = logging.getLogger(__name__)
 
@@ -157,6 +159,10 @@ def make_fabric(device: str, *, devices: int = 1) -> Fabric:
         RuntimeError: If a GPU was asked for and there is none.
         ValueError: On any other name.
     """
+    # Here, because it takes seconds to import and most chapters train nothing.
+    from lightning.fabric import Fabric
+    from lightning.fabric.strategies import DDPStrategy
+
     # Fabric announces its precision on stderr each time; the page says it once.
     for name in ("lightning.fabric", "lightning.pytorch"):  # which one speaks depends on imports
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -579,7 +585,8 @@ def _run_hash(model, views, fabric, *, train: Tensor, val: Tensor, config: FitCo
     for name in _TRAINING_CODE:
         digest.update((Path(__file__).parent / f"{name}.py").read_bytes())
     where = (views.device.type, fabric.world_size, type(fabric._precision).__name__)
-    digest.update(repr((where, torch.__version__, torch_geometric.__version__)).encode())
+    versions = [importlib.metadata.version(name) for name in ("torch", "torch-geometric")]
+    digest.update(repr((where, versions)).encode())
     return digest.hexdigest()[:12]
 
 
