@@ -48,6 +48,7 @@ READS: dict[str, tuple[str, ...]] = {
     "05_fusion": ("03_encoders",),
     "06_crystal_systems": ("03_encoders", "04_alignment", "05_fusion"),
     "07_ledger": ("03_encoders", "04_alignment", "05_fusion"),
+    "08_performance": (),
 }
 
 

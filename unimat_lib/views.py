@@ -87,6 +87,7 @@ class CrystalViews:
         magpie: Magpie vectors, float32 ``[C, F]``, or ``None``.
         cutoff: Radius that the graph was built with, angstrom.
         max_neighbors: Cap that the graph was built with.
+        crystals: Content hash of the table that all this was computed from.
     """
 
     targets: Targets
@@ -94,6 +95,7 @@ class CrystalViews:
     fwhm: float
     cutoff: float
     max_neighbors: int | None
+    crystals: str
     graph: PeriodicGraph | None = None
     reflections: Reflections | None = None
     magpie: Tensor | None = None
@@ -115,15 +117,17 @@ class CrystalViews:
 
     @functools.cached_property
     def content_hash(self) -> str:
-        """Hexadecimal SHA-256 of everything that batches are made of."""
-        digest = hashlib.sha256()
-        settings = (self.grid, self.fwhm, self.cutoff, self.max_neighbors, self.modalities)
-        digest.update(repr(settings).encode())
-        parts = [self.targets, self.graph, self.reflections]
-        tensors = [x for part in parts if part is not None for x in vars(part).values()]
-        for tensor in [*tensors, self.magpie]:
-            if isinstance(tensor, Tensor):
-                digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        """Hexadecimal SHA-256 of everything that batches are made of.
+
+        Of graph and reflections the crystals and settings count that they follow from: a GPU adds
+        in any order, so their last digits may differ from one process to the next.
+        """
+        reach = self.reflections.g_max if self.reflections is not None else None
+        settings = (self.grid, self.fwhm, self.cutoff, self.max_neighbors, self.modalities, reach)
+        digest = hashlib.sha256(repr((self.crystals, settings)).encode())
+        for tensor in (self.targets.crystal_system, self.magpie):
+            if tensor is not None:
+                digest.update(tensor.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
     def batch(
@@ -250,6 +254,7 @@ def build_views(
         fwhm=fwhm,
         cutoff=cutoff,
         max_neighbors=max_neighbors,
+        crystals=table.content_hash(),
         graph=graph,
         reflections=reflections,
         magpie=magpie,
