@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.installed
 
-.PHONY: help book test lint check html lab clean
+.PHONY: help book test lint check table html lab clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -20,6 +20,9 @@ lint: $(READY) ## ruff and codespell
 
 check: $(READY) ## are the published notebooks whole, and do they match their sources?
 	$(BIN)/python tools/book.py check --profile full
+
+table: $(READY) ## the paper's whole table, 15 trainings, on one GPU in under ten minutes
+	$(BIN)/python benchmarks/paper_table.py --profile full
 
 html: $(READY) ## build the pages from the published notebooks, running nothing
 	$(BIN)/python tools/book.py build --profile full

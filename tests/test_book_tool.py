@@ -25,6 +25,7 @@ from book import (
     page_problems,
     results_block,
     run_side_by_side,
+    stage,
 )
 from sources import Book, BookError, coerce, parse_settings
 from stamps import library_hashes, normal_form, output_problems, prose_differs, stale_reasons
@@ -480,6 +481,36 @@ def test_profile_values_are_written_in_place(root: Path) -> None:
     assert chapter.parameters["rate"] == (0.1,)
     assert "rate = (0.2, 0.3)  # Å⁻¹\nmode" in chapter.source_with({"rate": [0.2, 0.3]})
     assert chapter.source_with({}) == chapter.notebook.cells[1].source
+
+
+def test_a_pending_chapter_says_so_and_does_not_stay_listed(root: Path, tool: Tool) -> None:
+    assert tool("run", "all", "--profile", "full").returncode == 0
+    assert tool("readme").returncode == 0
+    pending = root / "chapters/pending.yml"
+    pending.write_text("01_first: The machine is being repaired.\n")
+    fresh = tool("check")
+    assert fresh.returncode != 0
+    assert "01_first is up to date: take it out of chapters/pending.yml" in fresh.stdout
+
+    edit(root / "unimat_lib/tiny.py", "FACTOR * x", "x * FACTOR")
+    pending.unlink()
+    assert tool("check").returncode != 0
+    pending.write_text("01_first: The machine is being repaired.\n")
+    checked = tool("check")
+    assert checked.returncode == 0, checked.stdout
+    assert "01_first is older than its source" in checked.stdout
+    assert "The machine is being repaired." in checked.stdout
+    staged = stage(Book(root), "full")
+    assert "The machine is being repaired." in (staged / "chapters/01_first.ipynb").read_text()
+    assert "repaired" not in (root / "chapters/01_first.ipynb").read_text()
+
+    # Unfinished output is never published, pending or not.
+    notebook = root / "chapters/01_first.ipynb"
+    edit(notebook, '"execution_count": 1', '"execution_count": null')
+    assert tool("check").returncode != 0
+    for bad, message in (("99_gone: x", "no chapter"), ("01_first: ", "needs a sentence")):
+        pending.write_text(bad)
+        assert message in (answer := tool("check")).stdout + answer.stderr
 
 
 def test_values_are_checked_against_the_default() -> None:

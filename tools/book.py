@@ -336,6 +336,10 @@ def find_problems(book: Book, profile: str) -> list[str]:
             continue
         problems += [f"{name}: {text}" for text in stamps.output_problems(notebook)]
         reasons = stamps.stale_reasons(book, chapter, notebook, profile, parameters[name])
+        if profile == "full" and name in book.pending:
+            if not reasons:
+                problems.append(f"{name} is up to date: take it out of chapters/pending.yml")
+            continue
         problems += [f"{name}: {reason}; run: {again}" for reason in reasons]
         if not reasons and stamps.prose_differs(chapter, notebook):
             problems.append(
@@ -372,7 +376,11 @@ def check(book: Book, args: argparse.Namespace) -> None:
         print(problem)
     if problems:
         raise BookError(f"{len(problems)} problem(s) in the {args.profile} profile")
-    print(f"{len(book.chapters)} chapters are whole and match their sources ({args.profile})")
+    pending = book.pending if args.profile == "full" else {}
+    for name, why in pending.items():
+        print(f"{name} is older than its source, and its page says so: {why}")
+    fresh = len(book.chapters) - len(pending)
+    print(f"{fresh} chapters are whole and match their sources ({args.profile})")
 
 
 def refresh(book: Book, args: argparse.Namespace) -> None:
@@ -543,6 +551,8 @@ def stage(book: Book, profile: str) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         if page.endswith(".ipynb"):
             shutil.copyfile(book.notebook_path(Path(page).stem, profile), target)
+            if profile == "full" and Path(page).stem in book.pending:
+                _add_warning(target, book.pending[Path(page).stem])
             continue
         source = book.root / page
         if not source.is_file():
@@ -561,6 +571,14 @@ def stage(book: Book, profile: str) -> Path:
     if (book.root / "_static").is_dir():
         shutil.copytree(book.root / "_static", folder / "_static")
     return folder
+
+
+def _add_warning(path: Path, text: str) -> None:
+    """Put a warning below the title of a staged notebook."""
+    notebook = stamps.read_notebook(path, "")
+    warning = f":::{{warning}}\nThis page is older than its source. {text}\n:::"
+    notebook.cells.insert(1, nbformat.v4.new_markdown_cell(warning, id="older-than-its-source"))
+    path.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8")
 
 
 class _Page(HTMLParser):

@@ -121,6 +121,17 @@ class Book:
             pages += [entry["file"] for entry in part.get("chapters", [])]
         return pages
 
+    @cached_property
+    def pending(self) -> dict[str, str]:
+        """Published chapters that wait for a run, and what their page says about it."""
+        path = self.root / "chapters/pending.yml"
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+        for name, why in (content or {}).items():
+            _known(name, self.chapters, f"chapters/pending.yml: no chapter {name!r}")
+            if not isinstance(why, str) or not why.strip():
+                raise BookError(f"chapters/pending.yml: {name} needs a sentence that says why")
+        return content or {}
+
     def build_dir(self, profile: str) -> Path:
         """Where a profile's scratch work and pages go; never tracked."""
         return self.root / "_build" / profile

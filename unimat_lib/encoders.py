@@ -1,9 +1,9 @@
 """Three encoders, one per view of a crystal; each returns one vector per crystal, Tensor[B, dim].
 
-``StructureEncoder`` (module ``structure_encoder``, which needs PyTorch Geometric) reads the periodic
-graph of the atoms, ``PatternEncoder`` the powder diffraction pattern, ``CompositionEncoder`` a
-vector of statistics of the elements. None of them normalises its output: alignment and fusion do
-that where they need it.
+``StructureEncoder`` reads the periodic graph of the atoms (it has a module of its own,
+``structure_encoder``, which needs PyTorch Geometric), ``PatternEncoder`` the powder diffraction
+pattern, ``CompositionEncoder`` a vector of statistics of the elements. None of them normalises its
+output: alignment and fusion do that where they need it.
 """
 
 from __future__ import annotations
