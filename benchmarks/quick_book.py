@@ -69,8 +69,8 @@ def main() -> None:
                 ratio=before / seconds,
                 notes=f"{number} chapters in {chapters:.0f} s (before 7 in "
                 f"{BEFORE_CHAPTERS:.0f} s), pages in {pages:.0f} s (before {BEFORE_PAGES:.0f} s); "
-                "without installation; chapters side by side, and the quick profile trains with one "
-                "seed and fewer epochs than before",
+                "without installation; chapters side by side, and the quick profile trains with "
+                "one seed and fewer epochs than before",
             )
         ]
     )
