@@ -1,6 +1,6 @@
 """The paper's whole table from one command: five settings, one training per seed, evaluated.
 
-    python benchmarks/paper_table.py [--profile full] [--runs data]
+    python benchmarks/paper_table.py [--profile full] [--json FILE]
 
 The settings are those of chapters 03 (structure, XRD, composition), 04 (structure aligned with XRD)
 and 05 (XRD and composition, aligned and fused), with the parameters of ``params.yml``. The runs are
@@ -156,6 +156,7 @@ def main() -> None:
     started = time.perf_counter()
     p = parameters(given.profile, "03_encoders")
     runs = ROOT / p["run_dir"] / "runs"
+    fresh = not any((runs / s.chapter).is_dir() for s in settings(given.profile))
     table = datasets.load(p["dataset"])
     views = build_views(
         table,
@@ -184,7 +185,9 @@ def main() -> None:
     if given.json:
         with replacing(given.json) as temporary:
             temporary.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    if given.profile == "full":
+    if not fresh:
+        print("not recorded: there were runs before, and finished ones are loaded")
+    elif given.profile == "full":
         device = device_name(torch.device(p["device"]))
         record(
             [

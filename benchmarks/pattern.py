@@ -338,7 +338,17 @@ def main() -> None:
                 f"crystals/s, and {linear:,.0f} with linear layers between two transpositions, as "
                 f"the authors of ConvNeXt write it ({graph / linear:.2f} times less than ours); "
                 f"ours without a graph {library:,.0f}",
-            )
+            ),
+            Result(
+                name="pattern_encoder_vs_linear",
+                value=graph,
+                unit="crystals/s",
+                baseline="the same module with standard linear layers between two transpositions",
+                ratio=graph / linear,
+                device=device_name(device),
+                floor=headline["floor"],
+                notes="as the authors of ConvNeXt write it; same run as pattern_encoder_vs_plain",
+            ),
         ]
     )
     if arguments.profile:

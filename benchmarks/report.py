@@ -48,7 +48,10 @@ python benchmarks/report.py                                  # writes this page
 **Side by side** means: the same crystals, the same task to the same end, on the same machine, one
 after the other. Each time is the shortest of several after a warm-up, because whatever disturbs a
 measurement makes it longer. Reading files and starting Python are outside the clock unless a row
-says otherwise.
+says otherwise. Exceptions, named in the notes of their rows: a single prediction is a median and
+includes reading the file; whole runs (preparation, the quick book, the paper's table) are timed
+once; the baseline of the preparation is scaled up from some of its rows; and the quick book trains less than
+the one it is compared with, so that its ratio is not one of speed alone.
 
 What the numbers are not:
 
@@ -57,7 +60,8 @@ What the numbers are not:
   same order, not the same digits.
 - A ratio on one core says nothing about two programs on many cores.
 - A ratio to "the same run plainly" measures our own changes, not another project's best effort.
-- The goals were set before the work on speed began. A missed one stays in the table.
+- The numbers to reach were set before the work on speed began; which batch size a row names was
+  made precise when it was measured. A missed goal stays in the table.
 """
 
 FLOORS = """\
@@ -119,8 +123,8 @@ def _summary(rows: Sequence[Mapping[str, str]]) -> str:
     reached = sum(row["verdict"] == REACHED for row in with_goal)
     missed = sum(row["verdict"].startswith("missed") for row in with_goal)
     return (
-        f"Of {len(with_goal)} goals, {reached} are reached, {missed} are missed and "
-        f"{len(with_goal) - reached - missed} are not measured yet."
+        f"Goals: {len(with_goal)}. Reached: {reached}. Missed: {missed}. "
+        f"Not measured yet: {len(with_goal) - reached - missed}."
     )
 
 

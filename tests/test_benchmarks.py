@@ -376,7 +376,7 @@ def test_report_follows_the_results(tmp_path: Path) -> None:
     assert run("report.py", "--check", folder=tmp_path).returncode == 1  # no README yet
     assert run("report.py", folder=tmp_path).returncode == 0
     readme = (tmp_path / "README.md").read_text()
-    assert "1 are reached" in readme
+    assert "Reached: 1." in readme
     (row,) = (line for line in readme.splitlines() if "≤ 0.1 s" in line)
     assert "0.05" in row and "| reached |" in row
     assert "a \\| b" in readme

@@ -66,6 +66,7 @@ def test_training_by_replay_equals_training_step_by_step():
                 inputs = {"x": data[number, :size] * 1.0}
             optimizer.param_groups[0]["lr"].fill_(1e-2 / (1 + number))
             losses.append(step(inputs)["loss"].clone())
+        assert (step._graph is not None) == capture
         results.append((torch.stack(losses), torch.cat([p.flatten() for p in model.parameters()])))
     for plain, replayed in zip(*results, strict=True):
         torch.testing.assert_close(replayed, plain)

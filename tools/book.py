@@ -46,7 +46,7 @@ READS: dict[str, tuple[str, ...]] = {
     "03_encoders": (),
     "04_alignment": ("03_encoders",),
     "05_fusion": ("03_encoders",),
-    "06_crystal_systems": ("03_encoders", "04_alignment", "05_fusion"),
+    "06_crystal_systems": ("03_encoders", "05_fusion"),
     "07_ledger": ("03_encoders", "04_alignment", "05_fusion"),
     "08_performance": (),
 }
