@@ -50,8 +50,8 @@ after the other. Each time is the shortest of several after a warm-up, because w
 measurement makes it longer. Reading files and starting Python are outside the clock unless a row
 says otherwise. Exceptions, named in the notes of their rows: a single prediction is a median and
 includes reading the file; whole runs (preparation, the quick book, the paper's table) are timed
-once; the baseline of the preparation is scaled up from some of its rows; and the quick book trains less than
-the one it is compared with, so that its ratio is not one of speed alone.
+once; the baseline of the preparation is scaled up from some of its rows; and the quick book trains
+less than the one it is compared with, so that its ratio is not one of speed alone.
 
 What the numbers are not:
 
