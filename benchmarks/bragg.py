@@ -24,7 +24,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # one process is to use one core
 
 import numpy as np
 import torch
-from common import Result, device_name, record, timed
+from common import Result, device_name, print_values, record, timed
 
 from unimat_lib import datasets
 from unimat_lib.crystals import CrystalTable
@@ -166,7 +166,7 @@ def measure_gpu(dataset: str, repeats: int) -> list[Result]:
     # Per phase ten arrays of doubles are read and twelve written, per form factor about 20 and 12.
     moved = 8 * (phases * 22 + factors * 32)
     print(f"all {len(table):,} crystals of {dataset}, {len(reflections.g):,} reflections")
-    for what, value, unit in (
+    print_values(
         ("reflections", seconds, "s"),
         ("peaks from them", merging, "s"),
         ("peak memory", memory, "GiB"),
@@ -178,8 +178,7 @@ def measure_gpu(dataset: str, repeats: int) -> list[Result]:
         ("measured over floor", seconds / floor, "x"),
         ("written and read on the way", moved / 1e9, "GB"),
         ("time for that", moved / BANDWIDTH, "s"),
-    ):
-        print(f"  {what:<30}{value:>12.4g} {unit}")
+    )
     return [
         Result(
             name="bragg_gpu_mp20_seconds",

@@ -130,6 +130,12 @@ class Result:
         return sorted(points, key=lambda point: point["crystals"])
 
 
+def print_values(*rows: tuple[str, float, str]) -> None:
+    """Print named values with their units, one a line."""
+    for what, value, unit in rows:
+        print(f"  {what:<30}{value:>12.4g} {unit}")
+
+
 def record(results: Iterable[Result], path: str | os.PathLike[str] | None = None) -> Path:
     """Merge results by name into a JSON file, sorted by name; all of them or none.
 

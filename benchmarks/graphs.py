@@ -20,7 +20,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
-from common import Result, device_name, record, timed
+from common import Result, device_name, print_values, record, timed
 
 from unimat_lib import datasets
 from unimat_lib.crystals import CrystalTable
@@ -117,7 +117,7 @@ def measure_gpu(dataset: str, repeats: int) -> list[Result]:
     floor = (edges * BYTES_PER_EDGE + number * BYTES_PER_TRIPLET) / BANDWIDTH
     total = seconds + seconds_triplets
     print(f"all {len(table):,} crystals of {dataset}, at most {MAX_NEIGHBORS} edges per atom")
-    for what, value, unit in (
+    print_values(
         ("graph", seconds, "s"),
         ("triplets", seconds_triplets, "s"),
         ("both", total, "s"),
@@ -126,8 +126,7 @@ def measure_gpu(dataset: str, repeats: int) -> list[Result]:
         ("triplets", number / 1e6, "million"),
         ("floor: writing the results", floor, "s"),
         ("measured over floor", total / floor, "x"),
-    ):
-        print(f"  {what:<30}{value:>12.4g} {unit}")
+    )
     return [
         Result(
             name="graph_gpu_mp20_seconds",

@@ -324,32 +324,33 @@ def main() -> None:
             if depths == (1, 1, 2, 1) and batch == 512:
                 headline = rates
     textbook, linear, library, graph = (headline[name] for name in VARIANTS)
+    rows = {
+        "pattern_encoder_vs_plain": (
+            "the same module of standard layers (1x1 convolutions), run plainly",
+            textbook,
+            f"training step, {HEADLINE}; the standard layers reach {textbook:,.0f} crystals/s, and "
+            f"{linear:,.0f} with linear layers between two transpositions, as the authors of "
+            f"ConvNeXt write it ({graph / linear:.2f} times less than ours); ours without a graph "
+            f"{library:,.0f}",
+        ),
+        "pattern_encoder_vs_linear": (
+            "the same module with standard linear layers between two transpositions",
+            linear,
+            "as the authors of ConvNeXt write it; same run as pattern_encoder_vs_plain",
+        ),
+    }
     record(
-        [
-            Result(
-                name="pattern_encoder_vs_plain",
-                value=graph,
-                unit="crystals/s",
-                baseline="the same module of standard layers (1x1 convolutions), run plainly",
-                ratio=graph / textbook,
-                device=device_name(device),
-                floor=headline["floor"],
-                notes=f"training step, {HEADLINE}; the standard layers reach {textbook:,.0f} "
-                f"crystals/s, and {linear:,.0f} with linear layers between two transpositions, as "
-                f"the authors of ConvNeXt write it ({graph / linear:.2f} times less than ours); "
-                f"ours without a graph {library:,.0f}",
-            ),
-            Result(
-                name="pattern_encoder_vs_linear",
-                value=graph,
-                unit="crystals/s",
-                baseline="the same module with standard linear layers between two transpositions",
-                ratio=graph / linear,
-                device=device_name(device),
-                floor=headline["floor"],
-                notes="as the authors of ConvNeXt write it; same run as pattern_encoder_vs_plain",
-            ),
-        ]
+        Result(
+            name=name,
+            value=graph,
+            unit="crystals/s",
+            baseline=baseline,
+            ratio=graph / rate,
+            device=device_name(device),
+            floor=headline["floor"],
+            notes=notes,
+        )
+        for name, (baseline, rate, notes) in rows.items()
     )
     if arguments.profile:
         print(slowest_kernels(width=64, depths=(1, 1, 2, 1), batch=512, num_points=4096))
