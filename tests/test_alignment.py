@@ -162,3 +162,9 @@ def test_recall_is_monotonous_in_k(ranks, k):
 def test_recall_of_nothing_is_an_error():
     with pytest.raises(ValueError, match="got none"):
         recall_at_k(torch.empty(0), 1)
+
+
+def test_inverse_temperature_at_the_start():
+    assert AlignmentLoss(start_scale=40.0).scale.item() == pytest.approx(40.0)
+    assert AlignmentLoss().scale.item() == pytest.approx(1 / 0.07)
+    assert AlignmentLoss(kind="siglip").scale.item() == pytest.approx(10.0)

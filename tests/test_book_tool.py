@@ -17,7 +17,9 @@ from pathlib import Path
 import nbformat
 import pytest
 from book import (
+    LEDGER_VARIANTS,
     READS,
+    RETRIEVALS,
     SETTINGS,
     chapter_waits,
     fill,
@@ -25,6 +27,7 @@ from book import (
     page_problems,
     results_block,
     run_side_by_side,
+    running_order,
     stage,
 )
 from sources import Book, BookError, coerce, parse_settings
@@ -563,32 +566,84 @@ def test_settings_are_called_as_in_the_ledger() -> None:
     from unimat_lib import ledger
 
     assert dict(ledger.SETTINGS) == SETTINGS
+    assert set(LEDGER_VARIANTS) == {"paper", *ledger.VARIANTS}
+    assert set(RETRIEVALS) == set(ledger.RANKS)
+
+
+def test_the_ledger_waits_for_all_that_it_counts() -> None:
+    from unimat_lib import ledger
+
+    numbers = {name[:2] for name in READS["07_ledger"]}
+    assert numbers == {*ledger.PREDICTIONS.values(), *ledger.RANKS.values()}
+
+
+def test_a_chapter_runs_after_a_later_one_that_it_reads() -> None:
+    names = ["03_encoders", "06_crystal_systems", "07_ledger", "08_performance", "09_refinement"]
+    ordered = running_order(names)
+    assert sorted(ordered) == names
+    for name, before in chapter_waits(names).items():
+        assert all(ordered.index(other) < ordered.index(name) for other in before)
+    assert ordered.index("09_refinement") < ordered.index("07_ledger")
+    assert running_order(["b", "a"]) == ["b", "a"]  # not listed: reading order
+
+
+def test_check_notices_an_outdated_readme(root: Path, tool: Tool) -> None:
+    (root / "README.md").write_text("# B\n\n<!-- results:begin -->\n<!-- results:end -->\n")
+    assert tool("run", "all", "--profile", "full").returncode == 0
+    assert tool("readme").returncode == 0
+    assert tool("check").returncode == 0
+    entry = {"setting": "xrd", "variant": "ours", "metric": "scaled_length_mae", "mean": 0.1}
+    (root / "data/results").mkdir(parents=True, exist_ok=True)
+    (root / "data/results/ledger.json").write_text(json.dumps([entry]))
+    refused = tool("check")
+    assert refused.returncode == 1
+    assert "README.md: the results table is not that of data/results/ledger.json" in refused.stdout
+    assert tool("readme").returncode == 0
+    assert tool("check").returncode == 0
+    assert "| XRD | – | – | 0.100 |" in (root / "README.md").read_text()
 
 
 def test_results_table_and_blocks(root: Path) -> None:
     book = Book(root)
     assert "python tools/book.py run all --profile full" in results_block(book, "full")
+
+    def entry(setting, variant, metric, mean, std=None):
+        numbers = {"mean": mean, "std": std, "seeds": 3, "ci95": [0, 1], "n_test": 9046}
+        return {"setting": setting, "variant": variant, "metric": metric} | numbers
+
+    fused = "xrd_composition_aligned_fused"
     entries = [
-        {"setting": "xrd", "variant": "paper", "metric": "scaled_length_mae", "mean": 0.17},
-        {"setting": "xrd", "variant": "ours", "metric": "scaled_length_mae", "mean": 0.0861}
-        | {"std": 0.0012, "seeds": 3, "ci95": [0.08, 0.09], "n_test": 9},
-        {
-            "setting": "Formula",
-            "variant": "ours",
-            "metric": "crystal_system_accuracy",
-            "mean": 61.2,
-        },
+        entry("xrd", "paper", "scaled_length_mae", 0.17),
+        entry("xrd", "ours", "scaled_length_mae", 0.0861, 0.0012),
+        entry("xrd", "ours_refined", "scaled_length_mae", 0.0449, 0.0004),
+        entry("xrd", "ours", "length_mae", 0.1234, 0.001),
+        entry("xrd", "ours", "crystal_system_accuracy", 92.04, 0.1),
+        entry(fused, "paper", "crystal_system_accuracy", 85.1),
     ]
     folder = root / "data/results"
     folder.mkdir(parents=True)
     (folder / "ledger.json").write_text(json.dumps(entries))
-    table = results_block(book, "full").splitlines()
-    assert len({line.count("|") for line in table}) == 1
-    assert table[2:] == [
-        "| XRD | paper | 0.17 | – | – | – |",
-        "|  | ours | 0.086 ± 0.001 | – | – | – |",
-        "| Formula | ours | – | – | – | 61.2 |",
-    ]
+    lines = results_block(book, "full").splitlines()
+    table = [line for line in lines if line.startswith("|")]
+    assert len({line.count("|") for line in table}) == 1 and len(table) == 2 + len(SETTINGS)
+    assert (
+        "| XRD | 0.17 | – | 0.086 ± 0.001 | 0.045 ± 0.000 | 0.123 ± 0.001 | 92.0 ± 0.1 |" in table
+    )
+    assert "| composition | – | – | – | – | – | – |" in table
+    assert "the paper's best is 85.1 %" in lines[-1]
+
+    # The line on retrieval: ours before the reproduction, beside what others have published.
+    recall = [entry("structure_aligned_xrd", "reproduction", f"recall_at_{k}", k) for k in (1, 10)]
+    (folder / "ledger.json").write_text(json.dumps(entries + recall))
+    assert "first in 1.0 % and among ten in 10.0 %" in results_block(book, "full")
+    recall += [entry("all_three", "ours", f"recall_at_{k}", 50 + k, 0.2) for k in (1, 10)]
+    (folder / "ledger.json").write_text(json.dumps(entries + recall))
+    last = results_block(book, "full").splitlines()[-1]
+    assert "all 9,046 test crystals" in last and "PXRDGen" not in last
+    assert "first in 51.0 ± 0.2 % and among ten in 60.0 ± 0.2 % of cases (ours; " in last
+    (root / "data/published.yml").write_text((REPOSITORY / "data/published.yml").read_text())
+    assert "PXRDGen's logs hold 47.0 % and 92.4 %" in results_block(book, "full")
+
     text = "a\n<!-- results:begin -->\nold\n<!-- results:end -->\nb"
     filled = fill(text, "results", r"new \1")
     assert "old" not in filled and r"new \1" in filled

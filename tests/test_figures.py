@@ -56,6 +56,13 @@ DOTS = pd.DataFrame(
 CLAIMS = pd.DataFrame(
     {"claim": ["xrd", "composition"], "paper": [0.17, 0.33], "ours": [0.1, np.nan]}
 )
+CURVE = pd.DataFrame(
+    {
+        "crystals": [1000, 1000, 10_000, 30_000, 10_000, 40_000],
+        "error": [0.4, 0.5, 0.2, 0.12, 0.15, 0.09],
+        "label": ["MP-20"] * 4 + ["MP-20 + extra"] * 2,
+    }
+)
 EXAMPLE = {
     "query": bumps(0),
     "candidates": np.stack([bumps(k) for k in range(5)]),
@@ -101,6 +108,7 @@ PLOTS: dict[str, Callable[[], Figure]] = {
         log=True,
         best_epoch={"xrd": 5},
     ),
+    "data_curve": lambda: figures.data_curve(CURVE, ylabel="scaled length MAE (Å)"),
     "retrieval_examples": lambda: figures.retrieval_examples(
         TWO_THETA, [EXAMPLE, {**EXAMPLE, "correct": None}]
     ),
@@ -229,7 +237,20 @@ def test_view_matrix_is_a_rotation() -> None:
     assert np.linalg.det(view) == pytest.approx(1)
 
 
+def test_data_curve_draws_the_mean_of_the_seeds() -> None:
+    axes = figures.data_curve(CURVE, ylabel="error (Å)").axes[0]
+    assert axes.get_xscale() == axes.get_yscale() == "log"
+    line = next(x for x in axes.lines if x.get_label() == "MP-20")
+    np.testing.assert_allclose(line.get_xdata(), [1000, 10_000, 30_000])
+    np.testing.assert_allclose(line.get_ydata(), [0.45, 0.2, 0.12])
+    assert {text.get_text() for text in axes.texts} == {"0.45", "0.2", "0.12", "0.15", "0.09"}
+
+
 def test_messages_say_what_is_wrong() -> None:
+    with pytest.raises(ValueError, match="positive crystals and errors"):
+        figures.data_curve(CURVE.assign(error=0.0), ylabel="error (Å)")
+    with pytest.raises(ValueError, match=r"lacks \['label'\]"):
+        figures.data_curve(CURVE.drop(columns="label"), ylabel="error (Å)")
     with pytest.raises(ValueError, match="expected highlight from"):
         figures.flow_strip(highlight="fusoin")
     with pytest.raises(ValueError, match=r"lacks \['split'\]"):

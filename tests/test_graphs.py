@@ -9,7 +9,7 @@ import torch
 from pymatgen.core import Lattice
 
 from unimat_lib.crystals import table_from_arrays, worked_crystal
-from unimat_lib.graphs import cell_heights, periodic_graph, triplets
+from unimat_lib.graphs import cell_heights, periodic_graph, shortest_translations, triplets
 
 
 def make_table(crystals):
@@ -318,3 +318,31 @@ def test_no_edge_is_missed_at_any_offset():
     table = make_table([(np.eye(3) * 10.0, np.stack(corners), [6] * 8)])
     graph = periodic_graph(table, cutoff=0.1)
     assert graph.num_neighbors.tolist() == [7] * 8
+
+
+def test_shortest_translations_belong_to_the_lattice(table):
+    steps = torch.arange(-9, 10, dtype=torch.float64)
+    box = torch.cartesian_prod(steps, steps, steps)
+    box = box[len(box) // 2 + 1 :]
+    found = shortest_translations(table.lattice, count=40)
+    expected = (box @ table.lattice).norm(dim=-1).sort(dim=1).values[:, :40]
+    assert torch.allclose(found, expected)
+    other_basis = torch.tensor([[1.0, 2, 0], [0, 1, 0], [3, 0, 1]], dtype=torch.float64)
+    assert torch.allclose(shortest_translations(other_basis @ table.lattice, count=40), found)
+
+
+def test_shortest_translations_of_a_needle():
+    # Forty steps along the short axis are shorter than one along a long one.
+    needle = torch.diag(torch.tensor([1.0, 50.0, 60.0], dtype=torch.float64))[None]
+    expected = torch.arange(1.0, 41.0, dtype=torch.float64)
+    assert torch.allclose(shortest_translations(needle, count=40)[0], expected)
+    with pytest.raises(ValueError, match="at least one"):
+        shortest_translations(needle, count=0)
+
+
+def test_translations_go_with_their_crystal(table):
+    graph = periodic_graph(table, cutoff=4.0)
+    assert torch.equal(graph.select([2, 0]).translations, graph.translations[[2, 0]])
+    factor = torch.linspace(0.9, 1.1, len(graph))
+    expected = graph.translations * factor[:, None]
+    assert torch.allclose(graph.scaled(factor).translations, expected)

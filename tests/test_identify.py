@@ -5,8 +5,17 @@ import json
 import pytest
 import torch
 
-from unimat_lib.crystals import CRYSTAL_SYSTEMS
-from unimat_lib.identify import identify, in_bfloat16, main
+from unimat_lib.crystals import CRYSTAL_SYSTEMS, worked_crystal
+from unimat_lib.diffraction import bragg_reflections, g_max_of, render
+from unimat_lib.identify import (
+    PRETRAINED,
+    Identification,
+    Refinement,
+    identify,
+    in_bfloat16,
+    main,
+    refine,
+)
 from unimat_lib.model import UniMat, UniMatConfig, load_model, save_model
 from unimat_lib.patterns import Grid, Pattern, PatternError
 
@@ -122,6 +131,68 @@ def test_command_line(pattern_file, model_file, capsys):
     expected = identify(load_model(model_file), make_pattern(), "TiO2")
     assert f"{expected.lengths[0]:8.3f}" in shown
     assert expected.best_system in shown
+
+
+def make_rutile():
+    """A pattern of rutile with some noise, as a diffractometer would give it, and its cell."""
+    crystal, grid = worked_crystal(), Grid(10.0, 90.0, 4001)
+    lines = bragg_reflections(crystal, g_max=g_max_of(grid))
+    clean = render(lines, torch.tensor([0]), grid, fwhm=0.1)[0].double()
+    noise = torch.randn(len(clean), generator=torch.Generator().manual_seed(0))
+    return Pattern(grid.two_theta, 1e4 * clean + 200 + 3 * noise), crystal
+
+
+def test_refinement_finds_the_cell_behind_the_peaks():
+    pattern, crystal = make_rutile()
+    lengths, angles = crystal.lengths[0], crystal.angles[0]
+    near = Identification(
+        lengths=tuple((lengths * torch.tensor([1.03, 0.98, 1.02])).tolist()),
+        angles=tuple((angles + 1.0).tolist()),
+        crystal_system=dict.fromkeys(CRYSTAL_SYSTEMS, 1 / 7),
+    )
+    refined = refine(near, pattern)
+    assert refined.accepted and refined.explained > 0.8 and refined.num_peaks > 5
+    assert refined.lengths == pytest.approx(lengths.tolist(), rel=2e-3)
+    assert refined.angles == pytest.approx(angles.tolist(), abs=0.1)
+    assert f"% of {refined.num_peaks} peaks" in str(refined)
+
+
+def test_a_refinement_without_gain_or_peaks_says_so():
+    kept = Refinement((4.0,) * 3, (90.0,) * 3, accepted=False, explained=0.1, num_peaks=21)
+    assert "no cell explains the 21 peaks better" in str(kept) and "4.0" not in str(kept)
+    two_theta = torch.arange(10, 90, 0.02, dtype=torch.float64)
+    noise = torch.rand(len(two_theta), generator=torch.Generator().manual_seed(0)).double()
+    near = Identification((4.0,) * 3, (90.0,) * 3, dict.fromkeys(CRYSTAL_SYSTEMS, 1 / 7))
+    with pytest.raises(PatternError, match="no peak stands out"):
+        refine(near, Pattern(two_theta, 100 + noise))
+
+
+def test_command_line_refines(model_file, tmp_path, capsys):
+    pattern, _ = make_rutile()
+    path = tmp_path / "rutile.xy"
+    rows = zip(pattern.two_theta.tolist(), pattern.intensity.tolist(), strict=True)
+    path.write_text("\n".join(f"{x:.3f} {y:.4f}" for x, y in rows))
+    plain = [str(path), "--model", str(model_file), "--formula", "TiO2"]
+    assert main(plain) == 0
+    network = capsys.readouterr().out.rstrip()
+    assert main([*plain, "--refine"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith(network + "\n\n") and "peaks" in shown[len(network) :]
+
+
+def test_the_command_line_takes_the_pretrained_model(
+    pattern_file, model_file, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("UNIMAT_ROOT", str(tmp_path))
+    assert main([str(pattern_file), "--formula", "TiO2"]) == 2
+    shown = capsys.readouterr().err
+    assert PRETRAINED in shown and "--model" in shown and "tools/book.py run 05" in shown
+    target = tmp_path / PRETRAINED
+    target.parent.mkdir(parents=True)
+    for suffix in (".safetensors", ".json"):
+        model_file.with_suffix(suffix).rename(target.with_suffix(suffix))
+    assert main([str(pattern_file), "--formula", "TiO2"]) == 0
+    assert "crystal system" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,13 @@
 """The ledger: its own arithmetic, and every published number against the prediction files."""
 
+import functools
 import json
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from sources import Book
 
 from unimat_lib import ledger
 from unimat_lib.crystals import CRYSTAL_SYSTEMS
@@ -19,8 +22,8 @@ from unimat_lib.record import project_root
 
 RESULTS = project_root() / "data" / "results"
 needs_results = pytest.mark.skipif(
-    not (RESULTS / "ledger.json").is_file(),
-    reason="data/results/ledger.json is absent: the full profile has not been run",
+    not ((RESULTS / "ledger.json").is_file() and (RESULTS / "ranks").is_dir()),
+    reason="data/results/ledger.json or ranks/ is absent: the full profile has not been run",
 )
 
 
@@ -160,6 +163,82 @@ def test_one_seed_is_not_judged():
     assert ledger.change_verdict(low, high, lower_is_better=True) == "one seed: not judged"
 
 
+# ---------------------------------------------------------------- retrieval
+
+
+def make_ranks(seed, n=50, views=("xrd", "structure", "composition")):
+    generator = torch.Generator().manual_seed(seed)
+    points = {name: torch.randn(n, 8, generator=generator) for name in views}
+    return ledger.rank_frame(points, [f"m{i}" for i in range(n)])
+
+
+def test_rank_frame_counts_from_one_in_every_direction():
+    points = {"xrd": torch.eye(4), "structure": torch.eye(4).roll(1, 0)}
+    frame = ledger.rank_frame(points | {"structure": torch.eye(4)}, list("abcd"))
+    assert list(frame) == ["material_id", "xrd_to_structure", "structure_to_xrd"]
+    assert (frame["xrd_to_structure"] == 1).all() and frame["xrd_to_structure"].dtype == np.int32
+    assert (ledger.rank_frame(points, list("abcd"))["structure_to_xrd"] == 4).all()  # ties lose
+    assert list(make_ranks(0))[1:] == list(ledger.DIRECTIONS)
+
+
+def test_ranks_survive_the_disk_and_old_seeds_go(tmp_path):
+    key = {"setting": "all_three", "variant": "ours"}
+    frames = {seed: make_ranks(seed) for seed in (10, 2)}
+    paths = ledger.save_ranks(frames, tmp_path, **key)
+    assert [p.name for p in paths] == [f"all_three-ours-seed{seed}.parquet" for seed in (10, 2)]
+    loaded = ledger.load_ranks(tmp_path, **key, made_by="-")
+    assert list(loaded) == [2, 10]
+    pd.testing.assert_frame_equal(loaded[10], frames[10], check_exact=True)
+    ledger.save_ranks({2: frames[2]}, tmp_path, **key)
+    assert list(ledger.load_ranks(tmp_path, **key, made_by="-")) == [2]
+    assert ledger.available(tmp_path) == [("all_three", "ours")]
+    with pytest.raises(FileNotFoundError, match=r"tools/book\.py run 04"):
+        ledger.load_ranks(
+            tmp_path, setting="x", variant="ours", made_by="python tools/book.py run 04"
+        )
+
+
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        (make_ranks(0).rename(columns={"xrd_to_structure": "xrd"}), "expected material_id and"),
+        (make_ranks(0)[["material_id"]], "expected material_id and"),
+        (make_ranks(0).assign(xrd_to_structure=0), "from 1 to the 50"),
+        (make_ranks(0).assign(xrd_to_structure=51), "from 1 to the 50"),
+    ],
+)
+def test_wrong_ranks_are_refused(tmp_path, frame, message):
+    with pytest.raises(ValueError, match=message):
+        ledger.save_ranks({0: frame}, tmp_path, setting="all_three", variant="ours")
+    assert not list(tmp_path.iterdir())
+
+
+def test_recall_rows():
+    frames = [make_ranks(seed) for seed in range(3)]
+    rows = ledger.recall_rows(frames, setting="all_three", variant="ours", num_resamples=50)
+    assert [row["metric"] for row in rows][:4] == [
+        "recall_at_1",
+        "recall_at_10",
+        "recall_at_1_structure_to_xrd",
+        "recall_at_10_structure_to_xrd",
+    ]
+    assert len(rows) == 8
+    row = ledger.find_row(rows, setting="all_three", variant="ours", metric="recall_at_10")
+    values = [100 * (frame["xrd_to_structure"] <= 10).mean() for frame in frames]
+    assert row["mean"] == pytest.approx(np.mean(values))
+    assert row["std"] == pytest.approx(np.std(values, ddof=1))
+    assert row["ci95"][0] <= row["mean"] <= row["ci95"][1]
+    assert (row["seeds"], row["n_test"]) == (3, 50)
+    (one, _) = ledger.recall_rows(
+        [make_ranks(0, views=("xrd", "structure"))[["material_id", "xrd_to_structure"]]],
+        setting="structure_aligned_xrd",
+        variant="reproduction",
+    )
+    wilson = ledger.share_row(one["mean"], 50, setting="s", variant="ours", metric="m")
+    assert one["ci95"] == wilson["ci95"] and one["std"] is None and one["seeds"] == 1
+    json.dumps(rows, allow_nan=False)
+
+
 # ---------------------------------------------------------------- claims
 
 
@@ -218,6 +297,53 @@ def test_wilson_interval_of_a_share():
     )
 
 
+def test_all_claims_are_judged_together():
+    frames = {
+        ("xrd", "reproduction"): [make_frame(seed, scale=0.2) for seed in (0, 5, 6)],
+        ("xrd", "ours_refined"): [make_frame(seed, scale=0.1) for seed in (1, 7, 8)],
+    }
+    ranks = {("structure_aligned_xrd", "reproduction"): [make_ranks(0)]}
+    rows = ledger.all_rows(frames, ranks, num_resamples=50)
+    metric = {"metric": "scaled_length_mae", "rounding": 0.005}
+    claims = [
+        {"id": "a", "kind": "value", "setting": "xrd", "value": 0.13} | metric,
+        {"id": "b", "kind": "order", "settings": ["xrd"]} | metric,
+        {"id": "c", "kind": "value", "setting": "structure_aligned_xrd", "value": 50.0}
+        | {"metric": "recall_at_1", "rounding": 0.005},
+    ]
+    judged, count = ledger.judge_claims(claims, rows, frames)
+    assert count == 3  # a in two variants, c in one; an order has no interval
+    assert len(judged) == 9
+    one = judged[(judged["id"] == "a") & (judged["variant"] == "ours_refined")].iloc[0]
+    number, word = ledger.judge(claims[0], rows, frames, variant="ours_refined", num_claims=3)
+    assert (one["number"], one["verdict"]) == (number, word) and word == "better"
+    assert list(judged[judged["id"] == "c"]["verdict"]) == ["worse"] + ["not measured"] * 2
+
+
+def test_everything_is_read_or_the_missing_file_named(tmp_path):
+    for setting, variant in ledger.PREDICTIONS:
+        folder = tmp_path / "predictions"
+        ledger.save_predictions({0: make_frame(0, n=50)}, folder, setting=setting, variant=variant)
+    with pytest.raises(FileNotFoundError, match=r"run 04 --profile quick"):
+        ledger.load_all(tmp_path, profile="quick")
+    for setting, variant in ledger.RANKS:
+        ledger.save_ranks({0: make_ranks(0)}, tmp_path / "ranks", setting=setting, variant=variant)
+    frames, ranks = ledger.load_all(tmp_path, profile="quick")
+    assert set(frames) == set(ledger.PREDICTIONS) and set(ranks) == set(ledger.RANKS)
+    keys = [(r["setting"], r["variant"], r["metric"]) for r in ledger.all_rows(frames, ranks)]
+    assert len(set(keys)) == len(keys)
+    (tmp_path / "predictions/xrd-ours_refined-seed0.parquet").unlink()
+    with pytest.raises(FileNotFoundError, match=r"run 09 --profile full"):
+        ledger.load_all(tmp_path, profile="full")
+    strange = make_ranks(0).assign(material_id=lambda f: f["material_id"] + "x")
+    ledger.save_predictions(
+        {0: make_frame(0, n=50)}, tmp_path / "predictions", setting="xrd", variant="ours_refined"
+    )
+    ledger.save_ranks({0: strange}, tmp_path / "ranks", setting="all_three", variant="ours")
+    with pytest.raises(ValueError, match="same crystals"):
+        ledger.load_all(tmp_path, profile="full")
+
+
 # ---------------------------------------------------------------- the published ledger
 
 
@@ -227,55 +353,90 @@ def published_rows():
     return json.loads((RESULTS / "ledger.json").read_text(encoding="utf-8"))
 
 
+def key_of(row):
+    return row["setting"], row["variant"], row["metric"]
+
+
 @needs_results
-def test_every_published_number_follows_from_its_predictions():
-    rows = [row for row in published_rows() if row["variant"] != "paper"]
-    assert rows
-    frames = {
-        key: list(
-            ledger.load_predictions(
-                RESULTS / "predictions", setting=key[0], variant=key[1], made_by="-"
-            ).values()
-        )
-        for key in {(r["setting"], r["variant"]) for r in rows if not is_recall(r)}
-    }
-    metrics = {key: [cell_metrics(frame) for frame in value] for key, value in frames.items()}
-    for row in filter(lambda r: not is_recall(r), rows):
-        values = [m[row["metric"]] for m in metrics[row["setting"], row["variant"]]]
+def test_every_published_number_follows_from_its_files():
+    """Nothing is missing, nothing is surplus, and each number is computed again."""
+    rows = {key_of(row): row for row in published_rows()}
+    assert len(rows) == len(published_rows()), "two rows have one setting, variant and metric"
+    frames, ranks = ledger.load_all(RESULTS, profile="full")
+    content = ledger.load_published(project_root() / "data/published.yml")
+    expected = ledger.published_rows(content["unimat"]["claims"])
+    resamples = Book(project_root()).parameters("full")["07_ledger"]["num_resamples"]
+    expected += ledger.all_rows(frames, ranks, num_resamples=resamples)
+    assert {key_of(row) for row in expected} == set(rows)
+    for row in expected:
+        found = rows[key_of(row)]
+        assert list(found) == list(row)
+        for name, value in row.items():
+            if value is None or isinstance(value, str):
+                assert found[name] == value, found
+            else:
+                assert found[name] == pytest.approx(value, rel=1e-6, abs=1e-9), found
+
+
+@needs_results
+def test_means_and_spreads_are_those_of_the_plain_metrics():
+    """The same once more for the means, past the ledger's own code."""
+    for row in published_rows():
+        if row["variant"] == "paper":
+            continue
+        recall = row["metric"].startswith("recall_at_")
+        load = ledger.load_ranks if recall else ledger.load_predictions
+        folder = RESULTS / ("ranks" if recall else "predictions")
+        key = {"setting": row["setting"], "variant": row["variant"]}
+        frames = cached(load, folder, **key)
+        values = [recall_of(f, row["metric"]) if recall else metrics_of(f, row) for f in frames]
         assert row["seeds"] == len(values), row
         assert row["mean"] == pytest.approx(np.mean(values), rel=1e-9), row
-        if row["std"] is not None:
-            assert row["std"] == pytest.approx(np.std(values, ddof=1), rel=1e-6, abs=1e-12), row
+        if row["seeds"] > 1:
+            assert row["std"] == pytest.approx(np.std(values, ddof=1), rel=1e-6, abs=1e-9), row
+        else:
+            assert row["std"] is None
         low, high = row["ci95"]
         assert low <= row["mean"] <= high, row
-        assert row["n_test"] == expected_count(frames, row), row
+        assert row["n_test"] == expected_count(frames[0], row["metric"]), row
 
 
-def is_recall(row):
-    return row["metric"].startswith("recall_at_")
+@functools.cache
+def cached(load, folder, *, setting, variant):
+    return tuple(load(folder, setting=setting, variant=variant, made_by="-").values())
 
 
-def expected_count(frames, row):
-    frame = frames[row["setting"], row["variant"]][0]
-    system = row["metric"].removeprefix("crystal_system_accuracy_")
+def metrics_of(frame, row):
+    key = "cell_metrics"
+    if key not in frame.attrs:
+        frame.attrs[key] = cell_metrics(frame)
+    return frame.attrs[key][row["metric"]]
+
+
+def recall_of(frame, metric):
+    k, _, direction = metric.removeprefix("recall_at_").partition("_")
+    return 100 * (frame[direction or "xrd_to_structure"] <= int(k)).mean()
+
+
+def expected_count(frame, metric):
+    system = metric.removeprefix("crystal_system_accuracy_")
     if system in CRYSTAL_SYSTEMS:
         return int((frame["crystal_system"] == CRYSTAL_SYSTEMS.index(system)).sum())
     return len(frame)
 
 
 @needs_results
-def test_every_prediction_file_of_a_known_setting_is_in_the_ledger():
-    inside = {(r["setting"], r["variant"]) for r in published_rows() if not is_recall(r)}
-    assert set(ledger.available(RESULTS / "predictions")) <= inside
+def test_every_file_of_a_known_setting_is_in_the_ledger():
+    rows = published_rows()
+    for folder, keys in (("predictions", ledger.PREDICTIONS), ("ranks", ledger.RANKS)):
+        assert set(ledger.available(RESULTS / folder)) == set(keys)
+        assert set(keys) <= {(r["setting"], r["variant"]) for r in rows}
 
 
 @needs_results
 def test_ledger_rows_have_one_form():
     names = ["setting", "variant", "metric", "mean", "std", "seeds", "ci95", "n_test"]
-    keys = []
     for row in published_rows():
         assert list(row) == names
-        keys.append((row["setting"], row["variant"], row["metric"]))
         if row["variant"] == "paper":
             assert row["ci95"] is None and row["n_test"] is None
-    assert len(keys) == len(set(keys))

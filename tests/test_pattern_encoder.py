@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from learning import assert_all_learn, fit
+from torch import nn
 from torch.nn import functional
 
 from unimat_lib.pattern_encoder import PatternEncoder, depthwise_norm
@@ -44,8 +45,8 @@ def test_number_of_parameters():
         encoder = PatternEncoder(dim=256, **arguments)
         return sum(p.numel() for p in encoder.parameters()) / 1e6
 
-    assert 8 < count(num_points=4096) < 10
-    assert 0.5 < count(num_points=1024, width=16, depths=(1, 1, 1, 1)) < 1
+    assert 1.8 < count(num_points=4096, width=48, depths=(1, 1, 2, 1), position_channels=24) < 2
+    assert 0.2 < count(num_points=1024, width=16, depths=(1, 1, 1, 1)) < 0.6
 
 
 @pytest.mark.parametrize("block", [PlainBlock, LinearBlock])
@@ -156,13 +157,17 @@ def test_pattern_encoder_in_bfloat16():
         assert encoder(torch.rand(2, 512)).isfinite().all()
 
 
+def with_head(encoder, size):
+    return nn.Sequential(encoder, nn.Linear(encoder.readout[-1].out_features, size))
+
+
 def test_positions_of_peaks_survive():
     # The same peaks shifted as a whole: a global average could not tell one from the other.
     torch.manual_seed(0)
     shift = torch.arange(0, 256, 4)
     patterns = peaks(shift[:, None] + torch.tensor([100.0, 130.0, 190.0]))
     target = (shift / 128.0 - 1)[:, None]
-    encoder = PatternEncoder(num_points=512, dim=1, width=8, depths=(1, 1, 1, 1))
+    encoder = with_head(PatternEncoder(num_points=512, dim=16, width=8, depths=(1, 1, 1, 1)), 1)
     losses = fit(encoder, patterns, target, steps=60)
     assert losses[-1] < losses[0] / 10
     with torch.no_grad():
@@ -183,6 +188,6 @@ def test_descriptions_of_different_patterns_differ_from_the_start():
 def test_pattern_encoder_learns_sixteen_patterns():
     torch.manual_seed(0)
     patterns, target = peaks(500 * torch.rand(16, 12)), torch.randn(16, 6)
-    encoder = PatternEncoder(num_points=512, dim=6, width=8, depths=(1, 1, 1))
+    encoder = with_head(PatternEncoder(num_points=512, dim=32, width=8, depths=(1, 1, 1)), 6)
     losses = fit(encoder, patterns, target)
     assert losses[-1] < losses[0] / 10

@@ -8,61 +8,30 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from lattices import CELLS, GRID, bravais_crystals, predictions
 
-from unimat_lib import refine
-from unimat_lib.crystals import CRYSTAL_SYSTEMS, CrystalTable, reduce_crystal, table_from_arrays
-from unimat_lib.diffraction import (
-    Effects,
-    Grid,
-    bragg_reflections,
-    g_max_of,
-    peaks,
-    render,
+from unimat_lib import evaluate, indexing, ledger, refine, refine_figures
+from unimat_lib.crystals import CRYSTAL_SYSTEMS
+from unimat_lib.diffraction import Effects, bragg_reflections, g_max_of, render
+from unimat_lib.evaluate import PROBABILITY_COLUMNS
+from unimat_lib.indexing import BRAVAIS_LATTICES, ObservedPeaks, find_peaks
+from unimat_lib.refine import (
+    LATTICE_SYSTEMS,
+    LatticeCounts,
+    estimate_atoms,
+    lattice_system,
+    refine_cells,
+    refine_frame,
+    system_posterior,
 )
-from unimat_lib.refine import BRAVAIS_LATTICES, ObservedPeaks, find_peaks, refine_cells
+from unimat_lib.views import build_views
 
-GRID = Grid(5.0, 90.0, 4096)
-
-# Conventional cells (lengths, angles) and the centring of one crystal per Bravais lattice.
-CELLS = {
-    ("cubic", "P"): ([4.123, 4.123, 4.123], [90, 90, 90]),
-    ("cubic", "I"): ([5.431, 5.431, 5.431], [90, 90, 90]),
-    ("cubic", "F"): ([5.913, 5.913, 5.913], [90, 90, 90]),
-    ("hexagonal", "P"): ([4.377, 4.377, 7.215], [90, 90, 120]),
-    ("hexagonal", "R"): ([4.913, 4.913, 14.21], [90, 90, 120]),
-    ("tetragonal", "P"): ([4.594, 4.594, 5.859], [90, 90, 90]),
-    ("tetragonal", "I"): ([4.785, 4.785, 9.214], [90, 90, 90]),
-    ("orthorhombic", "P"): ([4.487, 5.431, 6.872], [90, 90, 90]),
-    ("orthorhombic", "C"): ([4.487, 7.431, 6.072], [90, 90, 90]),
-    ("orthorhombic", "I"): ([4.487, 6.431, 7.872], [90, 90, 90]),
-    ("orthorhombic", "F"): ([6.487, 7.431, 8.872], [90, 90, 90]),
-    ("monoclinic", "P"): ([5.112, 6.043, 7.381], [90, 101.7, 90]),
-    ("monoclinic", "C"): ([9.112, 5.043, 6.381], [90, 107.3, 90]),
-    ("triclinic", "P"): ([5.213, 6.142, 7.351], [82.1, 76.4, 70.3]),
-}
-
-
-def vectors(lengths, angles) -> np.ndarray:
-    """Rows a, b, c of a cell."""
-    (a, b, c), cosine = lengths, np.cos(np.radians(angles))
-    x, y = b * cosine[2], b * math.sqrt(1 - cosine[2] ** 2)
-    u, v = c * cosine[1], c * (cosine[0] - cosine[1] * cosine[2]) / math.sqrt(1 - cosine[2] ** 2)
-    return np.array([[a, 0, 0], [x, y, 0], [u, v, math.sqrt(c**2 - u**2 - v**2)]])
+SOME = [1, 3, 6, 11]  # of the fourteen: cubic, hexagonal, tetragonal, monoclinic
 
 
 @pytest.fixture(scope="module")
-def crystals() -> CrystalTable:
-    """One crystal per Bravais lattice: an iron atom, and in large cells a lighter one."""
-    rows = []
-    for (_, centring), cell in CELLS.items():
-        lattice = np.array(refine._CENTRINGS[centring]) @ vectors(*cell)
-        coords = np.array([[0.0, 0, 0], [0.13, 0.23, 0.37]])
-        reduced = reduce_crystal(lattice, coords[:1], np.array([26]))
-        coords = coords if np.linalg.det(lattice) > 120 else coords[:1]
-        rows.append((reduced.lattice, coords, np.array([26, 8])[: len(coords)]))
-    info = pd.DataFrame({"material_id": [str(i) for i in range(len(rows))], "formula": "Fe"})
-    info = info.assign(space_group=1, split="val", source="test")
-    return table_from_arrays(*[list(column) for column in zip(*rows, strict=True)], info)
+def crystals():
+    return bravais_crystals()
 
 
 @pytest.fixture(scope="module")
@@ -75,68 +44,9 @@ def patterns(reflections) -> torch.Tensor:
     return render(reflections, torch.arange(len(reflections)), GRID, fwhm=0.1)
 
 
-def predictions(crystals: CrystalTable, size: float, seed: int = 0):
-    """Cells with errors of the given relative size in lengths, and 40 times that in degrees."""
-    generator = torch.Generator().manual_seed(seed)
-    draw = torch.randn(len(crystals), 6, generator=generator, dtype=torch.float64)
-    return crystals.lengths * torch.exp(size * draw[:, :3]), crystals.angles + 40 * size * draw[
-        :, 3:
-    ]
-
-
 @pytest.fixture(scope="module")
 def refined(crystals, patterns):
     return refine_cells(*predictions(crystals, 0.03), find_peaks(patterns, GRID))
-
-
-# -------------------------------------------------------------------------------------------- peaks
-
-
-def test_positions_of_peaks_that_stand_alone(reflections, patterns):
-    found = find_peaks(patterns, GRID)
-    true = peaks(reflections, two_theta_range=(5.0, 90.0))
-    checked = 0
-    for i in range(len(reflections)):
-        angles = true.two_theta[true.offsets[i] : true.offsets[i + 1]].sort().values
-        for angle in found.two_theta[i][found.mask[i]]:
-            distance = (angles - angle).abs().sort().values
-            if len(distance) == 1 or distance[1] > 0.4:  # nothing else under this peak
-                assert distance[0] < 0.005
-                checked += 1
-    assert checked > 100
-
-
-def test_merged_reflections_are_less_certain():
-    x = GRID.two_theta
-
-    def peak(at):
-        return torch.exp(-(((x - at) / 0.1) ** 2) * 4 * math.log(2))
-
-    single = sum(peak(at) for at in (20.0, 31.0, 42.0, 53.0, 64.0))
-    found = find_peaks(torch.stack([single, single + peak(42.05)]), GRID)
-    assert found.mask.sum(1).tolist() == [5, 5]
-    torch.testing.assert_close(
-        found.two_theta[0, :5],
-        torch.tensor([20.0, 31, 42, 53, 64], dtype=torch.float64),
-        rtol=0,
-        atol=1e-4,
-    )
-    assert found.sigma[0, :5].max() < 0.002
-    assert found.sigma[1, 2] > 0.01  # holds two
-
-
-def test_noise_makes_no_peaks(patterns):
-    generator = torch.Generator().manual_seed(0)
-    noisy = (patterns + 0.003 * torch.randn(patterns.shape, generator=generator)).clamp_min(0)
-    clean, found = (find_peaks(x, GRID, num_peaks=400) for x in (patterns, noisy))
-    for i in range(len(patterns)):
-        true = clean.two_theta[i][clean.mask[i]]
-        alone = (clean.height[i] > 0.05) & (clean.sigma[i] < 0.002) & clean.mask[i]
-        high = clean.two_theta[i][alone]
-        came = found.two_theta[i][found.mask[i]]
-        false = ((came[:, None] - true).abs().amin(1) > 0.1).sum()
-        assert false <= 2  # the patterns have 4096 points
-        assert ((came[:, None] - high).abs().amin(0) < 0.02).all()
 
 
 def test_patterns_without_peaks():
@@ -188,18 +98,19 @@ def test_peaks_of_no_crystal_are_refused(crystals):
     assert torch.equal(result.lengths, lengths)
 
 
-def test_order_of_peaks_does_not_matter(crystals, patterns, refined):
-    found = find_peaks(patterns, GRID)
+def test_order_of_peaks_does_not_matter(crystals, patterns):
+    found = find_peaks(patterns[SOME], GRID)
     shuffle = torch.randperm(found.two_theta.shape[1], generator=torch.Generator().manual_seed(0))
-    found = ObservedPeaks(*(each[:, shuffle] for each in found[:4]), found.wavelength)
-    again = refine_cells(*predictions(crystals, 0.03), found)
+    shuffled = ObservedPeaks(*(each[:, shuffle] for each in found[:4]), found.wavelength)
+    lengths, angles = (each[SOME] for each in predictions(crystals, 0.03))
+    results = [refine_cells(lengths, angles, peaks) for peaks in (found, shuffled)]
     for name in ("lengths", "angles", "score", "accepted"):
-        assert torch.equal(getattr(again, name), getattr(refined, name)), name
+        assert torch.equal(*(getattr(result, name) for result in results)), name
 
 
 def test_one_by_one_equals_the_batch(crystals, patterns, refined):
     lengths, angles = predictions(crystals, 0.03)
-    for row in (2, 4, 8, 11, 13):
+    for row in (2, 8, 13):
         one = slice(row, row + 1)
         alone = refine_cells(lengths[one], angles[one], find_peaks(patterns[one], GRID))
         torch.testing.assert_close(alone.lengths[0], refined.lengths[row], rtol=1e-9, atol=0)
@@ -207,22 +118,20 @@ def test_one_by_one_equals_the_batch(crystals, patterns, refined):
 
 
 def test_noisy_patterns(crystals, reflections):
+    rows = torch.arange(11)  # monoclinic and triclinic ones take longest
+    zero = torch.zeros(len(rows))
     effects = Effects(
-        fwhm=torch.full((len(crystals),), 0.1),
-        eta=torch.zeros(len(crystals)),
-        strain=torch.zeros(len(crystals), dtype=torch.float64),
-        zero_shift=torch.zeros(len(crystals), dtype=torch.float64),
-        noise=torch.full((len(crystals),), 0.01),
+        fwhm=zero + 0.1,
+        eta=zero,
+        strain=zero.double(),
+        zero_shift=zero.double(),
+        noise=zero + 0.01,
     )
-    noisy = render(
-        reflections,
-        torch.arange(len(crystals)),
-        GRID,
-        effects=effects,
-        generator=torch.Generator().manual_seed(0),
-    )
-    result = refine_cells(*predictions(crystals, 0.03), find_peaks(noisy, GRID))
-    error = (result.lengths / crystals.lengths).log().abs().amax(1)
+    generator = torch.Generator().manual_seed(0)
+    noisy = render(reflections, rows, GRID, effects=effects, generator=generator)
+    lengths, angles = (each[rows] for each in predictions(crystals, 0.03))
+    result = refine_cells(lengths, angles, find_peaks(noisy, GRID))
+    error = (result.lengths / crystals.lengths[rows]).log().abs().amax(1)
     assert (error[result.accepted] < 2e-3).double().mean() > 0.9
     assert result.accepted.double().mean() > 0.7
 
@@ -259,15 +168,6 @@ def test_probabilities_of_the_system_enter_the_score(crystals, patterns, refined
     torch.testing.assert_close(result.score[0], refined.score[0] - math.log(7))
 
 
-def test_niggli_cells_are_those_of_the_data(crystals):
-    skewed = torch.tensor([[1.0, 0, 0], [1, 1, 0], [0, -1, 1]], dtype=torch.float64)
-    lattice = skewed @ crystals.lattice
-    metric = refine._six(torch.linalg.inv(lattice @ lattice.mT))
-    cells = refine.niggli_cells(metric)
-    torch.testing.assert_close(cells[:, :3], crystals.lengths, rtol=1e-8, atol=0)
-    torch.testing.assert_close(cells[:, 3:], crystals.angles, rtol=0, atol=1e-4)
-
-
 def test_bad_input(crystals, patterns):
     found = find_peaks(patterns[:2], GRID)
     lengths, angles = crystals.lengths[:2], crystals.angles[:2]
@@ -292,7 +192,166 @@ def test_angles_that_close_no_cell(crystals, patterns):
     torch.testing.assert_close(result.lengths[0], crystals.lengths[2], rtol=1e-3, atol=0)
 
 
-def test_equal_calls_agree(crystals, patterns, refined):
-    again = refine_cells(*predictions(crystals, 0.03), find_peaks(patterns, GRID))
-    for one, other in zip(again, refined, strict=True):
-        assert torch.equal(one, other)
+# ------------------------------------------------------- lattice systems, atoms, crystal systems
+
+
+def counts_of(*crystals) -> LatticeCounts:
+    """From tuples of lattice system, crystal system, atoms, atoms in the formula."""
+    lattice, system, atoms, formula = zip(*crystals, strict=True)
+    return LatticeCounts(
+        torch.tensor([list(LATTICE_SYSTEMS).index(name) for name in lattice]),
+        torch.tensor([CRYSTAL_SYSTEMS.index(name) for name in system]),
+        torch.tensor(atoms),
+        torch.tensor(formula),
+    )
+
+
+def test_lattice_systems_of_reduced_cells(crystals):
+    names = ["rhombohedral" if centring == "R" else family for family, centring in CELLS]
+    found = lattice_system(crystals.lengths, crystals.angles)
+    assert [list(LATTICE_SYSTEMS)[k] for k in found] == names
+
+
+def test_a_small_distortion_is_within_the_tolerance(crystals):
+    cubic, angles = crystals.lengths[:1], crystals.angles[:1]
+    stretched = torch.tensor([[1.0, 1.0, 1.004]], dtype=torch.float64) * cubic
+    tetragonal, cube = (list(LATTICE_SYSTEMS).index(name) for name in ("tetragonal", "cubic"))
+    assert lattice_system(stretched, angles).item() == tetragonal
+    assert lattice_system(stretched, angles, tolerance=0.02).item() == cube
+
+
+def test_the_metric_overrules_what_it_excludes_and_nothing_else():
+    names = CRYSTAL_SYSTEMS
+    lattices = ["rhombohedral" if name == "trigonal" else name for name in names]
+    every = [(k, s, 4, 2) for k, s in zip(lattices, names, strict=True)] * 100
+    counts = counts_of(*every, *[("hexagonal", "trigonal", 4, 2)] * 100)
+    kinds = list(LATTICE_SYSTEMS)
+    even = torch.full((3, 7), 1 / 7, dtype=torch.float64)
+    even[2, names.index("trigonal")] = 2 / 7  # the network's word counts between the two
+    lattice = torch.tensor([kinds.index(k) for k in ("triclinic", "cubic", "hexagonal")])
+    after = system_posterior(even, lattice, counts)
+    torch.testing.assert_close(after.sum(1), torch.ones(3, dtype=torch.float64))
+    assert names[after[0].argmax()] == "triclinic" and after[0, names.index("cubic")] < 0.01
+    assert names[after[1].argmax()] == "cubic"
+    trigonal, hexagonal = (after[:, names.index(n)] for n in ("trigonal", "hexagonal"))
+    assert trigonal[2] + hexagonal[2] > 0.98
+    assert trigonal[2] / hexagonal[2] == pytest.approx(0.5 * 2**0.6, rel=0.02)
+
+
+def test_atoms_are_whole_formulas_where_there_is_one():
+    counts = counts_of(*[("cubic", "cubic", n, 3) for n in (3, 6, 6, 12, 12)])
+    counts = LatticeCounts(*(each.repeat(50) for each in counts))
+    exact = torch.full((1, 3), 6.0, dtype=torch.float64)
+    cubic = torch.tensor([list(LATTICE_SYSTEMS).index("cubic")])
+    for atoms in (3, 6, 12):
+        scaled = exact / (1.08 * atoms) ** (1 / 3)  # the network's volume per atom, 8 % too small
+        found = estimate_atoms(exact, exact, scaled, cubic, counts, formula=torch.tensor([3]))
+        assert found.item() == atoms
+    found = estimate_atoms(
+        exact, exact, exact / 11.4 ** (1 / 3), cubic, counts, formula=torch.tensor([4])
+    )
+    assert found.item() == 12  # a formula of which there is no training crystal
+    found = estimate_atoms(exact, exact, exact / 5.9 ** (1 / 3), cubic, counts)
+    assert found.item() == 6
+
+
+# ------------------------------------------------------------------------------- prediction files
+
+
+@pytest.fixture(scope="module")
+def known(crystals):
+    """Views, training counts, and an errors frame with errors of three per cent."""
+    lengths, angles = predictions(crystals, 0.03)
+    scaled = crystals.scaled_lengths * lengths / crystals.lengths
+    lengths[11] *= 4  # a volume that nothing fits
+    probs = torch.full((len(CELLS), 7), 1 / 7, dtype=torch.float64)
+    true = [crystals.lengths, crystals.angles, crystals.scaled_lengths]
+    values = torch.cat([lengths, angles, scaled, *true, probs], dim=1).numpy()
+    frame = evaluate._errors_frame(values, crystals, torch.arange(len(CELLS)))
+    counts = LatticeCounts.of(crystals, torch.arange(len(CELLS)).repeat(20), device="cpu")
+    views = build_views(crystals, grid=GRID, modalities=("xrd",))
+    return views, counts, frame.iloc[SOME].reset_index(drop=True)
+
+
+@pytest.fixture(scope="module")
+def after(known):
+    views, counts, frame = known
+    return refine_frame(frame, views, torch.tensor(SOME), counts=counts)
+
+
+def test_a_refined_frame_holds_the_exact_cells(crystals, known, after):
+    *_, before = known
+    assert list(after)[: before.shape[1]] == list(before)
+    assert after["accepted"].tolist() == [True, True, True, False]
+    right = after["accepted"].to_numpy()
+    metrics = evaluate.cell_metrics(after[right])
+    assert metrics["length_mae"] < 1e-3 and metrics["scaled_length_mae"] < 1e-3
+    assert metrics["within_1_percent"] == metrics["crystal_system_accuracy"] == 100
+    pd.testing.assert_frame_equal(after.loc[~right, list(before)], before[~right])
+    true = crystals.scaled_lengths[SOME].numpy()
+    predicted = after[["scaled_a", "scaled_b", "scaled_c"]].to_numpy()
+    errors = after[["error_scaled_a", "error_scaled_b", "error_scaled_c"]].to_numpy()
+    np.testing.assert_allclose(predicted - errors, true, atol=1e-5)
+    np.testing.assert_allclose(after[list(PROBABILITY_COLUMNS)].sum(axis=1), 1, atol=1e-5)
+
+
+def test_the_truth_changes_no_prediction(known, after):
+    views, counts, frame = known
+    errors = [name for name in frame if "error" in name]
+    lies = {name: frame[name] + 0.7 for name in errors}
+    scrambled = frame.assign(
+        num_atoms=frame["num_atoms"] * 3 + 1,
+        crystal_system=(frame["crystal_system"] + 2) % 7,
+        **lies,
+    )
+    again = refine_frame(scrambled, views, torch.tensor(SOME), counts=counts, chunk=3)
+    truth = [*errors, "num_atoms", "crystal_system"]
+    pd.testing.assert_frame_equal(again.drop(columns=truth), after.drop(columns=truth))
+
+
+def test_refined_predictions_go_through_a_file(after, tmp_path):
+    where = dict(setting="xrd", variant="ours_refined")
+    ledger.save_predictions({3: after}, tmp_path, **where)
+    read = ledger.load_predictions(tmp_path, **where, made_by="")[3]
+    assert read["material_id"].tolist() == after["material_id"].tolist()
+    for name in ("a", "gamma", "scaled_b", "error_c", "p_cubic", "predicted_system"):
+        np.testing.assert_allclose(read[name], after[name], atol=6e-3 if name == "gamma" else 6e-5)
+
+
+def test_what_became_of_each_cell(known, after):
+    *_, before = known
+    assert refine.failure_kinds(after).tolist() == ["found"] * 3 + ["prediction kept"]
+    atoms = refine.atoms_of(after)[:3]
+    np.testing.assert_allclose(atoms, before["num_atoms"][:3], rtol=1e-5)
+    doubled = after.assign(relative_error_c=after["relative_error_c"] + 1)
+    doubled["relative_error_volume"] = after["relative_error_volume"] + 1
+    assert refine.failure_kinds(doubled)[0] == "multiple of the volume"
+    assert (
+        refine.failure_kinds(after.assign(relative_error_c=0.1))[0] == "same volume, another cell"
+    )
+
+
+def test_figures(known, after):
+    *_, before = known
+    lines = indexing.lines_of(torch.full((3,), 4.0), torch.full((3,), 90.0), 0.5).numpy()
+    drawn = [
+        refine_figures.peaks_and_lines(lines, np.ones(len(lines)), {"a cube": lines}),
+        refine_figures.error_shares({"XRD": (before, after)}),
+    ]
+    for figure in drawn:
+        assert figure.png().startswith(b"\x89PNG")
+    with pytest.raises(ValueError, match="no cell"):
+        refine_figures.peaks_and_lines(lines, lines, {})
+    with pytest.raises(ValueError, match="no predictions"):
+        refine_figures.error_shares({})
+
+
+def test_frames_that_do_not_fit(known):
+    views, counts, frame = known
+    with pytest.raises(ValueError, match="one row per crystal"):
+        refine_frame(frame, views, torch.tensor([0]), counts=counts)
+    with pytest.raises(ValueError, match="'formulas': 1"):
+        refine_frame(frame, views, torch.tensor(SOME), counts=counts, formulas=["Fe"])
+    with pytest.raises(ValueError, match=r"it lacks \['scaled_a'\]"):
+        less = frame.drop(columns="scaled_a")
+        refine_frame(less, views, torch.tensor(SOME), counts=counts)

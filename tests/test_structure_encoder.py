@@ -440,3 +440,21 @@ def test_structure_encoder_learns_sixteen_crystals(table):
     target = (target - target.mean(0)) / target.std(0)
     losses = fit(StructureEncoder(dim=6, **TINY), as_graph(some), target)
     assert losses[-1] < losses[0] / 10
+
+
+def test_translations_keep_the_cell_apart():
+    # Two boxes around one atom each that differ only beyond the cutoff look alike to DimeNet++.
+    lattice = torch.diag_embed(torch.tensor([[7.0, 7, 7], [7, 7, 9]], dtype=torch.float64))
+    info = pd.DataFrame({"material_id": ["a", "b"], "formula": "X", "space_group": 1, "source": "x"})
+    boxes = table_from_arrays(
+        list(lattice.numpy()), [np.zeros((1, 3))] * 2, [np.array([14])] * 2, info.assign(split="train")
+    )
+    graph = periodic_graph(boxes, cutoff=5.0)
+    torch.manual_seed(0)
+    small = dict(dim=16, hidden=16, blocks=1, int_emb=8, out_emb=16)
+    blind, seeing = (StructureEncoder(translations=n, **small).eval() for n in (0, 32))
+    with torch.no_grad():
+        assert torch.allclose(*blind(graph))
+        assert not torch.allclose(*seeing(graph), atol=1e-3)
+    with pytest.raises(ValueError, match="graphs keep 64"):
+        StructureEncoder(translations=65, **small)

@@ -39,7 +39,8 @@ NOTICE = (
 
 # ---------------------------------------------------------------------------------------- run
 
-# What each chapter reads of what others wrote. One that is not listed waits for all before it.
+# What each chapter reads of what others wrote. One that is not listed waits for all before it
+# (but for those that wait for it).
 READS: dict[str, tuple[str, ...]] = {
     "01_crystals_and_splits": (),
     "02_three_views": (),
@@ -47,8 +48,9 @@ READS: dict[str, tuple[str, ...]] = {
     "04_alignment": ("03_encoders",),
     "05_fusion": ("03_encoders",),
     "06_crystal_systems": ("03_encoders", "05_fusion"),
-    "07_ledger": ("03_encoders", "04_alignment", "05_fusion"),
+    "07_ledger": ("03_encoders", "04_alignment", "05_fusion", "09_refinement"),
     "08_performance": (),
+    "09_refinement": ("03_encoders", "05_fusion"),
 }
 
 
@@ -76,8 +78,8 @@ def run(book: Book, args: argparse.Namespace) -> None:
             cores=cores,
         )
     else:
-        for chapter in chosen:
-            run_chapter(book, chapter, args.profile, parameters[chapter.name], gpus=args.gpus)
+        for name in running_order([chapter.name for chapter in chosen]):
+            run_chapter(book, book.chapters[name], args.profile, parameters[name], gpus=args.gpus)
     if len(chosen) > 1:
         print(f"{len(chosen)} chapters in {time.monotonic() - begun:.0f} s", flush=True)
 
@@ -92,7 +94,19 @@ def _run_command(chapter: Chapter, args: argparse.Namespace) -> list[str]:
 
 def chapter_waits(names: Sequence[str]) -> dict[str, set[str]]:
     """For each chapter to run, in reading order, those of the others that must be run before."""
-    return {name: set(names[:i]) & set(READS.get(name, names[:i])) for i, name in enumerate(names)}
+    earlier = {
+        name: [other for other in names[:i] if name not in READS.get(other, ())]
+        for i, name in enumerate(names)
+    }
+    return {name: set(names) & set(READS.get(name, earlier[name])) for name in names}
+
+
+def running_order(names: Sequence[str]) -> list[str]:
+    """Chapters in reading order, but each after those whose results it reads."""
+    waits, ordered = chapter_waits(names), []
+    while len(ordered) < len(names):
+        ordered.append(next(n for n in names if n not in ordered and waits[n] <= set(ordered)))
+    return ordered
 
 
 def run_side_by_side(
@@ -437,49 +451,91 @@ SETTINGS = {
     "xrd_composition_aligned_fused": "XRD + composition, aligned and fused",
     "all_three": "structure + XRD + composition",
 }
-LEDGER_VARIANTS = ("paper", "reproduction", "ours")
-LEDGER_COLUMNS = {
-    "scaled_length_mae": ("Scaled length MAE (Å)", 3),
-    "length_mae": ("Length MAE (Å)", 3),
-    "length_median_ae": ("Median error (Å)", 3),
-    "crystal_system_accuracy": ("Crystal system (%)", 1),
+LEDGER_VARIANTS = {
+    "paper": "Paper",
+    "reproduction": "Reproduction",
+    "ours": "Ours",
+    "ours_refined": "Ours + refinement",
 }
-"""Metric to heading and decimals; the paper prints lengths with two."""
+RETRIEVALS = (
+    ("structure_aligned_xrd", "ours"),
+    ("all_three", "ours"),
+    ("structure_aligned_xrd", "reproduction"),
+)
+"""Which recall the line below the table tells of: the first that there is."""
 
 
 def results_block(book: Book, profile: str) -> str:
-    """The headline table, from the ledger that the last chapter of a profile writes."""
+    """The headline table, from the ledger that a chapter of a profile writes."""
     path = book.results_dir(profile) / "ledger.json"
     if not path.is_file():
         return f"*No results yet: `python tools/book.py run all --profile {profile}` makes them.*"
     try:
         entries = json.loads(path.read_text("utf-8"))
         values = {(e["setting"], e["variant"], e["metric"]): e for e in entries}
+        rows = [_ledger_row(values, setting) for setting in SETTINGS]
+        below = [*_accuracy_line(values), *_retrieval_line(book, values)]
     except (ValueError, KeyError, TypeError) as error:
         raise BookError(
             f"{path}: expected a list of objects with setting, variant, metric, mean ({error!r})"
         ) from None
-    settings = dict.fromkeys((*SETTINGS, *(setting for setting, _, _ in values)))
-    head = ["Setting", "Source", *(label for label, _ in LEDGER_COLUMNS.values())]
-    rows = ["| " + " | ".join(head) + " |", "|---|---|" + "---:|" * len(LEDGER_COLUMNS)]
-    for setting in settings:
-        name = SETTINGS.get(setting, setting)
-        for variant in LEDGER_VARIANTS:
-            entries = [values.get((setting, variant, metric)) for metric in LEDGER_COLUMNS]
-            if any(entries):
-                most = 2 if variant == "paper" else 3
-                digits = (min(digits, most) for _, digits in LEDGER_COLUMNS.values())
-                cells = map(_ledger_cell, entries, digits)
-                rows.append(f"| {name} | {variant} | " + " | ".join(cells) + " |")
-                name = ""  # once per setting
-    return "\n".join(rows)
+    heads = [
+        *("Setting", *LEDGER_VARIANTS.values()),
+        *("Plain length, ours (Å)", "Crystal system, ours (%)"),
+    ]
+    table = ["| " + " | ".join(heads) + " |", "|---|" + "---:|" * (len(heads) - 1)]
+    caption = "Mean absolute error of a, b, c on test crystals, scaled (Å); plain where it says so."
+    return "\n".join([caption, "", *table, *rows, *(f"\n{line}" for line in below)])
+
+
+def _ledger_row(values: Mapping[tuple[str, str, str], Mapping[str, Any]], setting: str) -> str:
+    cells = [SETTINGS[setting]]
+    for variant in LEDGER_VARIANTS:  # the paper prints two decimals
+        entry = values.get((setting, variant, "scaled_length_mae"))
+        cells.append(_ledger_cell(entry, 2 if variant == "paper" else 3))
+    for metric, digits in (("length_mae", 3), ("crystal_system_accuracy", 1)):
+        cells.append(_ledger_cell(values.get((setting, "ours", metric)), digits))
+    return "| " + " | ".join(cells) + " |"
 
 
 def _ledger_cell(entry: Mapping[str, Any] | None, digits: int) -> str:
-    if entry is None or entry.get("mean") is None:
+    if entry is None or entry["mean"] is None:
         return "–"
     shown = f"{entry['mean']:.{digits}f}"
     return f"{shown} ± {entry['std']:.{digits}f}" if entry.get("std") is not None else shown
+
+
+def _accuracy_line(values: Mapping[tuple[str, str, str], Mapping[str, Any]]) -> Iterator[str]:
+    fused = ("xrd_composition_aligned_fused", "paper", "crystal_system_accuracy")
+    if fused in values:
+        shown = _ledger_cell(values[fused], 1)
+        yield f"Crystal system: the paper's best is {shown} %; of which setting is not known to us."
+
+
+def _retrieval_line(
+    book: Book, values: Mapping[tuple[str, str, str], Mapping[str, Any]]
+) -> Iterator[str]:
+    for setting, variant in RETRIEVALS:
+        found = [values.get((setting, variant, f"recall_at_{k}")) for k in (1, 10)]
+        if None in found:
+            continue
+        first, ten = (_ledger_cell(entry, 1) for entry in found)
+        name = f"{LEDGER_VARIANTS[variant].lower()}; {SETTINGS[setting]}"
+        yield (
+            f"Retrieval: among all {found[0]['n_test']:,} test crystals a pattern finds its "
+            f"structure first in {first} % and among ten in {ten} % of cases ({name})."
+            + _published_recall(book)
+        )
+        return
+
+
+def _published_recall(book: Book) -> str:
+    path = book.root / "data/published.yml"
+    if not path.is_file():
+        return ""
+    claims = yaml.safe_load(path.read_text("utf-8"))["pxrdgen"]["claims"]
+    best = [max(c["value"] for c in claims if c["metric"] == f"recall_at_{k}") for k in (1, 10)]
+    return f" PXRDGen's logs hold {best[0]:.1f} % and {best[1]:.1f} % with its best encoder."
 
 
 def fill(text: str, name: str, content: str) -> str:

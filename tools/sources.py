@@ -108,8 +108,10 @@ class Book:
 
     @cached_property
     def chapters(self) -> dict[str, Chapter]:
-        """All chapters in reading order."""
+        """All chapters in reading order: that of the table of contents, then by number."""
         sources = sorted((self.root / "chapters/src").glob("[0-9][0-9]_*.md"))
+        place = {Path(page).stem: i for i, page in enumerate(self.toc)}
+        sources.sort(key=lambda path: place.get(path.stem, len(place)))
         return {path.stem: Chapter(path.stem, path) for path in sources}
 
     @cached_property

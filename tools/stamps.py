@@ -144,7 +144,8 @@ def make_stamp(
         "profile": profile,
         **chapter_hashes(book, chapter),
         "parameters": json.loads(json.dumps(dict(parameters))),
-        "data": _data_table(book, parameters),
+        "data": _data_table(book, parameters, "dataset"),
+        "pretraining": _data_table(book, parameters, "pretraining"),
         "device": _device(parameters),
         "versions": _versions(),
         "seconds": round(seconds, 1),
@@ -153,12 +154,12 @@ def make_stamp(
     }
 
 
-def _data_table(book: Book, parameters: Mapping[str, Any]) -> str | None:
-    if "dataset" not in parameters:
+def _data_table(book: Book, parameters: Mapping[str, Any], name: str) -> str | None:
+    if not parameters.get(name):
         return None
     folder = book.root / parameters.get("cache_dir", "data/cache")
     try:
-        report = json.loads((folder / f"{parameters['dataset']}.json").read_text("utf-8"))
+        report = json.loads((folder / f"{parameters[name]}.json").read_text("utf-8"))
     except (OSError, ValueError):
         return None
     table = report.get("table")

@@ -117,6 +117,9 @@ class AlignmentLoss(nn.Module):
 
     Args:
         kind: ``"clip"`` or ``"siglip"``.
+        start_scale: Inverse temperature at the start; by default that of the papers, 1 / 0.07 for
+            CLIP and 10 for SigLIP. It moves by no more than the learning rate per step (in its
+            logarithm), so a short training ends near where it began.
         max_scale: Upper limit of the inverse temperature; CLIP's 100 by default. Without it a
             small batch drives the temperature to zero and the loss to noise.
 
@@ -124,15 +127,17 @@ class AlignmentLoss(nn.Module):
         ValueError: If ``kind`` is unknown.
     """
 
-    def __init__(self, *, kind: str = "clip", max_scale: float = 100.0) -> None:
+    def __init__(
+        self, *, kind: str = "clip", start_scale: float | None = None, max_scale: float = 100.0
+    ) -> None:
         super().__init__()
         if kind not in ALIGNMENT_KINDS:
             raise ValueError(f"expected an alignment kind of {ALIGNMENT_KINDS}, got {kind!r}")
         self.kind = kind
         self.max_log_scale = float(torch.tensor(max_scale).log())
-        # Starting temperatures of the two papers: 0.07 for CLIP, 0.1 for SigLIP.
-        start = 1 / 0.07 if kind == "clip" else 10.0
-        self.log_scale = nn.Parameter(torch.tensor(start).log())
+        if start_scale is None:
+            start_scale = 1 / 0.07 if kind == "clip" else 10.0
+        self.log_scale = nn.Parameter(torch.tensor(start_scale).log())
         self.bias = nn.Parameter(torch.tensor(-10.0)) if kind == "siglip" else None
 
     @property

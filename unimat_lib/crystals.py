@@ -511,6 +511,25 @@ def table_from_arrays(
     )
 
 
+def concatenate(tables: Sequence[CrystalTable]) -> CrystalTable:
+    """One table of several, in their order, with the columns of ``info`` that all of them have.
+
+    Raises:
+        ValueError: If there is no table.
+    """
+    if not tables:
+        raise ValueError("expected at least one table to concatenate, got none")
+    counts = torch.cat([table.num_atoms for table in tables])
+    common = [c for c in tables[0].info.columns if all(c in t.info.columns for t in tables)]
+    return CrystalTable(
+        atomic_numbers=torch.cat([table.atomic_numbers for table in tables]),
+        frac_coords=torch.cat([table.frac_coords for table in tables]),
+        lattice=torch.cat([table.lattice for table in tables]),
+        offsets=torch.cat([counts.new_zeros(1), counts.cumsum(0)]),
+        info=pd.concat([table.info[common] for table in tables], ignore_index=True),
+    )
+
+
 def from_structures(
     structures: Iterable[Structure], *, info: pd.DataFrame | None = None, reduce: bool = True
 ) -> CrystalTable:

@@ -48,6 +48,7 @@ from unimat_lib.crystals import (
     CrystalTable,
     ReducedCrystal,
     aflow_prototypes,
+    concatenate,
     crystal_system_index,
     load_table,
     reduce_crystal,
@@ -792,6 +793,26 @@ def apart_from(extra: CrystalTable, table: CrystalTable) -> CrystalTable:
             pairs = zip(extra.info["formula"], extra.info[name], strict=True)
             alike |= np.fromiter((pair in unseen for pair in pairs), bool, len(extra))
     return extra.select(~(known | alike))
+
+
+def pretraining_pool(
+    table: CrystalTable, extra: CrystalTable | None, *, max_atoms: int
+) -> CrystalTable:
+    """The crystals of a data set followed by further ones for pretraining.
+
+    Args:
+        table: The data set with its splits; all its rows come first, under their numbers.
+        extra: Crystals that may be trained on beside its training split, ``None`` for none. What
+            :func:`apart_from` leaves out is left out.
+        max_atoms: Largest cell of ``extra`` that is taken.
+
+    Returns:
+        Both in one table; ``info["split"]`` of the further ones is "extra".
+    """
+    if extra is None:
+        return table
+    further = apart_from(extra.select(extra.num_atoms <= max_atoms), table)
+    return concatenate([table, further])
 
 
 # -- prototypes

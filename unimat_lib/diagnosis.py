@@ -1,24 +1,34 @@
-"""What is behind an error: symmetry, overlap with the training set, and what each view knows.
+"""What is behind an error: symmetry, novelty, what each view knows, and what the worst ones are.
 
 Everything here works on errors frames (see :func:`unimat_lib.evaluate.predict`), so no model and
-no GPU is needed to ask a new question.
+no GPU is needed to ask a new question. How sure a prediction is of its cell is said by conformal
+intervals (:func:`half_widths`), which need predictions of crystals that were not trained on.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Mapping, Sequence
+from string import ascii_uppercase
 
 import numpy as np
 import pandas as pd
 
 from unimat_lib.crystals import CRYSTAL_SYSTEMS, CrystalTable, crystal_system_index
 from unimat_lib.evaluate import (
+    CELL_COLUMNS,
     PER_CRYSTAL,
     PROBABILITY_COLUMNS,
+    SCALED_COLUMNS,
     cell_metrics,
     confusion,
     expected_calibration_error,
+    per_system_table,
 )
+from unimat_lib.limits import lattice_multiple, metric_tensors
+from unimat_lib.refine import lattice_system
+from unimat_lib.surveys import near_twins
 
 SUBSYSTEMS: Mapping[str, tuple[str, ...]] = {
     "triclinic": (),
@@ -35,8 +45,33 @@ A crystal of a subsystem becomes one of the key's system by a distortion that ma
 Source: International Tables for Crystallography A, group-subgroup relations of the point groups.
 """
 
-OVERLAP = ("formula and space group", "formula only", "neither")
-"""What a test crystal shares with the training set, see :func:`training_overlap`."""
+NOVELTY = ("near twin", "same formula", "known structure type", "new structure type")
+"""How near a test crystal is to the crystals that were trained on, see :func:`novelty`."""
+
+INTERVALS = ("absolute", "relative", "relative, by predicted system", "relative, by doubt")
+"""Kinds of conformal intervals, see :func:`half_widths`."""
+
+WRONG_CELLS = (
+    "predicted angles close no cell",
+    "same lattice, another cell",
+    "whole multiple or part of the cell",
+    "right volume, another lattice",
+    "volume too small",
+    "volume too large",
+)
+"""What kind of wrong a cell is, see :func:`wrong_cells`."""
+
+SYSTEM_METRICS: Mapping[str, str] = {
+    "crystal_system_accuracy": "right (%)",
+    "scaled_length_mae": "scaled MAE (Å)",
+    "angle_mae": "angle MAE (°)",
+}
+"""Metrics by crystal system and how they are called in tables."""
+
+_NEAR_VOLUME = 0.1  # relative error up to which a volume passes for right
+_PSEUDO = 0.02  # relative deviation of a metric from a symmetry that passes for the symmetry
+_DOUBT_CLASSES = 5
+_MIN_LENGTH = 0.1  # angstrom; a network's length can be anything
 
 
 def related(first: int, second: int) -> bool:
@@ -133,54 +168,291 @@ def _right(frame: pd.DataFrame) -> np.ndarray:
     return (frame["predicted_system"] == frame["crystal_system"]).to_numpy()
 
 
-def training_overlap(table: CrystalTable, rows: Sequence[int] | np.ndarray) -> np.ndarray:
-    """What crystals share with the training split.
+def structure_types(table: CrystalTable) -> tuple[list[str], list[frozenset[int]]]:
+    """Structure type and set of elements of each crystal.
 
-    Args:
-        table: All crystals with their splits.
-        rows: Crystals to look at.
+    A structure type is told by the formula without the names of its elements, the space group and
+    the number of atoms in the primitive cell, such as "AB2, 136, 6" for rutile. Two crystals of one
+    type are usually, not always, built alike.
 
     Returns:
-        One of ``OVERLAP`` for each row.
+        Labels and sets of atomic numbers, ``C`` each.
     """
-    info = table.info
-    train = info[info["split"] == "train"]
-    formulas = set(train["formula"])
-    pairs = set(zip(train["formula"], train["space_group"], strict=True))
-    chosen = info.iloc[np.asarray(rows)]
-    return np.array(
-        [
-            OVERLAP[0] if (f, s) in pairs else OVERLAP[1] if f in formulas else OVERLAP[2]
-            for f, s in zip(chosen["formula"], chosen["space_group"], strict=True)
-        ]
+    crystal, number = table.atom_crystal.cpu().numpy(), table.atomic_numbers.cpu().numpy()
+    pairs, counts = np.unique(crystal * 128 + number, return_counts=True)  # sorted by crystal
+    bounds = np.searchsorted(pairs, 128 * np.arange(len(table) + 1))
+    types, elements = [], []
+    groups = zip(table.space_group.tolist(), table.num_atoms.tolist(), strict=True)
+    for (first, last), (group, atoms) in zip(itertools.pairwise(bounds), groups, strict=True):
+        amounts = sorted((counts[first:last] // np.gcd.reduce(counts[first:last])).tolist())
+        letters = zip(ascii_uppercase, amounts, strict=False)
+        formula = "".join(letter + (str(n) if n > 1 else "") for letter, n in letters)
+        types.append(f"{formula}, {group}, {atoms}")
+        elements.append(frozenset((pairs[first:last] % 128).tolist()))
+    return types, elements
+
+
+def novelty(test: CrystalTable, known: CrystalTable, *, tolerance: float = 0.02) -> pd.DataFrame:
+    """How near test crystals are to crystals that were trained on.
+
+    Args:
+        test: ``C`` crystals.
+        known: Everything that was trained on.
+        tolerance: Relative difference of the lengths up to which two cells are the same.
+
+    Returns:
+        ``C`` rows: ``category``, the first of ``NOVELTY`` that holds: a crystal of the same
+        formula, space group, number of atoms and lengths is known ("near twin"), one of the same
+        formula, one of the same structure type, or none of these; and ``elements``, "known" where
+        the same set of elements is.
+    """
+    types, elements = structure_types(test)
+    known_types, known_elements = (set(x) for x in structure_types(known))
+    formulas = test.info["formula"].isin(known.info["formula"]).to_numpy()
+    twins = near_twins(test, known, keys=("formula", "space_group"), tolerance=tolerance)
+    of_type = np.array([name in known_types for name in types], dtype=bool)
+    seen = np.array([some in known_elements for some in elements], dtype=bool)
+    return pd.DataFrame(
+        {
+            "category": np.select([twins, formulas, of_type], NOVELTY[:3], NOVELTY[3]),
+            "elements": np.where(seen, "known", "new"),
+        }
     )
 
 
-def overlap_table(
-    frames: Mapping[str, pd.DataFrame], overlap: np.ndarray, *, metric: str = "scaled_length_mae"
+def novelty_table(
+    frames: Mapping[str, Sequence[pd.DataFrame]], kinds: pd.DataFrame
 ) -> pd.DataFrame:
-    """A metric and the crystal-system accuracy by what a test crystal shares with training.
+    """Errors and accuracies by novelty, and how much of the whole error each kind carries.
 
     Args:
-        frames: Model to errors frame, same crystals in the same order.
-        overlap: Category of each crystal, see :func:`training_overlap`.
-        metric: A key of :data:`unimat_lib.evaluate.PER_CRYSTAL`.
+        frames: Model to the errors frames of its seeds, same crystals in the same order. The last
+            model is the one whose error is shared out.
+        kinds: See :func:`novelty`.
 
     Returns:
-        One row per category of ``OVERLAP``, also empty ones: ``in training``, ``n``, then for
-        each model its error and its accuracy in percent.
+        One row per category of ``NOVELTY`` and set of elements that can occur, also empty ones,
+        and one for all crystals: ``nearest known crystal``, ``set of elements``, ``n``,
+        ``share (%)``, then for each model its error and its accuracy in percent (means over
+        seeds), and ``share of the error (%)``.
     """
+    errors = {name: over_seeds(seeds) for name, seeds in frames.items()}
+    right = {name: over_seeds(seeds, "crystal_system_accuracy") for name, seeds in frames.items()}
+    cells = [(NOVELTY[0], "known"), (NOVELTY[1], "known")]
+    cells += list(itertools.product(NOVELTY[2:], ("known", "new")))
+    picks = [((kinds["category"] == c) & (kinds["elements"] == e)).to_numpy() for c, e in cells]
+    cells, picks = [*cells, ("all", "all")], [*picks, np.ones(len(kinds), dtype=bool)]
     rows = []
-    for category in OVERLAP:
-        pick = overlap == category
-        row: dict[str, object] = {"in training": category, "n": int(pick.sum())}
-        for name, frame in frames.items():
-            part = frame[pick]
-            error = float(PER_CRYSTAL[metric](part).mean()) if len(part) else float("nan")
-            row[f"{name}: error (Å)"] = error
-            row[f"{name}: system (%)"] = 100 * float(_right(part).mean()) if len(part) else np.nan
+    for (category, elements), pick in zip(cells, picks, strict=True):
+        row = {"nearest known crystal": category, "set of elements": elements, "n": int(pick.sum())}
+        row["share (%)"] = 100 * pick.mean()
+        for name, error in errors.items():
+            row[f"{name}: error (Å)"] = _mean(error[pick])
+            row[f"{name}: system (%)"] = _mean(right[name][pick])
+        row["share of the error (%)"] = 100 * error[pick].sum() / max(error.sum(), 1e-12)
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if len(values) else float("nan")
+
+
+def view_errors(frames: Mapping[str, pd.DataFrame]) -> tuple[pd.DataFrame, float]:
+    """Whether the views of a crystal err on the same crystals, and in the same direction.
+
+    Args:
+        frames: View to errors frame, same crystals in the same order.
+
+    Returns:
+        One row per view: ``error (Å)`` (scaled length MAE), ``smallest error (%)``, the share of
+        the crystals in which no other view is better, and ``with <view>``, Spearman's rank
+        correlation of the signed errors of the scaled lengths. Then the error of an oracle that
+        takes the best view of each crystal.
+
+    Raises:
+        ValueError: If there are fewer than two views.
+    """
+    if len(frames) < 2:
+        raise ValueError(f"expected at least two views to compare, got {list(frames)}")
+    errors = np.stack([over_seeds([frame]) for frame in frames.values()])  # [views, n]
+    best = np.bincount(errors.argmin(axis=0), minlength=len(frames)) / errors.shape[1]
+    columns = [f"error_{name}" for name in SCALED_COLUMNS]
+    signed = {f"with {name}": frame[columns].to_numpy().ravel() for name, frame in frames.items()}
+    correlation = pd.DataFrame(signed).corr("spearman")
+    table = pd.DataFrame(
+        {"error (Å)": errors.mean(axis=1), "smallest error (%)": 100 * best}, index=list(frames)
+    )
+    for (name, values), own in zip(correlation.items(), frames, strict=True):
+        table[name] = values.to_numpy()
+        table.loc[own, name] = np.nan  # with itself it says nothing
+    return table.rename_axis("view"), float(errors.min(axis=0).mean())
+
+
+# ---- conformal intervals
+
+
+def conformal_quantile(scores: np.ndarray, coverage: float) -> float:
+    """The score that a new crystal stays below with at least the probability ``coverage``.
+
+    The ``ceil((n + 1) coverage)``-th smallest of ``n`` scores: if the new score is exchangeable
+    with them, its rank among all ``n + 1`` is uniform. Infinite where ``n`` is too small to tell.
+
+    Args:
+        scores: Scores of crystals that were not trained on, ``[n]``.
+        coverage: In (0, 1).
+
+    Raises:
+        ValueError: If the coverage lies outside (0, 1) or a score is not a number.
+
+    Source: Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World (2005); Lei et al.,
+        J. Am. Stat. Assoc. 113, 1094 (2018), algorithm 2.
+    """
+    scores = np.sort(np.asarray(scores, dtype=float))
+    if not 0 < coverage < 1 or np.isnan(scores).any():
+        raise ValueError(
+            f"expected a coverage in (0, 1) and scores that are numbers, got {coverage} and "
+            f"{int(np.isnan(scores).sum())} NaN: leave broken predictions out"
+        )
+    rank = math.ceil((len(scores) + 1) * coverage - 1e-9)  # 0.9 of ten is nine, not ten
+    return float(scores[rank - 1]) if rank <= len(scores) else math.inf
+
+
+def half_widths(
+    calibration: pd.DataFrame, frame: pd.DataFrame, *, coverage: float, kind: str
+) -> np.ndarray:
+    """Half widths of intervals that hold all three lengths of a crystal together.
+
+    Split conformal prediction. The score of a crystal is its largest length error: in angstrom
+    ("absolute", one width for everybody), or as a part of the predicted length ("relative"). With
+    "by predicted system" and "by doubt" (fifths by the entropy of the crystal-system probabilities)
+    each group has its own quantile, so that the promise holds within each group (Mondrian).
+
+    Args:
+        calibration: Errors frame of crystals that were not trained on.
+        frame: Errors frame of the crystals to judge; their errors are not read.
+        coverage: Share of the crystals that is promised, in (0, 1).
+        kind: One of ``INTERVALS``.
+
+    Returns:
+        Angstrom ``[n, 3]``; infinite where a group has too few crystals to promise anything.
+
+    Raises:
+        ValueError: If the kind is unknown or the coverage lies outside (0, 1).
+
+    Source: Lei et al., J. Am. Stat. Assoc. 113, 1094 (2018); Angelopoulos and Bates, arXiv
+        2107.07511, sections 2.3 and 4.1; Mondrian: Vovk, Gammerman and Shafer (2005).
+    """
+    if kind not in INTERVALS:
+        raise ValueError(f"unknown kind {kind!r}: expected one of {list(INTERVALS)}")
+    errors = calibration[["error_a", "error_b", "error_c"]].abs().to_numpy(dtype=float)
+    scores = (errors / _width_scale(calibration, kind)).max(axis=1)
+    known, asked = (_interval_groups(calibration, some, kind) for some in (calibration, frame))
+    quantile = np.empty(len(frame))
+    for group in np.unique(asked):
+        quantile[asked == group] = conformal_quantile(scores[known == group], coverage)
+    return quantile[:, None] * _width_scale(frame, kind)
+
+
+def _width_scale(frame: pd.DataFrame, kind: str) -> np.ndarray:
+    lengths = frame[list("abc")].to_numpy(dtype=float)
+    return np.ones_like(lengths) if kind == "absolute" else lengths.clip(min=_MIN_LENGTH)
+
+
+def _interval_groups(calibration: pd.DataFrame, frame: pd.DataFrame, kind: str) -> np.ndarray:
+    if kind.endswith("by predicted system"):
+        return frame["predicted_system"].to_numpy()
+    if kind.endswith("by doubt"):
+        shares = np.arange(1, _DOUBT_CLASSES) / _DOUBT_CLASSES
+        return np.digitize(_entropy(frame), np.quantile(_entropy(calibration), shares))
+    return np.zeros(len(frame), dtype=int)
+
+
+def _entropy(frame: pd.DataFrame) -> np.ndarray:
+    """Entropy of the crystal-system probabilities, nats ``[n]``."""
+    probabilities = frame[list(PROBABILITY_COLUMNS)].to_numpy(dtype=float).clip(1e-9, 1)
+    return -(probabilities * np.log(probabilities)).sum(axis=1)
+
+
+def covered(frame: pd.DataFrame, widths: np.ndarray) -> np.ndarray:
+    """Which crystals have all three true lengths inside their intervals, bool ``[n]``."""
+    errors = frame[["error_a", "error_b", "error_c"]].abs().to_numpy(dtype=float)
+    return (errors <= widths).all(axis=1)
+
+
+def interval_table(
+    calibration: pd.DataFrame, frame: pd.DataFrame, *, coverages: Sequence[float]
+) -> pd.DataFrame:
+    """What every kind of interval promises, and what it keeps.
+
+    Args:
+        calibration: Errors frame of crystals that were not trained on.
+        frame: Errors frame of the test crystals.
+        coverages: Promises, in (0, 1).
+
+    Returns:
+        One row per kind and coverage: ``interval``, ``promised (%)``, ``covered (%)``, ``median
+        half width (Å)``, ``(%)`` of the length, and ``worst system (%)``, the lowest coverage among
+        the crystal systems. A width that is unbounded for half of the crystals is NaN.
+    """
+    rows = []
+    lengths = frame[list("abc")].to_numpy(dtype=float).clip(min=_MIN_LENGTH)
+    for kind, coverage in itertools.product(INTERVALS, coverages):
+        widths = half_widths(calibration, frame, coverage=coverage, kind=kind)
+        inside = covered(frame, widths)
+        middle = np.median(widths.mean(axis=1))
+        part = 100 * np.median((widths / lengths).mean(axis=1))
+        by_system = pd.Series(inside).groupby(frame["crystal_system"].to_numpy()).mean()
+        rows.append(
+            {
+                "interval": kind,
+                "promised (%)": 100 * coverage,
+                "covered (%)": 100 * inside.mean(),
+                "median half width (Å)": middle if np.isfinite(middle) else np.nan,
+                "median half width (%)": part if np.isfinite(part) else np.nan,
+                "worst system (%)": 100 * by_system.min(),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def coverage_by_system(
+    calibration: pd.DataFrame, frame: pd.DataFrame, *, coverage: float, kinds: Sequence[str]
+) -> pd.DataFrame:
+    """Coverage in each true crystal system that occurs, with Wilson's 95 % interval.
+
+    Args:
+        calibration: Errors frame of crystals that were not trained on.
+        frame: Errors frame of the test crystals.
+        coverage: The promise, in (0, 1).
+        kinds: Some of ``INTERVALS``.
+
+    Returns:
+        One row per system and kind: ``crystal system`` (with its number of crystals), ``interval``,
+        ``value``, ``low``, ``high`` in percent, as :func:`unimat_lib.figures.fusion_comparison`
+        draws it.
+    """
+    rows = []
+    systems = frame["crystal_system"].to_numpy()
+    for number, kind in itertools.product(np.unique(systems), kinds):
+        inside = covered(frame, half_widths(calibration, frame, coverage=coverage, kind=kind))
+        n, share = int((systems == number).sum()), inside[systems == number].mean()
+        z = 1.96
+        centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+        spread = z * math.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2) / (1 + z * z / n)
+        rows.append(
+            {
+                "crystal system": f"{CRYSTAL_SYSTEMS[number]} ({n:,})",
+                "interval": kind,
+                "value": 100 * share,
+                "low": 100 * (centre - spread),
+                "high": 100 * (centre + spread),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+# ---- single systems, single errors
 
 
 def low_symmetry_table(frames: Mapping[str, pd.DataFrame], systems: Sequence[str]) -> pd.DataFrame:
@@ -223,28 +495,108 @@ def low_symmetry_table(frames: Mapping[str, pd.DataFrame], systems: Sequence[str
     return pd.DataFrame(rows)
 
 
-def what_happened(frame: pd.DataFrame) -> list[str]:
-    """Name the kind of each cell error, by the volume and the lengths that were predicted.
+def wrong_cells(frame: pd.DataFrame) -> list[str]:
+    """Name the kind of each wrong cell: the first of ``WRONG_CELLS`` that fits.
+
+    Lattices are compared whatever their setting is (:func:`unimat_lib.limits.lattice_multiple`), so
+    a cell that was doubled, halved or cut in another way is told from one of another lattice.
 
     Returns:
-        One phrase per row: the volume is wrong (and by how much), the cell is long and thin, or the
-        shape is wrong at about the right volume.
+        One phrase per row.
     """
-    true = frame[list("abc")].to_numpy() - frame[[f"error_{x}" for x in "abc"]].to_numpy()
-    ratio = 1 + frame["relative_error_volume"].to_numpy()
-    phrases = []
-    for row, r in enumerate(ratio):
-        if r < 0.05:
-            phrases.append("predicted angles close no cell")
-        elif r < 0.8:
-            phrases.append(f"cell too small, volume × {r:.2f}")
-        elif r > 1.25:
-            phrases.append(f"cell too large, volume × {r:.2f}")
-        elif true[row].max() > 3 * true[row].min():
-            phrases.append("volume right, a long thin cell")
-        else:
-            phrases.append("volume right, shape wrong")
-    return phrases
+    said = frame[list(CELL_COLUMNS)].to_numpy(dtype=float)
+    true = said - frame[[f"error_{name}" for name in CELL_COLUMNS]].to_numpy(dtype=float)
+    ratio = 1 + frame["relative_error_volume"].to_numpy(dtype=float)
+    metric, reference = (metric_tensors(x[:, :3], x[:, 3:]) for x in (said, true))
+    closed = (ratio > 0.01) & (np.linalg.eigvalsh(metric).min(axis=1) > 1e-3)
+    multiple = np.zeros(len(frame), dtype=int)
+    multiple[closed] = lattice_multiple(metric[closed], reference[closed])
+    kinds = [
+        ~closed,
+        multiple == 1,
+        multiple != 0,
+        np.abs(ratio - 1) <= _NEAR_VOLUME,
+        ratio < 1,
+    ]
+    return np.select(kinds, WRONG_CELLS[:5], WRONG_CELLS[5]).tolist()
+
+
+def circumstances(
+    test: CrystalTable,
+    train: CrystalTable,
+    *,
+    lines_per_degree: np.ndarray,
+    dense: float,
+    ambiguous: np.ndarray,
+) -> pd.DataFrame:
+    """What may make the cell of a crystal hard to find, for each crystal that is asked about.
+
+    Args:
+        test: ``C`` crystals.
+        train: The training crystals, for the range of the lengths.
+        lines_per_degree: Lines in each crystal's pattern, ``[C]`` per degree of 2theta.
+        dense: More than so many are too many.
+        ambiguous: Where another cell has nearly the same pattern, bool ``[C]``.
+
+    Returns:
+        ``C`` rows of bools, one column per circumstance. Several may hold, or none.
+    """
+    low, high = np.quantile(train.lengths.cpu().numpy(), [0.0025, 0.9975], axis=0)
+    lengths = test.lengths.cpu().numpy()
+    exact, loose = (
+        lattice_system(test.lengths, test.angles, tolerance=x).cpu().numpy() for x in (1e-3, _PSEUDO)
+    )
+    return pd.DataFrame(
+        {
+            "label not confirmed by spglib": symmetry_label_disagrees(test, np.arange(len(test))),
+            "lattice almost of higher symmetry": loose > exact,
+            "nearly the pattern of another cell": np.asarray(ambiguous, dtype=bool),
+            f"more than {dense:g} lines per degree": np.asarray(lines_per_degree) > dense,
+            "an axis outside 99.5 % of training": ((lengths < low) | (lengths > high)).any(axis=1),
+        }
+    )
+
+
+def worst_counts(
+    frames: Mapping[str, pd.DataFrame],
+    reasons: pd.DataFrame,
+    *,
+    n: int,
+    metric: str = "length_mae",
+) -> pd.DataFrame:
+    """What the worst errors of models are, counted, beside what holds for all crystals.
+
+    Args:
+        frames: Model to errors frame, same crystals in the same order.
+        reasons: See :func:`circumstances`, for the same crystals.
+        n: How many errors, from the worst one.
+        metric: What they are the worst by.
+
+    Returns:
+        One row per entry of ``WRONG_CELLS`` and per circumstance: ``what``, a count for each model,
+        and ``all test crystals (%)`` (NaN for kinds of wrong cells), the share that chance gives.
+    """
+    rows: dict[str, dict[str, object]] = {kind: {} for kind in WRONG_CELLS}
+    rows |= {name: {} for name in reasons} | {"none of these circumstances": {}}
+    for model, frame in frames.items():
+        worst = worst_first(frame, n=n, metric=metric)
+        kinds = wrong_cells(frame.iloc[worst])
+        part = reasons.iloc[worst]
+        for kind in WRONG_CELLS:
+            rows[kind][model] = kinds.count(kind)
+        for name in reasons:
+            rows[name][model] = int(part[name].sum())
+        rows["none of these circumstances"][model] = int((~part.any(axis=1)).sum())
+    share = 100 * reasons.mean()
+    share["none of these circumstances"] = 100 * (~reasons.any(axis=1)).mean()
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    table["all test crystals (%)"] = share.reindex(table.index)
+    return table.rename_axis("what")
+
+
+def worst_first(frame: pd.DataFrame, *, n: int, metric: str = "length_mae") -> np.ndarray:
+    """Places of the ``n`` crystals with the largest error, from the worst one, int64."""
+    return np.argsort(-PER_CRYSTAL[metric](frame).to_numpy(), kind="stable")[:n]
 
 
 def symmetry_label_disagrees(table: CrystalTable, rows: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -268,6 +620,34 @@ def symmetry_label_disagrees(table: CrystalTable, rows: Sequence[int] | np.ndarr
     return result
 
 
-def mean_scaled_error(frames: Sequence[pd.DataFrame]) -> np.ndarray:
-    """Scaled length error of each crystal, mean over seeds, angstrom, ``[n]``."""
-    return np.mean([PER_CRYSTAL["scaled_length_mae"](frame) for frame in frames], axis=0)
+def over_seeds(
+    frames: Sequence[pd.DataFrame], metric: str = "scaled_length_mae"
+) -> np.ndarray:
+    """A metric of each crystal (of :data:`evaluate.PER_CRYSTAL`), mean over seeds, ``[n]``."""
+    return np.mean([PER_CRYSTAL[metric](frame) for frame in frames], axis=0)
+
+
+def system_table(
+    frames: Mapping[str, Sequence[pd.DataFrame]], columns: Mapping[str, Sequence[str]]
+) -> pd.DataFrame:
+    """Metrics by true crystal system, from low to high symmetry, means over seeds.
+
+    Args:
+        frames: Model to the errors frames of its seeds.
+        columns: Metric of :func:`unimat_lib.evaluate.per_system_table` to the models it is shown
+            for, in this order.
+
+    Returns:
+        Index ``crystal system``; ``n``, then ``<model>: <metric>``. Empty systems are shown.
+    """
+    tables = {
+        name: pd.concat([per_system_table(frame) for frame in seeds], keys=range(len(seeds)))
+        for name, seeds in frames.items()
+    }
+    order = next(iter(tables.values())).loc[0]
+    shown = order[["n"]].copy()
+    for metric, models in columns.items():
+        for name in models:
+            mean = tables[name][metric].groupby(level=1).mean()
+            shown[f"{name}: {SYSTEM_METRICS[metric]}"] = mean.reindex(shown.index)
+    return shown

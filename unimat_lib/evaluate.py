@@ -7,6 +7,7 @@ from the file that a chapter leaves under ``data/results/predictions/``.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -227,8 +228,8 @@ def bootstrap_interval(
         raise ValueError(
             f"expected frames of one length, got lengths {[len(frame) for frame in frames]}"
         )
-    rng = np.random.default_rng(seed)
     if metric == "length_median_ae":
+        rng = np.random.default_rng(seed)
         errors = np.stack([f[["error_a", "error_b", "error_c"]].abs().to_numpy() for f in frames])
         n = errors.shape[1]
         draws = [
@@ -237,10 +238,23 @@ def bootstrap_interval(
         ]
         return _interval(np.array(draws))
     values = np.mean([_per_crystal(frame, metric) for frame in frames], axis=0)  # [n]
-    n = len(values)
-    # Counts instead of indices: one multinomial draw and one product per resample.
-    draws = [rng.multinomial(n, np.full(n, 1 / n)) @ values / n for _ in range(num_resamples)]
-    return _interval(np.array(draws))
+    return bootstrap_mean(values, num_resamples=num_resamples, seed=seed)
+
+
+def bootstrap_mean(
+    values: np.ndarray, *, num_resamples: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """95 % percentile interval of the mean of ``values`` ``[n]`` over resampled crystals."""
+    return _interval(
+        _resamples(len(values), num_resamples, seed).astype(float) @ values / len(values)
+    )
+
+
+@functools.lru_cache(maxsize=8)  # a ledger asks for the same ones for every metric and setting
+def _resamples(n: int, num_resamples: int, seed: int) -> np.ndarray:
+    """How often each of ``n`` crystals is drawn in each resample, int16 ``[num_resamples, n]``."""
+    rng = np.random.default_rng(seed)
+    return rng.multinomial(n, np.full(n, 1 / n), size=num_resamples).astype(np.int16)
 
 
 def _per_crystal(frame: pd.DataFrame, metric: str) -> np.ndarray:

@@ -11,18 +11,19 @@ import functools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from unimat_lib import evaluate, ledger
+from unimat_lib import datasets, evaluate, ledger
 from unimat_lib.alignment import recall_at_k, retrieval_ranks
 from unimat_lib.crystals import CRYSTAL_SYSTEMS, CrystalTable
-from unimat_lib.model import UniMat, UniMatConfig, num_parameters
+from unimat_lib.model import UniMat, UniMatConfig, load_model, num_parameters
 from unimat_lib.train import FitConfig, FitResult, fit
-from unimat_lib.views import CrystalViews
+from unimat_lib.views import CrystalViews, build_views
 
 # Metrics of the chapters' main tables: heading and number format.
 MAIN_METRICS = {
@@ -41,12 +42,27 @@ class Run:
     Attributes:
         fits: History and cost of each seed's training.
         frames: Errors frame of each seed on the test crystals (empty where none were asked for).
-        model: The last seed's model, best epoch.
+        models: Each seed's model, best epoch.
+        seeds: The seeds, in the order of the other lists.
     """
 
     fits: list[FitResult]
     frames: list[pd.DataFrame]
-    model: UniMat
+    models: list[UniMat]
+    seeds: list[int]
+
+    @classmethod
+    def load(
+        cls, folder: str | os.PathLike[str], *, setting: str, variant: str, made_by: str
+    ) -> Run:
+        """A setting that another chapter trained, see :func:`ledger.load_predictions`."""
+        frames = ledger.load_predictions(folder, setting=setting, variant=variant, made_by=made_by)
+        return cls(fits=[], frames=list(frames.values()), models=[], seeds=list(frames))
+
+    @property
+    def model(self) -> UniMat:
+        """The last seed's model."""
+        return self.models[-1]
 
     @functools.cached_property
     def summary(self) -> pd.DataFrame:
@@ -71,7 +87,8 @@ def train_seeds(
     predictions: str | os.PathLike[str] | None = None,
     setting: str = "",
     variant: str = "reproduction",
-    start: UniMat | None = None,
+    rows: Tensor | None = None,
+    start: Sequence[UniMat | Mapping[str, UniMat]] | None = None,
 ) -> Run:
     """Train one model per seed and predict the test crystals once with each.
 
@@ -89,28 +106,37 @@ def train_seeds(
             heads were not trained).
         setting: Name of the setting in the predictions' file names.
         variant: Name of the variant.
-        start: A trained model whose encoders and projections to start from, such as one that was
-            pretrained by contrast; fusion and heads still start from the seed.
+        rows: Rows to train on, int64, where it is not the whole training split (part of it, or
+            crystals for pretraining beside it). Units of inputs and outputs come from the training
+            split all the same, so that one model can start from another.
+        start: What each seed starts from, one entry per seed. A model of the same description
+            hands over everything, any other its encoders and projections; a mapping says for each
+            modality from whose encoder. The rest starts from the seed.
 
     Raises:
-        ValueError: If there is no seed or one comes twice, or predictions have no setting.
+        ValueError: If there is no seed or one comes twice, predictions have no setting, or there is
+            not one start per seed.
     """
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"expected at least one seed and none twice, got {list(seeds)}")
     if predictions is not None and not setting:
         raise ValueError("expected the setting's name, which names the files of the predictions")
+    if start is not None and len(start) != len(seeds):
+        raise ValueError(f"expected one start per seed, got {len(start)} for {len(seeds)} seeds")
     train, val, test = split_rows(table)
-    fits, frames = [], []
-    for seed in seeds:
+    fits, frames, models = [], [], []
+    for number, seed in enumerate(seeds):
         torch.manual_seed(seed)
         network = UniMat(model)
         network.fit_scalers(views, train)
         if start is not None:
-            _copy_encoders(start, network)
+            _take_over(start[number], network)
         if views.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(views.device)
         settings = dataclasses.replace(config, seed=seed)
-        fits.append(fit(network, views, train=train, val=val, config=settings, run_dir=run_dir))
+        chosen = train if rows is None else rows
+        fits.append(fit(network, views, train=chosen, val=val, config=settings, run_dir=run_dir))
+        models.append(network)
         if predictions is not None:
             frames.append(evaluate.predict(network, views, table, test))
     if predictions is not None:
@@ -119,13 +145,89 @@ def train_seeds(
         # What is reported is what lies on file, rounding included.
         kept = ledger.load_predictions(predictions, setting=setting, variant=variant, made_by="")
         frames = [kept[seed] for seed in seeds]
-    return Run(fits=fits, frames=frames, model=network)
+    return Run(fits=fits, frames=frames, models=models, seeds=list(seeds))
 
 
-def _copy_encoders(source: UniMat, target: UniMat) -> None:
+def _take_over(source: UniMat | Mapping[str, UniMat], target: UniMat) -> None:
+    if isinstance(source, UniMat) and source.config == target.config:
+        target.load_state_dict(source.state_dict())
+        return
     for name in target.encoders:
-        for part in ("encoders", "projections"):
-            getattr(target, part)[name].load_state_dict(getattr(source, part)[name].state_dict())
+        model = source if isinstance(source, UniMat) else source.get(name)
+        if model is not None:
+            for part in ("encoders", "projections"):
+                weights = getattr(model, part)[name].state_dict()
+                getattr(target, part)[name].load_state_dict(weights)
+
+
+def pretraining_data(
+    table: CrystalTable,
+    name: str,
+    *,
+    max_atoms: int,
+    modalities: Sequence[str],
+    **settings: object,
+) -> tuple[CrystalViews, CrystalTable, Tensor]:
+    """What a model is pretrained on: views, table, and the rows to train on.
+
+    Args:
+        table: The data set with its splits.
+        name: Data set of further crystals, empty for none.
+        max_atoms: Largest of their cells.
+        modalities: Views to build.
+        settings: As of :func:`unimat_lib.views.build_views`.
+
+    Returns:
+        Views and table of both data sets together, and the rows of the training split and of the
+        further crystals, int64.
+    """
+    extra = datasets.load(name) if name else None
+    pool = datasets.pretraining_pool(table, extra, max_atoms=max_atoms)
+    rows = torch.from_numpy(np.flatnonzero(pool.info["split"].isin(["train", "extra"])))
+    return build_views(pool, modalities=modalities, **settings), pool, rows
+
+
+def test_ranks(run: Run, views: CrystalViews, table: CrystalTable) -> dict[int, pd.DataFrame]:
+    """Ranks of the test crystals in retrieval among themselves, by seed.
+
+    Args:
+        run: Trained models with a contrastive loss.
+        views: Views of ``table``.
+        table: The crystals.
+
+    Returns:
+        As :func:`ledger.save_ranks` takes it.
+    """
+    test = split_rows(table)[2]
+    names = table.info["material_id"].to_numpy()[test.numpy()]
+    return {
+        seed: ledger.rank_frame(evaluate.embed(model, views, test), names)
+        for seed, model in zip(run.seeds, run.models, strict=True)
+    }
+
+
+def load_starts(
+    folder: str | os.PathLike[str], views: Sequence[str], seeds: Sequence[int], *, made_by: str
+) -> list[dict[str, UniMat]]:
+    """The models of single views that an earlier chapter left for others to start from.
+
+    Args:
+        folder: Where it saved ``<view>_seed<seed>.safetensors``.
+        views: Names of the modalities.
+        seeds: Which seeds.
+        made_by: The exact command that makes the files, for the error message.
+
+    Returns:
+        For each seed what :func:`train_seeds` takes as a start.
+
+    Raises:
+        FileNotFoundError: If a file is missing; the message holds the command.
+    """
+    paths = [{v: Path(folder) / f"{v}_seed{seed}.safetensors" for v in views} for seed in seeds]
+    missing = [path for by_view in paths for path in by_view.values() if not path.is_file()]
+    if missing:
+        raise FileNotFoundError(f"{missing[0]} is missing. Make it with:\n    {made_by}")
+    return [{view: load_model(path) for view, path in by_view.items()} for by_view in paths]
 
 
 def main_table(runs: Mapping[str, Run], *, first_column: str = "view") -> pd.DataFrame:

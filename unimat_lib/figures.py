@@ -1636,6 +1636,55 @@ def learning_curves(
     return figure
 
 
+@_styled
+def data_curve(curve: pd.DataFrame, *, ylabel: str) -> Figure:
+    """Error against the number of training crystals, both axes logarithmic.
+
+    On such axes a power law is a straight line: its slope says what more data buys.
+
+    Args:
+        curve: columns `crystals` (training crystals), `error` and `label` (one line each). Rows
+            that share label and crystals are seeds: dots, with the line through their mean.
+        ylabel: the error, with its unit.
+
+    Raises:
+        ValueError: If a column is missing, or a number cannot stand on a logarithmic axis.
+    """
+    _require(curve, ["crystals", "error", "label"])
+    numbers = curve[["crystals", "error"]].to_numpy(dtype=float)
+    if not len(curve) or not (np.isfinite(numbers).all() and (numbers > 0).all()):
+        raise ValueError(
+            f"expected positive crystals and errors, got {len(curve)} rows with "
+            f"{int((~(numbers > 0)).any(axis=1).sum())} that are not; leave those out"
+        )
+    labels = [str(label) for label in dict.fromkeys(curve["label"])]
+    palette = _colors(labels)
+    figure = _figure(height=4.2)
+    axes = figure.add_subplot()
+    for k, label in enumerate(labels):
+        part, color = curve[curve["label"].astype(str) == label], palette[label]
+        mean = part.groupby("crystals")["error"].mean()
+        axes.plot(mean.index, mean, color=color, linestyle=("-", "--", ":")[k % 3], label=label)
+        axes.plot(part["crystals"], part["error"], "o", color=color, ms=5, mec="white")
+        for x, y in mean.items():
+            axes.annotate(
+                f"{y:.3g}",
+                (x, y),
+                (0, 8 if k % 2 == 0 else -15),  # points; neighbouring lines write on other sides
+                textcoords="offset points",
+                ha="center",
+                fontsize=9.5,
+                color=color,
+            )
+    axes.set(xscale="log", yscale="log", xlabel="training crystals", ylabel=ylabel)
+    axes.margins(x=0.1, y=0.15)
+    for axis in (axes.xaxis, axes.yaxis):
+        _plain_log(axis)
+    axes.grid()
+    axes.legend(loc="best")
+    return figure
+
+
 # -------------------------------------------------------------------------------------------------
 # Alignment
 # -------------------------------------------------------------------------------------------------
@@ -2202,8 +2251,8 @@ def paper_vs_ours(frame: pd.DataFrame, *, xlabel: str, digits: int = 2) -> Figur
     """Published value, our reproduction and our best, a row per claim.
 
     Args:
-        frame: columns `claim`, `paper`, `ours`, optional `ours_low`, `ours_high`, `reproduction`,
-            `reproduction_low`, `reproduction_high`; NaN where there is no value.
+        frame: columns `claim`, `paper`, `ours`, optional `ours_low`, `ours_high`, and the same of
+            `reproduction` and `ours_refined`; NaN where there is no value.
         xlabel: with unit.
         digits: decimals of the printed values.
     """
@@ -2212,6 +2261,7 @@ def paper_vs_ours(frame: pd.DataFrame, *, xlabel: str, digits: int = 2) -> Figur
         ("paper", "D", INK, "paper"),
         ("reproduction", "s", ORANGE, "reproduction"),
         ("ours", "o", BLUE, "this book"),
+        ("ours_refined", "^", GREEN, "this book, refined"),
     )
     shown = [entry for entry in series if entry[0] in frame.columns]
     figure = _figure(height=1.15 + len(frame) * 0.52)

@@ -10,6 +10,7 @@ stored in float32.
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,9 @@ logger = logging.getLogger(__name__)
 
 TIE_TOLERANCE = 1e-4
 """Neighbours this much further (angstrom) than the last one kept count as the same shell."""
+
+NUM_TRANSLATIONS = 64
+"""Lattice translations that a graph keeps per crystal."""
 
 _DISTANCE_TOLERANCE = (
     1e-8  # angstrom; pymatgen's numerical_tol, so that both agree on an atom exactly at the cutoff
@@ -48,6 +52,8 @@ class PeriodicGraph:
         atom_offsets: int64 [C + 1]; atoms of crystal c are ``atom_offsets[c]:atom_offsets[c + 1]``.
         edge_offsets: int64 [C + 1]; the same for edges.
         atomic_numbers: int64 [N].
+        translations: float32 [C, 64]; lengths of the shortest lattice translations in angstrom,
+            ascending, see ``shortest_translations``.
     """
 
     edge_index: Tensor
@@ -57,6 +63,7 @@ class PeriodicGraph:
     atom_offsets: Tensor
     edge_offsets: Tensor
     atomic_numbers: Tensor
+    translations: Tensor
 
     def __len__(self) -> int:
         """Number of crystals."""
@@ -129,6 +136,7 @@ class PeriodicGraph:
             atom_offsets=atom_offsets,
             edge_offsets=edge_offsets,
             atomic_numbers=self.atomic_numbers.index_select(0, atoms),
+            translations=self.translations.index_select(0, index),
         )
 
     def padded(self, *, num_atoms: int, num_edges: int) -> PeriodicGraph:
@@ -183,7 +191,10 @@ class PeriodicGraph:
         # One more factor, 1, for inert edges.
         per_edge = F.pad(factor.to(self.vector), (0, 1), value=1.0)[self.edge_crystal]  # [E]
         return replace(
-            self, vector=self.vector * per_edge[:, None], distance=self.distance * per_edge
+            self,
+            vector=self.vector * per_edge[:, None],
+            distance=self.distance * per_edge,
+            translations=self.translations * factor.to(self.translations)[:, None],
         )
 
     def with_vector(self, vector: Tensor) -> PeriodicGraph:
@@ -283,6 +294,7 @@ def periodic_graph(
         atom_offsets=table.offsets.to(device),
         edge_offsets=_offsets(edges_per_crystal),
         atomic_numbers=table.atomic_numbers,
+        translations=shortest_translations(table.lattice, count=NUM_TRANSLATIONS).float(),
     )
     _warn_isolated(graph, cutoff)
     return graph
@@ -325,6 +337,52 @@ def triplets(graph: PeriodicGraph) -> Triplets:
     unit = graph.vector / graph.distance[:, None]  # [E, 3]
     cos_angle = (unit.index_select(0, edge_kj) * unit.index_select(0, edge_ji)).sum(-1)
     return Triplets(edge_kj=edge_kj, edge_ji=edge_ji, cos_angle=cos_angle)
+
+
+def shortest_translations(lattice: Tensor, *, count: int) -> Tensor:
+    """Lengths of the shortest lattice translations of each crystal.
+
+    They belong to the lattice and not to the cell that describes it: another basis gives the same
+    list. Of a translation and its opposite one is counted; equal lengths count as often as they
+    occur. The list is continuous in the lattice, and long enough fixes it up to isometry in all
+    but rare cases (the theta series of a lattice; for point sets: Widdowson et al. 2022, MATCH
+    Commun. Math. Comput. Chem. 87, 529).
+
+    Args:
+        lattice: [C, 3, 3], rows a, b, c in angstrom.
+        count: How many per crystal.
+
+    Returns:
+        [C, count] in angstrom, ascending, dtype of the lattice.
+
+    Raises:
+        ValueError: count not positive, or a cell without volume.
+    """
+    if count < 1:
+        raise ValueError(f"count is {count}; expected at least one translation")
+    heights = cell_heights(lattice)
+    # A box of cells holds at least `count` of them; its longest needed one bounds all others.
+    reach = math.ceil(((2 * count + 1) ** (1 / 3) - 1) / 2)
+    steps = torch.arange(-reach, reach + 1, dtype=lattice.dtype, device=lattice.device)
+    box = torch.cartesian_prod(steps, steps, steps)
+    box = box[len(box) // 2 + 1 :]  # one of each pair of opposites, without zero
+    parts = []
+    for rows, height in zip(lattice.split(4096), heights.split(4096), strict=True):
+        radius = (box @ rows).norm(dim=-1).kthvalue(count, dim=1).values * (1 + 1e-9)  # [C]
+        span = (radius[:, None] / height).floor().long()  # [C, 3]
+        size = 2 * span + 1
+        crystal, rank = _expand(size.prod(1))
+        nz, nyz = size[:, 2][crystal], (size[:, 1] * size[:, 2])[crystal]
+        step = torch.stack([rank // nyz, rank % nyz // nz, rank % nz], dim=1) - span[crystal]
+        half = (rank > (size.prod(1) // 2)[crystal]).nonzero().squeeze(1)
+        crystal, step = crystal[half], step[half].to(lattice.dtype)
+        length = (step[:, None] @ rows[crystal]).squeeze(1).norm(dim=1)
+        order = length.argsort()
+        order = order[crystal[order].argsort(stable=True)]
+        number = _count(crystal, len(rows))
+        first = (number.cumsum(0) - number)[:, None]
+        parts.append(length[order][first + torch.arange(count, device=lattice.device)])
+    return torch.cat(parts) if parts else lattice.new_zeros(0, count)
 
 
 def cell_heights(lattice: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import copy
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -18,7 +19,15 @@ from torch import nn
 from unimat_lib.composition import magpie_features
 from unimat_lib.crystals import CRYSTAL_SYSTEMS
 from unimat_lib.model import UniMat, load_model
-from unimat_lib.patterns import CU_K_ALPHA, Pattern, read_pattern, to_grid
+from unimat_lib.patterns import CU_K_ALPHA, Grid, Pattern, PatternError, read_pattern, to_grid
+from unimat_lib.record import project_root
+from unimat_lib.refine import find_peaks, refine_cells
+
+PRETRAINED = "data/pretrained/xrd_composition.safetensors"
+"""The model of the command line, from the folder of the book."""
+
+POSITION_ERROR = 0.02
+"""Degrees; what the peaks of an aligned diffractometer are off by (zero, height of the sample)."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +52,44 @@ class Identification:
     def __str__(self) -> str:
         """Three lines of text: lengths, angles, the likely crystal systems."""
         likely = sorted(self.crystal_system.items(), key=lambda item: -item[1])[:3]
-        return "\n".join(
-            [
-                "a, b, c            " + "  ".join(f"{x:8.3f}" for x in self.lengths) + "  angstrom",
-                "alpha, beta, gamma " + "  ".join(f"{x:8.2f}" for x in self.angles) + "  degrees",
-                "crystal system     " + ", ".join(f"{name} {100 * p:.0f} %" for name, p in likely),
-            ]
-        )
+        systems = ", ".join(f"{name} {100 * p:.0f} %" for name, p in likely)
+        return f"{_cell_text(self.lengths, self.angles)}\ncrystal system     {systems}"
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """The cell that explains the peaks of a pattern, if one was found.
+
+    Attributes:
+        lengths: a, b, c of the Niggli-reduced primitive cell, angstrom.
+        angles: alpha, beta, gamma of that cell, degrees.
+        accepted: Whether it explains the peaks better than the predicted cell does; if not, lengths
+            and angles are the prediction.
+        explained: Share of the peaks that it explains.
+        num_peaks: Number of peaks it was compared with.
+    """
+
+    lengths: tuple[float, float, float]
+    angles: tuple[float, float, float]
+    accepted: bool
+    explained: float
+    num_peaks: int
+
+    def __str__(self) -> str:
+        """The cell and how well it fits, or that none was found."""
+        if not self.accepted:
+            return f"refinement         no cell explains the {self.num_peaks} peaks better"
+        share = f"explains {100 * self.explained:.0f} % of {self.num_peaks} peaks"
+        return f"{_cell_text(self.lengths, self.angles)}\nrefined cell       {share}"
+
+
+def _cell_text(lengths: Sequence[float], angles: Sequence[float]) -> str:
+    return "\n".join(
+        [
+            "a, b, c            " + "  ".join(f"{x:8.3f}" for x in lengths) + "  angstrom",
+            "alpha, beta, gamma " + "  ".join(f"{x:8.2f}" for x in angles) + "  degrees",
+        ]
+    )
 
 
 def in_bfloat16(model: UniMat) -> UniMat:
@@ -123,14 +163,65 @@ def identify(model: UniMat, pattern: Pattern, formula: str | None = None) -> Ide
     )
 
 
+def refine(found: Identification, pattern: Pattern) -> Refinement:
+    """Improve a predicted cell with the positions of the pattern's own peaks.
+
+    The peaks are those of the measurement at its own wavelength and step, not of the model's grid.
+    A spectrum with two lines (K-alpha 1 and 2) splits them at high angles; strip the second line.
+
+    Args:
+        found: The prediction for this pattern.
+        pattern: The measurement.
+
+    Raises:
+        PatternError: If the pattern shows no peak.
+    """
+    low, high = float(pattern.two_theta[0]), float(pattern.two_theta[-1])
+    step = float(pattern.two_theta.diff().median())
+    grid = Grid(low, high, max(2, round((high - low) / step) + 1), pattern.wavelength)
+    peaks = find_peaks(to_grid(pattern, grid)[None], grid, position_error=POSITION_ERROR)
+    if not bool(peaks.mask.any()):
+        raise PatternError("no peak stands out of the noise: measure longer, or do not refine")
+    cells = refine_cells(
+        torch.tensor([found.lengths]),
+        torch.tensor([found.angles]),
+        peaks,
+        system_probs=torch.tensor([[found.crystal_system[name] for name in CRYSTAL_SYSTEMS]]),
+    )
+    return Refinement(
+        lengths=tuple(cells.lengths[0].tolist()),
+        angles=tuple(cells.angles[0].tolist()),
+        accepted=bool(cells.accepted[0]),
+        explained=float(cells.explained[0]),
+        num_peaks=int(peaks.mask.sum()),
+    )
+
+
+def pretrained_model() -> Path:
+    """The model that comes with the book.
+
+    Raises:
+        FileNotFoundError: If it is not there; the message says what to do.
+    """
+    path = project_root() / PRETRAINED
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"expected a pretrained model at {path}, but there is none: name one with --model, or "
+            "train it with python tools/book.py run 05 --profile full"
+        )
+    return path
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line: ``python -m unimat_lib.identify pattern.xy --model FILE --formula TiO2``."""
+    """Command line: ``python -m unimat_lib.identify pattern.xy --formula TiO2 --refine``."""
     parser = argparse.ArgumentParser(
         prog="python -m unimat_lib.identify",
         description="Predict the cell and the crystal system behind a measured powder pattern.",
     )
     parser.add_argument("pattern", help="two-column text (.xy .txt .dat .csv) or .xrdml")
-    parser.add_argument("--model", required=True, help="*.safetensors, its .json beside it")
+    parser.add_argument(
+        "--model", help=f"*.safetensors, its .json beside it (default: the book's {PRETRAINED})"
+    )
     parser.add_argument("--formula", help="chemical formula, such as TiO2, if it is known")
     parser.add_argument(
         "--wavelength",
@@ -138,14 +229,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default=CU_K_ALPHA,
         help="angstrom, for files that do not state it (default: %(default)s, Cu K-alpha)",
     )
+    parser.add_argument(
+        "--refine", action="store_true", help="improve the cell with the positions of the peaks"
+    )
     given = parser.parse_args(arguments)
     try:
         pattern = read_pattern(given.pattern, wavelength=given.wavelength)
-        found = identify(load_model(given.model), pattern, given.formula)
+        found = identify(load_model(given.model or pretrained_model()), pattern, given.formula)
+        answers = [found, refine(found, pattern)] if given.refine else [found]
     except (ValueError, OSError) as error:  # PatternError is a ValueError
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(found)
+    print(*answers, sep="\n\n")
     return 0
 
 

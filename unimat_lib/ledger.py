@@ -19,13 +19,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy.stats import norm
 from scipy.stats import t as student
+from torch import Tensor
 
+from unimat_lib.alignment import retrieval_ranks
 from unimat_lib.crystals import CRYSTAL_SYSTEMS
 from unimat_lib.evaluate import (
     LOWER_IS_BETTER,
     PER_CRYSTAL,
     PROBABILITY_COLUMNS,
     SCALED_COLUMNS,
+    bootstrap_mean,
     summarize,
     with_relative_errors,
 )
@@ -41,7 +44,37 @@ SETTINGS: Mapping[str, str] = {
 }
 """Settings and how they are called in tables."""
 
-VARIANTS = ("reproduction", "ours")
+VARIANTS: Mapping[str, str] = {
+    "reproduction": "reproduction",
+    "ours": "ours",
+    "ours_refined": "ours + refinement",
+}
+"""Variants and how they are called in tables."""
+
+DIRECTIONS: Mapping[str, str] = {
+    "xrd_to_structure": "pattern finds structure",
+    "structure_to_xrd": "structure finds pattern",
+    "composition_to_structure": "formula finds structure",
+    "structure_to_composition": "structure finds formula",
+}
+"""Directions of a retrieval, query first, and how they are called in tables."""
+
+_FUSED = "xrd_composition_aligned_fused"
+_CHAPTERS = {"structure_aligned_xrd": "04", _FUSED: "05", "all_three": "05"}  # others: 03
+
+PREDICTIONS: Mapping[tuple[str, str], str] = {
+    **{(s, "reproduction"): _CHAPTERS.get(s, "03") for s in SETTINGS if s != "all_three"},
+    **{(s, "ours"): _CHAPTERS.get(s, "03") for s in SETTINGS},
+    **{(s, "ours_refined"): "09" for s in ("xrd", _FUSED)},
+}
+"""(setting, variant) of every model of the ledger, and the chapter that writes its predictions."""
+
+RANKS: Mapping[tuple[str, str], str] = {
+    ("structure_aligned_xrd", "reproduction"): "04",
+    ("structure_aligned_xrd", "ours"): "04",
+    ("all_three", "ours"): "05",
+}
+"""(setting, variant) of every retrieval of the ledger, and the chapter that writes its ranks."""
 
 CELL_METRICS = (
     "scaled_length_mae",
@@ -86,13 +119,16 @@ def save_predictions(
     Returns:
         The files, in the order of ``frames``.
     """
-    folder = Path(folder)
+    return _save(frames, Path(folder), setting, variant, write=_write_packed)
+
+
+def _save(by_seed, folder: Path, setting: str, variant: str, *, write) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    for seed, frame in frames.items():
+    for seed, frame in by_seed.items():
         path = folder / f"{setting}-{variant}-seed{seed}.parquet"
         with replacing(path) as temporary:
-            _write_packed(frame, temporary)
+            write(frame, temporary)
         written.append(path)
     for path in _files(folder, setting, variant):  # seeds of an earlier run would mix in
         if path not in written:
@@ -145,22 +181,211 @@ def load_predictions(
         FileNotFoundError: If there is no file; the message holds the command.
         ValueError: If the seeds predict different crystals.
     """
-    files = _files(Path(folder), setting, variant)
+    return _load(Path(folder), setting, variant, made_by, read=_read_packed)
+
+
+def _load(folder: Path, setting: str, variant: str, made_by: str, *, read):
+    files = _files(folder, setting, variant)
     if not files:
         raise FileNotFoundError(
-            f"{Path(folder) / f'{setting}-{variant}-seed*.parquet'} is missing. Make it with:\n"
+            f"{folder / f'{setting}-{variant}-seed*.parquet'} is missing. Make it with:\n"
             f"    {made_by}"
         )
-    frames = {_seed(path): _read_packed(path) for path in files}
+    frames = {_seed(path): read(path) for path in files}
     frames = dict(sorted(frames.items()))
     check_same_crystals(*frames.values())
     return frames
+
+
+def load_all(
+    folder: str | os.PathLike[str], *, profile: str
+) -> tuple[dict[tuple[str, str], list[pd.DataFrame]], dict[tuple[str, str], list[pd.DataFrame]]]:
+    """Read everything that the ledger counts.
+
+    Args:
+        folder: The ``results`` folder of a profile.
+        profile: Its name, for the command in an error message.
+
+    Returns:
+        (setting, variant) to errors frames of the seeds, and the same to rank frames, in the order
+        of the tables.
+
+    Raises:
+        FileNotFoundError: If a file is missing; the message holds the command that makes it.
+        ValueError: If two files speak of different crystals.
+    """
+    found = []
+    for kind, chapters, load in (
+        ("predictions", PREDICTIONS, load_predictions),
+        ("ranks", RANKS, load_ranks),
+    ):
+        keys = [(s, v) for s in SETTINGS for v in VARIANTS if (s, v) in chapters]
+        commands = {k: f"python tools/book.py run {chapters[k]} --profile {profile}" for k in keys}
+        found.append(
+            {
+                (s, v): list(
+                    load(Path(folder) / kind, setting=s, variant=v, made_by=commands[s, v]).values()
+                )
+                for s, v in keys
+            }
+        )
+    check_same_crystals(*(frame for part in found for seeds in part.values() for frame in seeds))
+    return found[0], found[1]
+
+
+def all_rows(
+    frames: Mapping[tuple[str, str], Sequence[pd.DataFrame]],
+    ranks: Mapping[tuple[str, str], Sequence[pd.DataFrame]],
+    *,
+    num_resamples: int = 1000,
+) -> list[dict[str, object]]:
+    """The rows of everything that :func:`load_all` read: predictions first, then recalls."""
+    return [
+        row
+        for count, part in ((ledger_rows, frames), (recall_rows, ranks))
+        for (setting, variant), seeds in part.items()
+        for row in count(seeds, setting=setting, variant=variant, num_resamples=num_resamples)
+    ]
 
 
 def available(folder: str | os.PathLike[str]) -> list[tuple[str, str]]:
     """The (setting, variant) pairs of ``SETTINGS`` and ``VARIANTS`` that have files, in order."""
     folder = Path(folder)
     return [(s, v) for s in SETTINGS for v in VARIANTS if _files(folder, s, v)]
+
+
+# ---- retrieval
+
+
+def rank_frame(points: Mapping[str, Tensor], material_id: Sequence[str]) -> pd.DataFrame:
+    """Ranks of the right partner in every direction of ``DIRECTIONS`` that the points allow.
+
+    Args:
+        points: View name to points of the shared space ``[n, d]``, see
+            :func:`unimat_lib.evaluate.embed`; all test crystals, which are also the gallery.
+        material_id: Their names.
+
+    Returns:
+        One row per crystal: ``material_id`` and an int32 column per direction, 1 = first. Ties
+        count against us.
+    """
+    ends = {name: name.split("_to_") for name in DIRECTIONS}
+    ranks = {
+        name: retrieval_ranks(points[query], points[gallery]).cpu().numpy().astype(np.int32)
+        for name, (query, gallery) in ends.items()
+        if query in points and gallery in points
+    }
+    return pd.DataFrame({"material_id": list(material_id)} | ranks)
+
+
+def save_ranks(
+    by_seed: Mapping[int, pd.DataFrame],
+    folder: str | os.PathLike[str],
+    *,
+    setting: str,
+    variant: str,
+) -> list[Path]:
+    """Write the retrieval ranks of all seeds of a setting; files of other seeds are removed.
+
+    Args:
+        by_seed: Seed to a frame as :func:`rank_frame` makes it.
+        folder: The ``ranks`` folder; it is made.
+        setting: Name of the setting.
+        variant: Name of the variant.
+
+    Returns:
+        The files, in the order of ``by_seed``.
+
+    Raises:
+        ValueError: If a frame has no or unknown directions, or a rank outside 1 to ``n``.
+    """
+    for seed, frame in by_seed.items():
+        _check_ranks(frame, f"{setting}-{variant}-seed{seed}")
+    return _save(by_seed, Path(folder), setting, variant, write=_write_ranks)
+
+
+def _check_ranks(frame: pd.DataFrame, name: str) -> None:
+    directions = list(frame.columns.drop("material_id"))
+    if not directions or not set(directions) <= set(DIRECTIONS):
+        raise ValueError(
+            f"{name}: expected material_id and columns of {list(DIRECTIONS)}, got "
+            f"{list(frame.columns)}: make the frame with ledger.rank_frame"
+        )
+    ranks = frame[directions].to_numpy()
+    if len(ranks) == 0 or ranks.min() < 1 or ranks.max() > len(ranks):
+        raise ValueError(
+            f"{name}: expected ranks from 1 to the {len(ranks)} crystals of the gallery: queries "
+            "and gallery must be all test crystals"
+        )
+
+
+def _write_ranks(frame: pd.DataFrame, path: Path) -> None:
+    directions = frame.columns.drop("material_id")
+    table = pa.Table.from_pandas(
+        frame.astype(dict.fromkeys(directions, np.int32)), preserve_index=False
+    )
+    pq.write_table(table, path, compression="zstd", compression_level=12)
+
+
+def load_ranks(
+    folder: str | os.PathLike[str], *, setting: str, variant: str, made_by: str
+) -> dict[int, pd.DataFrame]:
+    """Read the retrieval ranks of all seeds of a setting.
+
+    Args:
+        folder: The ``ranks`` folder.
+        setting: Name of the setting.
+        variant: Name of the variant.
+        made_by: The exact command that makes the files, for the error message.
+
+    Returns:
+        Seed to rank frame, see :func:`rank_frame`, by rising seed.
+
+    Raises:
+        FileNotFoundError: If there is no file; the message holds the command.
+        ValueError: If the seeds rank different crystals.
+    """
+    return _load(Path(folder), setting, variant, made_by, read=pd.read_parquet)
+
+
+def recall_metric(direction: str, k: int) -> str:
+    """Name of a recall in the ledger; the direction of a user, pattern to structure, has none."""
+    return f"recall_at_{k}" + ("" if direction == "xrd_to_structure" else f"_{direction}")
+
+
+def recall_rows(
+    frames: Sequence[pd.DataFrame], *, setting: str, variant: str, num_resamples: int = 1000
+) -> list[dict[str, object]]:
+    """Recall at 1 and at 10 in every direction, per cent, as the ledger file holds it.
+
+    Args:
+        frames: Rank frames of the seeds, same crystals in the same order.
+        setting: Name of the setting.
+        variant: Name of the variant.
+        num_resamples: Bootstrap samples where there are several seeds; the interval of one seed
+            is Wilson's.
+
+    Returns:
+        Rows as of :func:`ledger_rows`; metrics ``recall_at_<k>`` (pattern to structure) and
+        ``recall_at_<k>_<direction>``.
+    """
+    rows = []
+    for direction in (name for name in DIRECTIONS if name in frames[0]):
+        ranks = np.stack([frame[direction].to_numpy() for frame in frames])  # [seeds, n]
+        for k in (1, 10):
+            found = 100.0 * (ranks <= k)
+            per_seed, n = found.mean(axis=1), found.shape[1]
+            metric = recall_metric(direction, k)
+            row = share_row(per_seed.mean(), n, setting=setting, variant=variant, metric=metric)
+            if len(frames) > 1:
+                interval = bootstrap_mean(found.mean(axis=0), num_resamples=num_resamples)
+                row |= {"std": float(per_seed.std(ddof=1)), "seeds": len(frames)}
+                row["ci95"] = list(interval)
+            rows.append(row)
+    return rows
+
+
+# ---- files
 
 
 def _files(folder: Path, setting: str, variant: str) -> list[Path]:
@@ -443,8 +668,9 @@ def judge(
         claim: One claim of ``data/published.yml``.
         rows: The ledger.
         frames: (setting, variant) to errors frames of the seeds, for claims about changes.
-        variant: Which of our variants. A change is taken between two settings of this variant;
-            where a setting lacks it, its other variant stands in and the text says so.
+        variant: Which of our variants. Changes and orders are taken between settings of this
+            variant; where a setting lacks it, the next plainer variant stands in and the text
+            says so.
         num_claims: Verdicts given together, see :func:`verdict`.
 
     Returns:
@@ -468,38 +694,71 @@ def judge(
         )
         return f"{row['mean']:{spec}} [{low}, {high}]", word
     if claim["kind"] == "order":
-        means = [
-            find_row(rows, setting=s, variant=v, metric=metric)
-            for s in claim["settings"]
-            for v in [variant if (s, variant) in frames else _other(variant)]
-        ]
-        if None in means:
-            return none
-        values = [row["mean"] for row in means]
-        pairs = [(a, b) for i, a in enumerate(values) for b in values[i + 1 :]]
-        same = sum(a < b for a, b in pairs)
-        word = "confirmed" if same == len(pairs) else "partly" if same else "contradicted"
-        return f"{same} of {len(pairs)} pairs in this order", word
+        return _judge_order(claim, rows, frames, variant=variant)
     return _judge_change(claim, frames, variant=variant, num_claims=num_claims, lower=lower)
 
 
-def _other(variant: str) -> str:
-    return VARIANTS[1 - VARIANTS.index(variant)]
+def judge_claims(
+    claims: Sequence[Mapping[str, object]],
+    rows: Sequence[Mapping[str, object]],
+    frames: Mapping[tuple[str, str], Sequence[pd.DataFrame]],
+) -> tuple[pd.DataFrame, int]:
+    """All verdicts on some claims, which hold together at the family-wise level of 95 %.
+
+    Args:
+        claims: Claims of ``data/published.yml``.
+        rows: The ledger.
+        frames: (setting, variant) to errors frames of the seeds.
+
+    Returns:
+        One row per claim and variant: ``id``, ``variant``, ``number``, ``verdict``; and how many of
+        them were judged with an interval, which is the number that Bonferroni's correction counts
+        (an order of means has none, and what was not measured is no comparison).
+    """
+    pairs = [(claim, variant) for claim in claims for variant in VARIANTS]
+    measured = [
+        claim["kind"] != "order" and judge(claim, rows, frames, variant=v, num_claims=1)[0] != "–"
+        for claim, v in pairs
+    ]
+    count = max(sum(measured), 1)
+    judged = [(c["id"], v, *judge(c, rows, frames, variant=v, num_claims=count)) for c, v in pairs]
+    return pd.DataFrame(judged, columns=["id", "variant", "number", "verdict"]), count
+
+
+def _chosen(
+    settings: Sequence[str], frames: Mapping[tuple[str, str], object], variant: str
+) -> tuple[list[tuple[str, str]], str] | None:
+    """Keys of the settings in a variant or what stands in for it, and a note that says so.
+
+    ``None`` where a setting has neither, or where no setting has the variant itself.
+    """
+    plainer = list(VARIANTS)[list(VARIANTS).index(variant) :: -1]  # the variant first
+    keys = [next(((s, v) for v in plainer if (s, v) in frames), None) for s in settings]
+    if None in keys or all(v != variant for _, v in keys):
+        return None
+    others = [f"{VARIANTS[v]} of {SETTINGS.get(s, s)}" for s, v in keys if v != variant]
+    return keys, f" ({'; '.join(others)})" if others else ""
+
+
+def _judge_order(claim, rows, frames, *, variant: str) -> tuple[str, str]:
+    chosen = _chosen(claim["settings"], frames, variant)
+    if chosen is None:
+        return "–", "not measured"
+    values = [
+        find_row(rows, setting=s, variant=v, metric=claim["metric"])["mean"] for s, v in chosen[0]
+    ]
+    pairs = [(a, b) for i, a in enumerate(values) for b in values[i + 1 :]]
+    same = sum(a < b for a, b in pairs)
+    word = "confirmed" if same == len(pairs) else "partly" if same else "contradicted"
+    return f"{same} of {len(pairs)} pairs in this order{chosen[1]}", word
 
 
 def _judge_change(claim, frames, *, variant: str, num_claims: int, lower: bool) -> tuple[str, str]:
-    chosen, notes = [], ""
-    for setting in (claim["before"], claim["after"]):
-        key = (setting, variant)
-        if key not in frames:
-            key = (setting, _other(variant))
-            notes = f" ({_other(variant)} of {SETTINGS.get(setting, setting)})"
-        if key not in frames:
-            return "–", "not measured"
-        chosen.append(key)
-    if all(key[1] != variant for key in chosen):
+    chosen = _chosen((claim["before"], claim["after"]), frames, variant)
+    if chosen is None:
         return "–", "not measured"
-    before, after = (list(frames[key]) for key in chosen)
+    keys, note = chosen
+    before, after = (list(frames[key]) for key in keys)
     start = float(np.mean([PER_CRYSTAL[claim["metric"]](frame).mean() for frame in before]))
     change, low, high = (100 * x / start for x in paired_difference(before, after, claim["metric"]))
     _, wide_low, wide_high = paired_difference(
@@ -509,4 +768,4 @@ def _judge_change(claim, frames, *, variant: str, num_claims: int, lower: bool) 
     found = change_verdict(wide_low, wide_high, lower_is_better=lower)
     words = {"improves": "contradicted", "worsens": "contradicted"} | {claimed: "confirmed"}
     interval = "" if math.isnan(low) else f" [{low:+.1f}, {high:+.1f}]"
-    return f"{change:+.1f} %{interval}{notes}", words.get(found, found)
+    return f"{change:+.1f} %{interval}{note}", words.get(found, found)

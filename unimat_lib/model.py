@@ -45,6 +45,7 @@ class UniMatConfig:
         projection_dim: Width of the shared space in which modalities are aligned.
         fusion: One of ``fusion.FUSIONS``.
         alignment: One of ``alignment.ALIGNMENT_KINDS``.
+        start_scale: Inverse temperature at the start of the alignment, ``None`` for its papers'.
         grid: 2theta grid of the pattern encoder.
         cutoff: Radius of the periodic graph, angstrom.
         max_neighbors: Cap on neighbours per atom.
@@ -60,6 +61,7 @@ class UniMatConfig:
     projection_dim: int = 128
     fusion: str = "concat"
     alignment: str = "clip"
+    start_scale: float | None = None
     grid: Grid = field(default_factory=lambda: Grid(5.0, 90.0, 4096))
     cutoff: float = 5.0
     max_neighbors: int | None = 12
@@ -143,7 +145,7 @@ class UniMat(nn.Module):
         self.projections = nn.ModuleDict(
             {name: nn.Linear(config.dim, config.projection_dim) for name in config.modalities}
         )
-        self.alignment = AlignmentLoss(kind=config.alignment)
+        self.alignment = AlignmentLoss(kind=config.alignment, start_scale=config.start_scale)
         self.fusion = make_fusion(config.fusion, num_modalities=len(config.inputs), dim=config.dim)
         self.cell_head = CellHead(dim=config.dim)
         self.system_head = CrystalSystemHead(dim=config.dim)
@@ -260,7 +262,8 @@ def save_model(model: UniMat, path: str | os.PathLike[str], *, half: bool = Fals
     Args:
         model: The model.
         path: File of the weights; the folder is made.
-        half: Store floating-point weights in bfloat16, which halves the file.
+        half: Store the weight matrices in float16, which halves the file. Vectors stay as they
+            are: they are small, and the shift and scale of the cell need their digits.
 
     Returns:
         The path of the weights.
@@ -272,7 +275,7 @@ def save_model(model: UniMat, path: str | os.PathLike[str], *, half: bool = Fals
     if path.suffix != ".safetensors":
         raise ValueError(f"expected a path that ends in .safetensors, got {path}")
     tensors = {
-        name: (x.to(torch.bfloat16) if half and x.is_floating_point() else x).contiguous().cpu()
+        name: (x.half() if half and x.is_floating_point() and x.ndim > 1 else x).contiguous().cpu()
         for name, x in model.state_dict().items()
     }
     description = {

@@ -25,7 +25,8 @@ class PatternEncoder(nn.Module):
 
     A stem of stride 4, then stages of residual blocks (depthwise convolution over 7 points,
     normalisation over the channels, expansion to 4 times the width, GELU; Liu et al. 2022,
-    arXiv:2201.03545), each stage at half the length and twice the width of the one before. The
+    arXiv:2201.03545), each stage at half the length and twice the width of the one before, up to
+    four times the first width. The
     normalisations have no weights of their own, because a linear layer follows each.
 
     Two channels enter: the intensity, and its square root, which lifts weak peaks (they fix the
@@ -38,13 +39,13 @@ class PatternEncoder(nn.Module):
     between crystals; BatchNorm takes off what all crystals have in common. It is the only layer
     that sees other crystals, and in evaluation uses the averages of training.
 
-    With 4,096 points ``width=64, depths=(2, 2, 4, 2)`` has about 9 million parameters;
-    with 1,024 points ``width=16, depths=(1, 1, 1, 1)`` less than one and is quick on a CPU.
+    With 4,096 points ``width=64, depths=(1, 1, 2, 1)`` has about 3 million parameters;
+    with 1,024 points ``width=16, depths=(1, 1, 1, 1)`` is quick on a CPU.
 
     Args:
         num_points: Points P of a pattern.
         dim: Size of the embedding.
-        width: Channels of the first stage; doubled at each further stage.
+        width: Channels of the first stage; doubled at the second and third.
         depths: Blocks of each stage.
         position_channels: Channels per position that reach the readout.
         dropout: Share of the flattened features dropped in training.
@@ -65,7 +66,7 @@ class PatternEncoder(nn.Module):
         stride = 4 * 2 ** (len(depths) - 1)
         length = math.ceil(num_points / stride)
         self.padding = length * stride - num_points  # zeros appended, so that no point is cut off
-        widths = [width * 2**stage for stage in range(len(depths))]
+        widths = [width * min(2**stage, 4) for stage in range(len(depths))]
         layers: list[nn.Module] = [Stem(width)]
         for stage, depth in enumerate(depths):
             if stage:
@@ -80,9 +81,9 @@ class PatternEncoder(nn.Module):
             nn.Flatten(),
             nn.BatchNorm1d(features, affine=False),
             nn.Dropout(dropout),
-            nn.Linear(features, 2 * dim),
+            nn.Linear(features, dim),
             nn.GELU(),
-            nn.Linear(2 * dim, dim),
+            nn.Linear(dim, dim),
         )
 
     def forward(self, pattern: Tensor) -> Tensor:

@@ -1,69 +1,58 @@
 """Physics at test time: from a predicted unit cell and the observed peaks to an exact cell.
 
 A network reads a cell off a powder pattern to a few per cent. The positions of the peaks know it to
-parts in ten thousand: with Q = 1/d^2 = 4 sin^2(theta) / lambda^2, every reflection (hkl) obeys
+parts in ten thousand, if one knows which peak is which. :func:`refine_cells` lets
+:mod:`unimat_lib.indexing` list cells that explain the peaks and weighs fit against the network's
+prediction. :func:`refine_frame` does this for a file of predictions, and carries what the exact
+cell says over to the two other things predicted: the scaled lengths, through the number of atoms,
+and the crystal system.
 
-    Q = A h^2 + B k^2 + C l^2 + D kl + E hl + F hk,
-
-linear in the six numbers of the reciprocal metric tensor, and in one to four of them where the
-lattice is symmetric. :func:`refine_cells` indexes the pattern: for each of the fourteen Bravais
-lattices it solves this equation exactly for the lowest peaks under many assignments of (hkl), keeps
-the cells whose volume the network believes possible, compares their lines with all peaks, improves
-the best by least squares, and weighs fit against the network's prediction.
-
-Sources: de Wolff, J. Appl. Cryst. 1, 108 (1968); Werner, Eriksson and Westdahl, J. Appl. Cryst. 18,
-367 (1985); Le Bail, Powder Diffr. 19, 249 (2004).
+The true number of atoms is never used. It is estimated from the exact volume, the network's volume
+per atom, and how often training crystals of such a lattice (and such a formula, where one is given)
+have each number.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from itertools import combinations
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from unimat_lib.bragg import _half_sphere
-from unimat_lib.crystals import CRYSTAL_SYSTEMS, CrystalError, _niggli_cell
-from unimat_lib.patterns import Grid
+from unimat_lib.crystals import CRYSTAL_SYSTEMS, CrystalTable
+from unimat_lib.evaluate import (
+    CELL_COLUMNS,
+    PROBABILITY_COLUMNS,
+    SCALED_COLUMNS,
+    with_relative_errors,
+)
+from unimat_lib.indexing import (
+    BRAVAIS_LATTICES,
+    OUTLIER,
+    ObservedPeaks,
+    PeaksInQ,
+    find_peaks,
+    fit_cells,
+    free_numbers,
+    in_q,
+    metric_determinant,
+    niggli_cells,
+    reciprocal_metric,
+    search_cells,
+)
+from unimat_lib.views import CrystalViews
 
-_NOISY = 1e-4  # noise above this part of the highest peak makes smoothing worth its blur
-_FIRST = 12  # peaks, from the lowest angle, that choose among the assignments
-_ZONE_PEAKS = 20  # the same for zones, which explain only some of them
-_ZONES = 16  # zones that are completed to lattices
-_KEPT = 8  # cells per Bravais lattice that are refined
-_MISSED = 0.3  # share of the lines that leave no peak, when assignments are listed
-_OUTLIER = 0.01  # share of the peaks that no line need explain
-_PER_PARAMETER = 4.0  # what one more free number must gain in log-likelihood
-_TOLERANCES = (1e-3, 4e-4, 1.5e-4, 5e-5)  # relative errors of Q, round by round
 _COMPARED = 6  # best cells of each pattern that are compared with the prediction
 _MARGIN = 10.0  # by how much a refined cell must score better than the prediction
-_RIGHT_ANGLE = 0.05  # degrees from 90 that count as none, when cells are put in their setting
-_VOLUME_RANGE = (0.4, 2.2)  # times the predicted volume
-_WIDE_VOLUME_RANGE = (0.25, 4.0)  # the same where one or two numbers fix a lattice
-
-
-class ObservedPeaks(NamedTuple):
-    """Peaks of ``B`` patterns by rising angle, filled up to ``K``.
-
-    Attributes:
-        two_theta: float64 ``[B, K]``, degrees; 0 where there is no peak.
-        height: float64 ``[B, K]``, in units of the pattern.
-        sigma: float64 ``[B, K]``, standard deviation of the position, degrees; large where a peak
-            is wider than its neighbours and hence holds several reflections.
-        mask: bool ``[B, K]``, where there is a peak.
-        wavelength: X-ray wavelength in angstrom.
-    """
-
-    two_theta: Tensor
-    height: Tensor
-    sigma: Tensor
-    mask: Tensor
-    wavelength: float
+_METRIC_TOLERANCE = 1e-3  # relative deviation of a metric from symmetry that counts as none
+_TEMPER = 0.6  # exponent of the network's probabilities: they know a part of the metric already
+_COUNT_ERROR = 0.08  # typical error of the logarithm of an estimated number of atoms
+_VOLUME_TRUST = 0.9  # share of the exact volume, against the network's own, in that estimate
 
 
 class RefinedCells(NamedTuple):
@@ -89,655 +78,11 @@ class RefinedCells(NamedTuple):
     explained: Tensor
 
 
-# -------------------------------------------------------------------------------------------- peaks
-
-
-def find_peaks(
-    pattern: Tensor,
-    grid: Grid,
-    *,
-    num_peaks: int = 40,
-    min_height: float = 3e-5,
-    position_error: float = 1e-3,
-) -> ObservedPeaks:
-    """Find the peaks of patterns, to a small part of the grid's step.
-
-    A peak is a local maximum. The parabola through the logarithms of its three highest points,
-    exact for a Gaussian, gives position and width; noisy patterns are smoothed before. Peaks that
-    are wider than the narrow ones of their pattern hold several reflections; the surplus is the
-    uncertainty of their position.
-
-    Args:
-        pattern: ``[B, P]``, maximum 1, any floating type.
-        grid: The grid it lies on.
-        num_peaks: Peaks to keep, the ones at lowest angle, ``K``.
-        min_height: Smallest height of a peak. Where there is noise, a peak must also be clear of it
-            by six standard deviations of its curvature.
-        position_error: What positions are off by beside noise and overlap, degrees. Rendered
-            patterns are exact; with a zero shift or another misalignment, name its size.
-
-    Raises:
-        ValueError: The patterns are not ``[B, P]`` on this grid, or not finite.
-    """
-    if pattern.ndim != 2 or pattern.shape[1] != grid.num_points:
-        raise ValueError(
-            f"expected patterns of shape [B, {grid.num_points}], got {tuple(pattern.shape)}"
-        )
-    if not bool(torch.isfinite(pattern).all()):
-        raise ValueError("expected finite intensities: repair or leave out the broken patterns")
-    x = pattern.double()
-    noise = _noise(x)  # [B, P]
-    noisy = noise.amax(1, keepdim=True) > _NOISY * x.amax(1, keepdim=True)
-    x = torch.where(noisy, _filtered(x, [1, 4, 6, 4, 1]) / 16, x)
-    left, centre, right = (x[:, i : i + x.shape[1] - 2] for i in range(3))
-    noise = noise[:, 1:-1]
-    # The second difference of smoothed noise has a third of the noise's standard deviation.
-    clear = (2 * centre - left - right > 6 * 0.33 * noise) & (centre > min_height)
-    found = (centre > left) & (centre >= right) & clear
-
-    places = x.shape[1] - 2
-    index = torch.arange(places, device=x.device)
-    order = torch.where(found, index, places).sort(dim=1).values[:, :num_peaks]  # [B, K]
-    mask = order < places
-    order = order.clamp_max(places - 1)
-    left, height, right, noise = (each.gather(1, order) for each in (left, centre, right, noise))
-    left, centre, right = (each.clamp_min(1e-12).log() for each in (left, height, right))
-    bend = (2 * centre - left - right).clamp_min(1e-9)
-    offset = ((right - left) / (2 * bend)).clamp(-0.5, 0.5)
-    two_theta = grid.two_theta_min + (order + 1 + offset) * grid.step
-    width2 = grid.step**2 / bend  # variance of the Gaussian
-    narrow = torch.where(mask, width2, math.nan).nanquantile(0.25, dim=1, keepdim=True)
-    surplus = (width2 - narrow).clamp_min(0)
-    surplus = torch.where(surplus > 0.02 * narrow, surplus, 0.0)
-    # A slope that is off by n moves the maximum of a Gaussian by n * variance / height.
-    jitter = 0.3 * noise / height.clamp_min(1e-12) * width2 / grid.step
-    sigma = (position_error**2 + surplus + jitter**2).sqrt()
-    return ObservedPeaks(
-        two_theta=torch.where(mask, two_theta, 0.0),
-        height=torch.where(mask, height, 0.0),
-        sigma=torch.where(mask, sigma, 1.0),
-        mask=mask,
-        wavelength=grid.wavelength,
-    )
-
-
-def _noise(pattern: Tensor) -> Tensor:
-    """Standard deviation of the noise near each point, ``[B, P]``, from differences of high order.
-
-    Neighbouring points of noise are independent, those of peaks are not: of a peak as wide as four
-    points or more, a difference of sixteenth order leaves less than a thousandth.
-    """
-    order = 16
-    weights = [(-1) ** i * math.comb(order, i) for i in range(order + 1)]
-    rough = _filtered(pattern, weights) / math.sqrt(math.comb(2 * order, order))
-    window = 4 * order + 1
-    mean = functional.avg_pool1d(rough.square()[:, None], window, 1, window // 2)[:, 0]
-    return mean.sqrt()
-
-
-def _filtered(rows: Tensor, weights: list[int]) -> Tensor:
-    """Rows ``[B, P]`` convolved with a symmetric filter; the ends are continued."""
-    half = len(weights) // 2
-    kernel = torch.tensor(weights, dtype=rows.dtype, device=rows.device)[None, None]
-    padded = functional.pad(rows[:, None], (half, half), mode="replicate")
-    return functional.conv1d(padded, kernel)[:, 0]
-
-
-# ---------------------------------------------------------------------------- lattices and metrics
-
-# Conventional reciprocal metrics (A, B, C, D, E, F) that each family may have, and the primitive
-# vectors of each centring in units of the conventional ones.
-_FAMILIES = {
-    "cubic": [[1, 1, 1, 0, 0, 0]],
-    "hexagonal": [[1, 1, 0, 0, 0, 1], [0, 0, 1, 0, 0, 0]],
-    "tetragonal": [[1, 1, 0, 0, 0, 0], [0, 0, 1, 0, 0, 0]],
-    "orthorhombic": np.eye(6)[:3].tolist(),
-    "monoclinic": np.eye(6)[[0, 1, 2, 4]].tolist(),
-    "triclinic": np.eye(6).tolist(),
-}
-_CENTRINGS = {
-    "P": [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
-    "C": [[0.5, 0.5, 0], [-0.5, 0.5, 0], [0, 0, 1]],
-    "I": [[-0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0.5, 0.5, -0.5]],
-    "F": [[0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]],
-    "R": [[2 / 3, 1 / 3, 1 / 3], [-1 / 3, 1 / 3, 1 / 3], [-1 / 3, -2 / 3, 1 / 3]],
-}
-_FAMILY_CENTRINGS = {
-    "cubic": "PIF",
-    "hexagonal": "PR",
-    "tetragonal": "PI",
-    "orthorhombic": "PCIF",
-    "monoclinic": "PC",
-    "triclinic": "P",
-}
-BRAVAIS_LATTICES = tuple((f, c) for f, letters in _FAMILY_CENTRINGS.items() for c in letters)
-"""The fourteen Bravais lattices, by falling symmetry."""
-
-# Which lattices are tried together: the next stage only runs where those before explain too little.
-_TRICLINIC = len(BRAVAIS_LATTICES) - 1
-_STAGES = (range(0, 7), range(7, 11), range(11, 13), range(13, 14))
-
-
-def _quadratic(hkl: Tensor) -> Tensor:
-    """``[..., 3]`` -> the six products h^2, k^2, l^2, kl, hl, hk, ``[..., 6]``."""
-    h, k, el = hkl.unbind(-1)
-    return torch.stack([h * h, k * k, el * el, k * el, h * el, h * k], dim=-1)
-
-
-def _matrix(metric: Tensor) -> Tensor:
-    """``[..., 6]`` -> symmetric matrices ``[..., 3, 3]``."""
-    a, b, c, d, e, f = metric.unbind(-1)
-    return torch.stack([a, f / 2, e / 2, f / 2, b, d / 2, e / 2, d / 2, c], -1).unflatten(
-        -1, (3, 3)
-    )
-
-
-def _six(matrix: Tensor) -> Tensor:
-    """The inverse of :func:`_matrix`."""
-    i, j = (0, 1, 2, 1, 0, 0), (0, 1, 2, 2, 2, 1)
-    factor = torch.tensor([1.0, 1, 1, 2, 2, 2], dtype=matrix.dtype, device=matrix.device)
-    return matrix[..., i, j] * factor
-
-
-def _determinant(metric: Tensor) -> Tensor:
-    """Determinants ``[...]`` of metrics ``[..., 6]``, 0 where one is not positive definite."""
-    a, b, c, d, e, f = metric.unbind(-1)
-    det = a * b * c + (d * e * f - a * d * d - b * e * e - c * f * f) / 4
-    good = (a > 0) & (b > 0) & (c > 0)
-    good &= (4 * a * b > f * f) & (4 * b * c > d * d) & (4 * a * c > e * e) & (det > 0)
-    return torch.where(good, det, 0.0)
-
-
-def _reciprocal_metric(lengths: Tensor, angles: Tensor) -> Tensor:
-    """``[B, 6]`` of cells, NaN where the angles close none."""
-    cosine = torch.deg2rad(angles).cos()
-    a, b, c = lengths.unbind(-1)
-    products = 2 * torch.stack([b * c, a * c, a * b], -1) * cosine
-    direct = torch.cat([lengths.square(), products], -1)
-    good = (_determinant(direct) > 0)[..., None]
-    one = torch.tensor([1.0, 1, 1, 0, 0, 0], dtype=direct.dtype, device=direct.device)
-    safe = torch.where(good, direct, one)
-    return torch.where(good, _six(torch.linalg.inv(_matrix(safe))), math.nan)
-
-
-@functools.cache
-def _basis(lattice: int) -> Tensor:
-    """``[6, k]``: reciprocal metrics of a lattice's primitive cells, by its k free numbers."""
-    family, centring = BRAVAIS_LATTICES[lattice]
-    conventional = _matrix(torch.tensor(_FAMILIES[family], dtype=torch.float64))
-    inverse = torch.linalg.inv(torch.tensor(_CENTRINGS[centring], dtype=torch.float64))
-    return _six(inverse.T @ conventional @ inverse).T.contiguous()
-
-
-# ------------------------------------------------------------------------------ exact assignments
-
-# By the number of free numbers k, for all lattices but the triclinic: random lattices to draw,
-# assignments to keep per choice of peaks,
-# lowest peaks to choose k from, bound on a line's coefficients.
-_TABLES = {
-    1: (200, 20, 3, 60),
-    2: (15000, 600, 4, 400),
-    3: (15000, 1500, 5, 60),
-    4: (40000, 5000, 6, 30),
-}
-
-
-@functools.cache
-def _lines(lattice: int) -> Tensor:
-    """Distinct lines of low index as coefficients of the k free numbers, ``[n, k]``."""
-    basis = _basis(lattice)
-    steps, more = (torch.arange(-n, n + 1.0, dtype=torch.float64) for n in (8, 24))
-    rows = (_quadratic(torch.cartesian_prod(steps, steps, more)) @ basis).round(decimals=6)
-    size = rows.abs().sum(1)
-    return torch.unique(rows[(size > 0) & (size <= _TABLES[basis.shape[1]][3])], dim=0)
-
-
-def _random_lattices(lattice: int, count: int, generator: torch.Generator) -> Tensor:
-    """Free numbers ``[count, k]`` of lattices with all kinds of axial ratios."""
-    family, centring = BRAVAIS_LATTICES[lattice]
-    draw = torch.randn(count, 3, generator=generator, dtype=torch.float64)
-    angle = torch.rand(count, 1, generator=generator, dtype=torch.float64)
-    one = torch.ones(count, 1, dtype=torch.float64)
-    if family == "cubic":
-        return one
-    if family in ("hexagonal", "tetragonal"):
-        return torch.cat([one, (0.15 if centring == "R" else 0.5) * torch.exp(draw[:, :1])], 1)
-    axes = torch.exp(0.8 * draw)
-    if family == "orthorhombic":
-        return axes
-    bound = 2 * (axes[:, :1] * axes[:, 2:]).sqrt()
-    cosine = 0.7 * (2 * angle - 1 if centring == "C" else angle)
-    return torch.cat([axes, bound * cosine], 1)
-
-
-@functools.cache
-def _assignments(lattice: int, device: torch.device) -> list[tuple[tuple[int, ...], Tensor]]:
-    """Which peaks to solve for, and the inverse matrices ``[T, k, k]`` of the likely assignments.
-
-    Lattices are drawn at random, each loses some of its lines, and what is then found at the places
-    of the chosen peaks is counted.
-    """
-    rows = _lines(lattice)
-    k = rows.shape[1]
-    count, limit, first, _ = _TABLES[k]
-    generator = torch.Generator().manual_seed(lattice)
-    seen = []
-    for free in _random_lattices(lattice, count, generator).split(2000):
-        q = free @ rows.T
-        order = torch.where(q > 1e-9, q, math.inf).argsort(dim=1)[:, :24]
-        lost = torch.rand(order.shape, generator=generator) < _MISSED
-        seen.append(order.gather(1, lost.byte().argsort(dim=1, stable=True)[:, :first]))
-    lines = torch.cat(seen)  # [count, first]
-    table = []
-    for chosen in combinations(range(first), k):
-        unique, often = torch.unique(lines[:, chosen], dim=0, return_counts=True)
-        matrices = rows[unique[often.argsort(dim=0, descending=True, stable=True)]]  # [T, k, k]
-        matrices = matrices[torch.linalg.det(matrices).abs() > 1e-6][:limit]
-        table.append((chosen, torch.linalg.inv(matrices).to(device)))
-    return table
-
-
-class _Observed(NamedTuple):
-    """Peaks in Q, float64 ``[B, K]`` in 1/angstrom^2: position, standard deviation, and which."""
-
-    q: Tensor
-    sigma: Tensor
-    mask: Tensor
-
-    def select(self, index: Tensor) -> _Observed:
-        return _Observed(*(each[index] for each in self))
-
-
-def _in_q(peaks: ObservedPeaks) -> _Observed:
-    theta = torch.deg2rad(peaks.two_theta.double() / 2)
-    q = (2 * theta.sin() / peaks.wavelength).square()
-    slope = 2 * (2 * theta).sin() / peaks.wavelength**2  # dQ / d(2 theta), per radian
-    return _Observed(q, slope * torch.deg2rad(peaks.sigma.double()), peaks.mask)
-
-
-def _without_orders(observed: _Observed) -> Tensor:
-    """The lowest peaks without higher orders of a peak before them, ``[B, 12]``, in Q.
-
-    Layered crystals begin with a long row (00l), which fixes one number only.
-    """
-    q = observed.q[:, : 2 * _FIRST]
-    n = torch.arange(1.0, 13.0, dtype=q.dtype, device=q.device)
-    ratio = torch.unique((n[:, None] / n[None, :4]).square())
-    ratio = ratio[ratio > 1]  # (n / m)^2: the fundamental itself may be absent
-    expected = q[:, None, :, None] * ratio  # [B, 1, j, r]
-    width = 3 * observed.sigma[:, : q.shape[1], None, None] + 1e-4 * expected
-    order = ((q[:, :, None, None] - expected).abs() < width).any(3)  # [B, i, j]
-    keep = ~order.tril(-1).any(2) & observed.mask[:, : q.shape[1]]
-    place = (~keep).byte().argsort(dim=1, stable=True)[:, :_FIRST]
-    last = (keep.sum(1, keepdim=True) - 1).clamp_min(0)
-    count = torch.arange(place.shape[1], device=q.device)[None].minimum(last)
-    return q.gather(1, place.gather(1, count))
-
-
-def _solve(lattice: int, observed: _Observed, volume: Tensor) -> tuple[Tensor, Tensor]:
-    """Cells of one lattice that explain the lowest peaks.
-
-    Args:
-        lattice: Place in ``BRAVAIS_LATTICES``.
-        observed: Peaks of ``B`` patterns.
-        volume: Predicted volumes, ``[B]``.
-
-    Returns:
-        Which pattern, int64 ``[M]``, at most ``_KEPT`` each, and the reciprocal metrics ``[M, 6]``.
-    """
-    basis = _basis(lattice).to(volume.device)
-    # A pattern with few peaks shows its last one again: those assignments are wasted, not wrong.
-    last = (observed.mask.sum(1, keepdim=True) - 1).clamp_min(0)
-    places = torch.arange(_FIRST, device=volume.device)[None].minimum(last)  # [B, 12]
-    q, sigma = observed.q.gather(1, places), observed.sigma.gather(1, places)
-    new = _without_orders(observed)
-    free = torch.cat(
-        [
-            torch.einsum("tkj,bj->btk", inverse, peaks[:, chosen])
-            for peaks in (q, new)
-            for chosen, inverse in _assignments(lattice, volume.device)
-        ],
-        dim=1,
-    )  # [B, T, k]
-    inverse_volume2 = _determinant(free @ basis.T)
-    volumes = _VOLUME_RANGE if basis.shape[1] > 2 else _WIDE_VOLUME_RANGE
-    low, high = (1 / (volume[:, None] * factor).square() for factor in volumes)
-    possible = (inverse_volume2 < low) & (inverse_volume2 > high)
-    pattern, assignment = possible.nonzero().T
-    score = torch.full(possible.shape, -math.inf, device=volume.device)
-    rows = _lines(lattice).to(volume.device).float()
-    size = _chunk(volume.device) // (16 * len(rows)) + 1
-    for b, t in zip(pattern.split(size), assignment.split(size), strict=True):
-        score[b, t] = _quick_score(free[b, t].float(), rows, q[b].float(), sigma[b].float())
-    score, best = _best_different(score, _KEPT)
-    pattern, place = (score > -math.inf).nonzero().T
-    return pattern, free[pattern, best[pattern, place]] @ basis.T
-
-
-def _best_different(score: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Scores and places of the best of each row; equal scores are one cell, found several times."""
-    score, order = score.topk(min(4 * count, score.shape[1]), dim=1)
-    same = (score[:, :, None] - score[:, None, :]).abs() < 1e-3
-    score = score.masked_fill(same.tril(-1).any(2), -math.inf)
-    score, best = score.topk(min(count, score.shape[1]), dim=1)
-    return score, order.gather(1, best)
-
-
-def _quick_score(free: Tensor, rows: Tensor, q: Tensor, sigma: Tensor) -> Tensor:
-    """Log-likelihood ratio ``[M]`` of the first peaks ``[M, 12]``, as in :func:`_refine`."""
-    reach = q[:, -1:] * 1.001
-    calculated = free @ rows.T  # [M, n]
-    density = 1.5 * (1 + ((calculated > 0) & (calculated < reach)).sum(1)) / reach[:, 0] ** 1.5
-    score = torch.zeros_like(density)
-    for place in range(q.shape[1]):
-        here = q[:, place]
-        distance = (calculated - here[:, None]).abs_().amin(1)
-        width2 = 2 * sigma[:, place].square() + (2e-4 * here).square()
-        match = torch.exp(-distance.square() / (2 * width2)) / (2 * math.pi * width2).sqrt()
-        score += torch.log(0.03 + match / (density * here.sqrt()))
-    return score
-
-
-# ------------------------------------------------------------------------------ zone by zone
-
-
-@functools.cache
-def _zone_tables(device: torch.device) -> tuple[Tensor, Tensor]:
-    """For plane lattices, Q = A h^2 + B k^2 + F hk: lines ``[n, 3]``, inverses ``[T, 3, 3]``.
-
-    As in :func:`_assignments`, but every three of the four lowest lines serve.
-    """
-    steps = torch.arange(-5.0, 6.0, dtype=torch.float64)
-    h, k = torch.cartesian_prod(steps, steps).T
-    rows = torch.unique(torch.stack([h * h, k * k, h * k], 1), dim=0)
-    rows = rows[rows.abs().sum(1) > 0]
-    generator = torch.Generator().manual_seed(0)
-    draw = torch.randn(20000, 2, generator=generator, dtype=torch.float64)
-    axes = torch.exp(0.8 * draw).sort(dim=1).values
-    cross = axes[:, :1] * torch.rand(20000, 1, generator=generator, dtype=torch.float64)
-    order = (torch.cat([axes, cross], 1) @ rows.T).argsort(dim=1)[:, :16]
-    lost = torch.rand(order.shape, generator=generator) < _MISSED
-    order = order.gather(1, lost.byte().argsort(dim=1, stable=True)[:, :4])
-    triples = torch.cat([order[:, three] for three in combinations(range(4), 3)])
-    unique, often = torch.unique(triples, dim=0, return_counts=True)
-    matrices = rows[unique[often.argsort(dim=0, descending=True, stable=True)]]
-    matrices = matrices[torch.linalg.det(matrices).abs() > 1e-6][:500]
-    return rows.to(device), torch.linalg.inv(matrices).to(device)
-
-
-@functools.cache
-def _layer_tables(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Pairs of (h, k) of two peaks in the layer l = 1, ``[T, 2]`` each, and lines ``[n, 6]``."""
-    steps = torch.arange(-4.0, 5.0, dtype=torch.float64)
-    near = torch.cartesian_prod(steps[2:-2], steps[2:-2])  # [25, 2]
-    one, two = torch.cartesian_prod(torch.arange(25), torch.arange(25)).T
-    second, third = near[one], near[two]
-    independent = second[:, 0] * third[:, 1] != second[:, 1] * third[:, 0]
-    # Reversing both axes of the zone changes nothing: half of the pairs will do.
-    half = torch.where(second[:, 0] != 0, second[:, 0], second[:, 1]) > 0
-    rows = _quadratic(torch.cartesian_prod(steps, steps, steps[2:-2]))
-    rows = torch.unique(rows[rows[:, :3].sum(1) > 0], dim=0)
-    keep = independent & half
-    return second[keep].to(device), third[keep].to(device), rows.to(device)
-
-
-def _solve_by_zones(observed: _Observed, volume: Tensor) -> tuple[Tensor, Tensor]:
-    """Triclinic cells that explain the lowest peaks; arguments and result as in :func:`_solve`.
-
-    Six unknowns at once would have too many assignments, and often the lowest peaks all lie in one
-    plane of the reciprocal lattice. So planes come first, three unknowns that explain some of the
-    peaks, and then the layer next to each, with three more: its first peak is called (0 0 1), two
-    others get all small (h k 1). Source: de Wolff, Acta Cryst. 10, 590 (1957); Ito, Nature 164, 755
-    (1949).
-    """
-    last = (observed.mask.sum(1, keepdim=True) - 1).clamp_min(0)
-    places = torch.arange(_ZONE_PEAKS, device=volume.device)[None].minimum(last)
-    q, sigma = observed.q.gather(1, places), observed.sigma.gather(1, places)
-    score, zones = _find_zones(q, sigma)
-    pattern, metric = [], []
-    for i in range(len(q)):
-        cells = _complete(zones[i][score[i] > 0], q[i], sigma[i], volume[i])
-        pattern.append(torch.full((len(cells),), i, device=q.device))
-        metric.append(cells)
-    return torch.cat(pattern), torch.cat(metric)
-
-
-def _find_zones(q: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-    """The best zones of each pattern's peaks ``[B, P]``: score ``[B, Z]`` and A, B, F."""
-    rows, inverses = _zone_tables(q.device)
-    zones = torch.cat(
-        [torch.einsum("tkj,bj->btk", inverses, q[:, three]) for three in combinations(range(7), 3)],
-        dim=1,
-    )
-    a, b, f = zones.unbind(-1)
-    # Reduced: a* is shortest, and the angle lies between 60 and 90 degrees.
-    reduced = (a > 0) & (b >= 0.999 * a) & (f >= -1e-6 * a) & (f <= 1.001 * a)
-    pattern, place = reduced.nonzero().T
-    score = torch.full(reduced.shape, -math.inf, device=q.device)
-    size = _chunk(q.device) // (16 * len(rows))
-    for i, t in zip(pattern.split(size), place.split(size), strict=True):
-        calculated = (zones[i, t] @ rows.T).float()
-        here, reach = q[i].float(), q[i, -1:].float()
-        density = (1 + ((calculated > 0) & (calculated < reach)).sum(1)) / reach[:, 0]
-        width2 = 2 * sigma[i].float().square() + (1e-4 * here).square()
-        total = torch.zeros_like(density)
-        for j in range(q.shape[1]):
-            distance = (calculated - here[:, j : j + 1]).abs_().amin(1)
-            match = torch.exp(-distance.square() / (2 * width2[:, j]))
-            match = match / (2 * math.pi * width2[:, j]).sqrt()
-            total += torch.log(0.5 + 0.5 * match / density)
-        score[i, t] = total
-    score, best = _best_different(score, _ZONES)
-    return score, zones.gather(1, best[..., None].expand(-1, -1, 3))
-
-
-def _complete(zones: Tensor, q: Tensor, sigma: Tensor, volume: Tensor) -> Tensor:
-    """Metrics ``[M, 6]`` that add a third direction to zones ``[Z, 3]`` of one pattern."""
-    second, third, rows = _layer_tables(q.device)
-    plane, _ = _zone_tables(q.device)
-    distance = (q[None, :, None] - (zones @ plane.T)[:, None]).abs().amin(2)  # [Z, P]
-    inside = distance < 4 * sigma + 1e-4 * q
-    zones, inside = (each[(~inside).sum(1) >= 3] for each in (zones, inside))
-    outside = inside.byte().argsort(dim=1, stable=True)[:, :6]
-    choices = torch.tensor(list(combinations(range(6), 3)), device=q.device)
-    first, one, two = q[outside][:, choices].unbind(-1)  # [Z, 20]
-    in_plane = [
-        zones @ torch.stack([h * h, k * k, h * k]) for h, k in (second.T, third.T)
-    ]  # [Z, T] each
-    left = (one - first)[..., None] - in_plane[0][:, None]  # [Z, 20, T]
-    right = (two - first)[..., None] - in_plane[1][:, None]
-    det = second[:, 0] * third[:, 1] - second[:, 1] * third[:, 0]
-    e = (left * third[:, 1] - right * second[:, 1]) / det
-    d = (right * second[:, 0] - left * third[:, 0]) / det
-    a, b, f = (x[:, None, None].expand_as(d) for x in zones.unbind(-1))
-    metric = torch.stack([a, b, first[..., None].expand_as(d), d, e, f], -1).reshape(-1, 6)
-    ratio = _determinant(metric).rsqrt() / volume
-    possible = (ratio > _VOLUME_RANGE[0]) & (ratio < _VOLUME_RANGE[1])
-    possible &= (metric[:, 4].abs() <= 1.5 * metric[:, 0]) & (
-        metric[:, 3].abs() <= 1.5 * metric[:, 1]
-    )
-    metric = metric[possible]
-    if not len(metric):
-        return metric
-    score = torch.cat(
-        [
-            _quick_score(
-                m.float(),
-                rows.float(),
-                q.float().expand(len(m), -1),
-                sigma.float().expand(len(m), -1),
-            )
-            for m in metric.split(_chunk(q.device) // (16 * len(rows)))
-        ]
-    )
-    score, best = _best_different(score[None], 3 * _KEPT)
-    return metric[best[0, score[0] > -math.inf]]
-
-
-# ---------------------------------------------------------------------------------- least squares
-
-
-class _Fit(NamedTuple):
-    """Refined cells: metric ``[M, 6]``, log-likelihood ratio, lines, share of peaks explained."""
-
-    metric: Tensor
-    score: Tensor
-    lines: Tensor
-    explained: Tensor
-
-
-def _nearest_lines(metric: Tensor, observed: _Observed, reach: Tensor):
-    """The line nearest to each peak.
-
-    Returns:
-        Coefficients of the nearest line ``[M, K, 6]``, the peak's distance from it ``[M, K]`` and
-        the number of distinct lines up to ``reach``, ``[M]``.
-    """
-    cells = torch.arange(len(metric), device=metric.device)
-    scaled = metric / reach[:, None]
-    factor, _ = torch.linalg.cholesky_ex(_matrix(scaled))
-    (h, k, el), g, cell = _half_sphere(factor, 1.03)
-    key, order = (4.0 * cell + g.square()).sort()
-    rows, cell = _quadratic(torch.stack([h, k, el], -1))[order], cell[order]
-    first = torch.ones_like(cell, dtype=torch.bool)
-    first[1:] = key.diff() > 1e-7
-    first &= key - 4.0 * cell <= 1 + 1e-4  # a fitted line may lie just beyond its peak
-    lines = torch.zeros_like(reach).index_add_(0, cell, first.double())
-
-    wanted = 4.0 * cells[:, None] + (observed.q / reach[:, None]).clamp_max(1.02)
-    right = torch.searchsorted(key, wanted).clamp(1, len(key) - 1)
-    left = right - 1
-    nearest = torch.where((key[right] - wanted).abs() < (key[left] - wanted).abs(), right, left)
-    residual = observed.q - (rows[nearest] * metric[:, None]).sum(-1)
-    usable = observed.mask & (cell[nearest] == cells[:, None])
-    return rows[nearest], torch.where(usable, residual, reach[:, None]), lines
-
-
-def _refine(
-    metric: Tensor, lattice: Tensor, observed: _Observed, *, tolerances: tuple[float, ...]
-) -> _Fit:
-    """Least squares within each cell's lattice, with ever closer matches, and the final score.
-
-    The score is the logarithm of a likelihood ratio: each peak either lies at a line, with its own
-    uncertainty, or anywhere; a line at random has the density of the cell's lines. So a cell with
-    twice as many lines must explain the same peaks to half the distance.
-
-    Args:
-        metric: Reciprocal metrics ``[M, 6]``, positive definite.
-        lattice: Places in ``BRAVAIS_LATTICES``, int64 ``[M]``.
-        observed: Peaks of the patterns these cells belong to, ``[M, K]``.
-        tolerances: Relative error of Q that is allowed for in each round.
-    """
-    device = metric.device
-    bases = torch.zeros(len(BRAVAIS_LATTICES), 6, 6, dtype=torch.float64)
-    for i in range(len(bases)):
-        bases[i, :, : _basis(i).shape[1]] = _basis(i)
-    basis = bases.to(device)[lattice]  # [M, 6, 6], columns beyond k are zero
-    free = (basis.abs().sum(1) > 0).double()  # [M, 6]
-    reach = torch.where(observed.mask, observed.q, 0.0).amax(1).clamp_min(1e-6)
-    for tolerance in tolerances:
-        rows, residual, _ = _nearest_lines(metric, observed, reach)
-        width2 = observed.sigma.square() + (tolerance * observed.q).square()
-        weight = torch.exp(-residual.square() / (2 * width2)) / width2 * observed.mask
-        design = rows @ basis  # [M, K, 6]
-        normal = (design * weight[..., None]).mT @ design
-        right = (design * (weight * residual)[..., None]).sum(1)
-        size = normal.diagonal(dim1=1, dim2=2).amax(1, keepdim=True).clamp_min(1e-30)
-        normal = normal + torch.diag_embed(size * (1e-9 * free + (1 - free)))
-        step = (basis @ torch.linalg.solve(normal, right)[..., None])[..., 0]
-        old, new = _determinant(metric), _determinant(metric + step)
-        metric = torch.where(((new > old / 2) & (new < old * 2))[:, None], metric + step, metric)
-
-    _, residual, lines = _nearest_lines(metric, observed, reach)
-    density = 1.5 * (lines[:, None] + 1) * observed.q.sqrt() / reach[:, None] ** 1.5
-    width = (observed.sigma.square() + (3e-5 * observed.q).square()).sqrt().clamp_min(1e-12)
-    z = residual / width
-    match = 0.97 * torch.exp(-z.square() / 2) + 0.02 / 8 * torch.exp(-z.square() / 128)
-    peak = torch.log(_OUTLIER + match / (math.sqrt(2 * math.pi) * width * density.clamp_min(1e-9)))
-    score = torch.where(observed.mask, peak, 0.0).sum(1) - _PER_PARAMETER * free.sum(1)
-    matched = ((z.abs() < 3) & observed.mask).double().sum(1)
-    # So far each peak chose its line by itself, (1 / n)^m. But m of n lines show, each once, and
-    # how many do is unknown: 1 / ((n + 1) binomial(n, m)), which rewards a cell without gaps.
-    n = lines.maximum(matched)
-    choices = torch.lgamma(n + 1) - torch.lgamma(matched + 1) - torch.lgamma(n - matched + 1)
-    score = score + (matched - 1) * torch.log(n + 1) - choices
-    return _Fit(metric, score, lines, matched / observed.mask.sum(1).clamp_min(1))
-
-
-def _refine_all(
-    metric: Tensor,
-    lattice: Tensor,
-    pattern: Tensor,
-    observed: _Observed,
-    *,
-    tolerances: tuple[float, ...],
-) -> _Fit:
-    """:func:`_refine` piece by piece; ``pattern`` says whose peaks each cell explains."""
-    size = _chunk(metric.device) // 2**11
-    parts = [
-        _refine(metric[i], lattice[i], observed.select(pattern[i]), tolerances=tolerances)
-        for i in torch.arange(len(metric), device=metric.device).split(size)
-    ]
-    return _Fit(*(torch.cat(each) for each in zip(*parts, strict=True)))
-
-
-def _chunk(device: torch.device) -> int:
-    """Numbers to work on at once: a CPU likes them in its cache, a GPU likes many."""
-    return 2**21 if device.type == "cpu" else 2**26
-
-
-# ----------------------------------------------------------------------------------------- search
-
-
-class _Candidates(NamedTuple):
-    """Cells found: whose pattern, which Bravais lattice, and the fit, ``[M]`` each."""
-
-    pattern: Tensor
-    lattice: Tensor
-    fit: _Fit
-
-
-def _search(observed: _Observed, lengths: Tensor, angles: Tensor) -> _Candidates | None:
-    """Cells of all Bravais lattices that might explain the peaks of ``B`` patterns, if any."""
-    volume = _volume(lengths, angles)
-    open_ = observed.mask.sum(1) >= 2  # not explained yet; one peak says nothing
-    found = []
-    for stage in _STAGES:
-        todo = open_.nonzero()[:, 0]
-        starts = []
-        for lattice in stage if len(todo) else ():
-            if lattice == _TRICLINIC:
-                which, metric = _solve_by_zones(observed.select(todo), volume[todo])
-                starts.append((todo[which], metric, torch.full_like(which, lattice)))
-                continue
-            assignments = _assignments(lattice, volume.device)
-            table = 2 * len(assignments) * max(len(m) for _, m in assignments)
-            for some in todo.split(max(1, _chunk(volume.device) // (6 * table))):
-                which, metric = _solve(lattice, observed.select(some), volume[some])
-                starts.append((some[which], metric, torch.full_like(which, lattice)))
-        if not starts or not sum(len(p) for p, _, _ in starts):
-            continue
-        pattern, metric, lattice = (torch.cat(each) for each in zip(*starts, strict=True))
-        fit = _refine_all(metric, lattice, pattern, observed, tolerances=_TOLERANCES)
-        found.append(_Candidates(pattern, lattice, fit))
-        # All peaks explained by a cell that does not have many more lines: nothing left to find.
-        enough = fit.lines < 4 * observed.mask.sum(1)[pattern]
-        open_[pattern[(fit.explained >= 0.99) & enough]] = False
-    if not found:
-        return None
-    pattern, lattice, fits = zip(*found, strict=True)
-    fit = _Fit(*(torch.cat(each) for each in zip(*fits, strict=True)))
-    return _Candidates(torch.cat(pattern), torch.cat(lattice), fit)
-
-
 def _volume(lengths: Tensor, angles: Tensor) -> Tensor:
     """Volumes ``[B]``; where the predicted angles close no cell, that of a typical one."""
-    inverse = _determinant(_reciprocal_metric(lengths, angles)).sqrt()
+    inverse = metric_determinant(reciprocal_metric(lengths, angles)).sqrt()
     typical = 0.8 * lengths.prod(1)
     return torch.where(inverse > 0, 1 / inverse, typical).maximum(0.25 * typical)
-
-
-# ------------------------------------------------------------------------------------ the decision
 
 
 def refine_cells(
@@ -751,9 +96,10 @@ def refine_cells(
 ) -> RefinedCells:
     """Replace predicted cells by ones that explain the observed peaks, where there is one.
 
-    The score of a cell is the log-likelihood ratio of the peaks (see :func:`_refine`) plus the
-    logarithm of how far the network's errors make such a cell likely: its crystal system's
-    probability, and a heavy-tailed law of lengths and angles around the prediction. The best cell
+    The score of a cell is the log-likelihood ratio of the peaks (see
+    :func:`unimat_lib.indexing.fit_cells`) plus the logarithm of how far the network's errors make
+    such a cell likely: its crystal system's probability, and a heavy-tailed law of lengths and
+    angles around the prediction. The best cell
     replaces the prediction if it explains four fifths of the peaks, scores better than chance, and
     clearly better than the prediction; otherwise the prediction comes back unchanged.
 
@@ -772,7 +118,7 @@ def refine_cells(
     dtype, device = torch.float64, peaks.two_theta.device
     lengths, angles = lengths.to(device, dtype), angles.to(device, dtype)
     peaks = _sorted(peaks)
-    observed = _in_q(peaks)
+    observed = in_q(peaks)
     before = _score_before(observed, lengths, angles)
     unchanged = RefinedCells(
         lengths=lengths,
@@ -783,7 +129,7 @@ def refine_cells(
         system=torch.full((len(lengths),), -1, device=device),
         explained=torch.zeros_like(before),
     )
-    found = _search(observed, lengths, angles)
+    found = search_cells(observed, _volume(lengths, angles))
     if found is None:
         return unchanged
     prior = _log_system(system_probs, len(lengths), device)[found.pattern, found.lattice]
@@ -801,7 +147,7 @@ def refine_cells(
         dim=1,
     )
     weight = torch.tensor([1, 1, 1, 0.5, 0.5, 0.5], dtype=dtype, device=device)
-    independent = _free_numbers(device)[found.lattice[order]].clamp_max(3) / 3
+    independent = free_numbers(device)[found.lattice[order]].clamp_max(3) / 3
     score = score - independent * (weight * torch.log1p(apart.square())).sum(1)
     best = _best_of_each(pattern, score, found.lattice[order], count=1)
     row, chosen = pattern[best], order[best]
@@ -839,51 +185,16 @@ def _best_of_each(pattern: Tensor, score: Tensor, lattice: Tensor, *, count: int
     return order[rank < count]
 
 
-def niggli_cells(metric: Tensor) -> Tensor:
-    """Lengths and angles ``[M, 6]`` of the Niggli cells of reciprocal metrics ``[M, 6]``.
-
-    The same reduction as in :func:`unimat_lib.crystals.reduce_crystal`, one by one on the CPU. A
-    cell that it cannot reduce comes back as it is.
-    """
-    direct = torch.linalg.inv(_matrix(metric.detach().cpu().double()))
-    lattices = torch.linalg.cholesky(direct).numpy()
-    reduced = np.empty_like(lattices)
-    for i, lattice in enumerate(lattices):
-        try:
-            reduced[i] = _niggli_cell(lattice)
-        except CrystalError:
-            reduced[i] = lattice
-    lengths = np.linalg.norm(reduced, axis=-1)  # [M, 3]
-    unit = reduced / lengths[..., None]
-    cosine = (unit[:, [1, 0, 0]] * unit[:, [2, 2, 1]]).sum(-1).clip(-1, 1)
-    angles = _obtuse_setting(torch.from_numpy(np.degrees(np.arccos(cosine))))
-    return torch.cat([torch.from_numpy(lengths), angles], dim=1).to(metric.device)
-
-
-def _obtuse_setting(angles: Tensor) -> Tensor:
-    """Angles ``[M, 3]`` of reduced cells, not acute where one is a right angle.
-
-    The angles of a Niggli cell are all acute, or none is. Where one is a right angle, the cell with
-    the others obtuse is the reduced one; an error of that angle in the last digits would turn it
-    into the acute one, which reversing an axis leads back from.
-    """
-    signs = torch.tensor([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]], device=angles.device)
-    settings = 90 + signs * (angles[:, None] - 90)  # [M, 4, 3]
-    obtuse = (settings >= 90 - _RIGHT_ANGLE).all(2)
-    first = obtuse.byte().argmax(1)  # the setting as it is, where none is obtuse
-    return settings[torch.arange(len(angles), device=angles.device), first]
-
-
-def _score_before(observed: _Observed, lengths: Tensor, angles: Tensor) -> Tensor:
+def _score_before(observed: PeaksInQ, lengths: Tensor, angles: Tensor) -> Tensor:
     """Score ``[B]`` of the prediction as it stands, without any prior against it."""
-    score = observed.mask.sum(1) * math.log(_OUTLIER)  # a cell that explains nothing
-    metric = _reciprocal_metric(lengths, angles)
-    good = (_determinant(metric) > 0) & observed.mask.any(1)
+    score = observed.mask.sum(1) * math.log(OUTLIER)  # a cell that explains nothing
+    metric = reciprocal_metric(lengths, angles)
+    good = (metric_determinant(metric) > 0) & observed.mask.any(1)
     row = good.nonzero()[:, 0]
     if not len(row):
         return score.double()
     lattice = torch.full_like(row, len(BRAVAIS_LATTICES) - 1)
-    fit = _refine_all(metric[row], lattice, row, observed, tolerances=())
+    fit = fit_cells(metric[row], lattice, row, observed, tolerances=())
     return score.double().index_copy(0, row, fit.score)
 
 
@@ -902,12 +213,6 @@ def _systems(lattice: int) -> list[int]:
 def _system_of(device: torch.device) -> Tensor:
     """The usual crystal system of each Bravais lattice, int64 ``[14]``."""
     return torch.tensor([_systems(i)[0] for i in range(len(BRAVAIS_LATTICES))], device=device)
-
-
-def _free_numbers(device: torch.device) -> Tensor:
-    """How many numbers fix a cell of each Bravais lattice, float64 ``[14]``."""
-    free = [_basis(i).shape[1] for i in range(len(BRAVAIS_LATTICES))]
-    return torch.tensor(free, dtype=torch.float64, device=device)
 
 
 def _log_system(system_probs: Tensor | None, count: int, device: torch.device) -> Tensor:
@@ -944,3 +249,320 @@ def _check_input(
             raise ValueError(f"expected finite {name}: repair or leave out the broken predictions")
     if bool((lengths <= 0).any()):
         raise ValueError(f"expected positive lengths in angstrom, the least is {lengths.min():.3g}")
+
+
+# ------------------------------------------------------------------------------- lattice systems
+
+LATTICE_SYSTEMS = {
+    "triclinic": 1,
+    "monoclinic": 2,
+    "orthorhombic": 4,
+    "rhombohedral": 6,
+    "tetragonal": 8,
+    "hexagonal": 12,
+    "cubic": 24,
+}
+"""Lattice systems and how many rotations map such a lattice onto itself, by rising number."""
+
+
+@functools.cache
+def _rotation_changes(device: torch.device) -> Tensor:
+    """``[9, 6, 792]``: how metrics change under all that may be rotations of a reduced lattice.
+
+    A rotation W of a lattice is a matrix of whole numbers, for Niggli-reduced cells of -1, 0 and 1.
+    The change W' G W - G is linear in the nine entries of G; of its own, six differ.
+    """
+    steps = torch.arange(-1.0, 2.0, dtype=torch.float64)
+    every = torch.cartesian_prod(*[steps] * 9).unflatten(1, (3, 3))
+    every = every[torch.linalg.det(every).round() == 1]
+    one = torch.eye(3, dtype=torch.float64)
+    order12 = torch.linalg.matrix_power(every, 12)  # rotations of a lattice: order 1, 2, 3, 4, 6
+    every = every[(order12 == one).all(2).all(1)]
+    change = torch.einsum("wki,wlj->klijw", every, every)
+    change = change - torch.einsum("ki,lj->klij", one, one)[..., None]
+    i, j = torch.triu_indices(3, 3)
+    return change[:, :, i, j].flatten(0, 1).to(device)
+
+
+def lattice_system(
+    lengths: Tensor, angles: Tensor, *, tolerance: float = _METRIC_TOLERANCE
+) -> Tensor:
+    """Lattice systems of reduced cells, from how many rotations leave the metric alone.
+
+    Args:
+        lengths: a, b, c of Niggli cells, ``[B, 3]``.
+        angles: alpha, beta, gamma in degrees, ``[B, 3]``.
+        tolerance: Largest change of an entry of the metric, as a part of the two lengths' product.
+
+    Returns:
+        Places in ``LATTICE_SYSTEMS``, int64 ``[B]``.
+    """
+    lengths, cosine = lengths.double(), torch.deg2rad(angles.double()).cos()
+    one = torch.ones_like(cosine[:, 0])
+    (x, y, z), (a, b, c) = cosine.unbind(1), lengths.unbind(1)
+    scale = torch.stack([a * a, a * b, a * c, b * b, b * c, c * c], 1)  # [B, 6]
+    six = scale * torch.stack([one, z, y, one, x, one], 1)
+    metric = six[:, [0, 1, 2, 1, 3, 4, 2, 4, 5]]  # [B, 9]
+    changes = _rotation_changes(lengths.device)
+    count = torch.zeros_like(one, dtype=torch.int64)
+    for some in torch.arange(len(lengths), device=lengths.device).split(512):
+        change = torch.einsum("bm,mew->bew", metric[some], changes).abs_()
+        kept = (change < tolerance * scale[some][..., None]).all(1)
+        count[some] = kept.sum(1)
+    numbers = torch.tensor(list(LATTICE_SYSTEMS.values()), device=lengths.device)
+    return torch.searchsorted(numbers, count.clamp_min(1), right=True) - 1
+
+
+# --------------------------------------------------------------- what training crystals look like
+
+
+class LatticeCounts(NamedTuple):
+    """Training crystals, as far as their lattices tell of other things, ``[T]`` each.
+
+    Attributes:
+        lattice: Place in ``LATTICE_SYSTEMS``, int64.
+        system: Crystal system, int64.
+        num_atoms: Atoms in the primitive cell, int64.
+        formula_atoms: Atoms in the reduced formula, int64.
+    """
+
+    lattice: Tensor
+    system: Tensor
+    num_atoms: Tensor
+    formula_atoms: Tensor
+
+    @classmethod
+    def of(cls, table: CrystalTable, rows: Tensor, *, device: torch.device | str) -> LatticeCounts:
+        """Count the training crystals of a table.
+
+        Args:
+            table: The crystals.
+            rows: Rows of the training crystals.
+            device: Where to compute and to keep the result.
+        """
+        rows = rows.cpu()
+        part = table.select(rows)
+        return cls(
+            lattice_system(part.lengths.to(device), part.angles.to(device)),
+            part.crystal_system.to(device),
+            part.num_atoms.to(device),
+            formula_atoms(part.info["formula"]).to(device),
+        )
+
+    def log_likelihood(self) -> Tensor:
+        """Logarithm of how often crystals of each system have each lattice system, ``[7, 7]``."""
+        kinds = len(LATTICE_SYSTEMS)
+        place = self.system * kinds + self.lattice
+        counts = torch.bincount(place, minlength=len(CRYSTAL_SYSTEMS) * kinds) + 0.5
+        counts = counts.double().unflatten(0, (-1, kinds))
+        return (counts / counts.sum(1, keepdim=True)).log()
+
+    def log_prior(self, lattice: Tensor, formula: Tensor | None) -> Tensor:
+        """Logarithm of how likely each number of atoms is, ``[B, n]`` for 1 ... n atoms.
+
+        Where few training crystals are alike in lattice and formula, those alike in less count.
+
+        Args:
+            lattice: Places in ``LATTICE_SYSTEMS``, ``[B]``.
+            formula: Atoms in the reduced formulas ``[B]``, or ``None`` where they are unknown.
+        """
+        most = 2 * int(self.num_atoms.max())
+        if formula is not None:
+            most = max(most, int(formula.max()))
+        kinds = len(LATTICE_SYSTEMS)
+
+        def counts(which: Tensor) -> Tensor:  # by lattice system, [7, n]
+            place = self.lattice[which] * (most + 1) + self.num_atoms[which]
+            table = torch.bincount(place, minlength=kinds * (most + 1)).double()
+            return table.unflatten(0, (kinds, most + 1))[:, 1:]
+
+        every = counts(torch.ones_like(self.lattice, dtype=torch.bool))
+        general = every.sum(0) + 0.1
+        general = general / general.sum()
+        if formula is None:
+            return _log_share(every + 50 * general)[lattice]
+        number = torch.arange(1, most + 1, device=lattice.device)
+        result = torch.empty(len(lattice), most, dtype=torch.float64, device=lattice.device)
+        for atoms in formula.unique().tolist():  # a few dozen
+            alike = counts(self.formula_atoms == atoms)
+            whole = (number % atoms == 0) * (general + 1e-4)
+            size = alike.sum(0) + 2 * whole / whole.sum()
+            here = formula == atoms
+            result[here] = _log_share(alike + 3 * size / size.sum())[lattice[here]]
+        return result
+
+
+def _log_share(counts: Tensor) -> Tensor:
+    return (counts / counts.sum(-1, keepdim=True)).clamp_min(1e-12).log()
+
+
+def formula_atoms(formulas: Sequence[str]) -> Tensor:
+    """Atoms in reduced formulas, int64 ``[B]``: 3 for TiO2."""
+    from pymatgen.core import Composition
+
+    atoms = {name: round(Composition(name).num_atoms) for name in set(formulas)}
+    return torch.tensor([atoms[name] for name in formulas], dtype=torch.int64)
+
+
+def system_posterior(probs: Tensor, lattice: Tensor, counts: LatticeCounts) -> Tensor:
+    """Crystal-system probabilities ``[B, 7]`` of a network, given the exact cell's lattice system.
+
+    Args:
+        probs: The network's probabilities ``[B, 7]``.
+        lattice: Places in ``LATTICE_SYSTEMS``, ``[B]``.
+        counts: Training crystals, which say how often a crystal of lower symmetry has such a
+            lattice. The network's probabilities enter with an exponent below one, since it has
+            seen a part of the same evidence; fitted on validation crystals.
+    """
+    score = _TEMPER * probs.clamp_min(1e-6).log() + counts.log_likelihood()[:, lattice].T
+    return score.softmax(dim=1)
+
+
+def estimate_atoms(
+    refined: Tensor,
+    plain: Tensor,
+    scaled: Tensor,
+    lattice: Tensor,
+    counts: LatticeCounts,
+    *,
+    formula: Tensor | None = None,
+) -> Tensor:
+    """Number of atoms in exact cells, int64 ``[B]``; the true one is no argument.
+
+    The exact cell over the network's scaled one is the cube root of the number, up to the network's
+    error. A Student law of that error times the prior of the training crystals makes a posterior,
+    whose median is returned: it makes the expected absolute error of a scaled length smallest.
+
+    Args:
+        refined: Lengths of the exact cells ``[B, 3]``.
+        plain: The network's lengths ``[B, 3]``.
+        scaled: The network's scaled lengths ``[B, 3]``.
+        lattice: Places in ``LATTICE_SYSTEMS`` of the exact cells, ``[B]``.
+        counts: Training crystals.
+        formula: Atoms in the reduced formulas ``[B]``, where the model was given formulas.
+    """
+    guess = (_VOLUME_TRUST * refined.log() + (1 - _VOLUME_TRUST) * plain.clamp_min(1.0).log()).sum(
+        1
+    )
+    guess = guess - scaled.clamp_min(0.1).log().sum(1)  # [B], logarithm of the number
+    prior = counts.log_prior(lattice, formula)
+    number = torch.arange(1, prior.shape[1] + 1, device=prior.device)
+    z = (number.double().log() - guess[:, None]) / _COUNT_ERROR
+    posterior = (prior - 2 * torch.log1p(z.square() / 3)).softmax(dim=1)  # 3 degrees of freedom
+    return 1 + (posterior.cumsum(1) < 0.5).sum(1).clamp_max(prior.shape[1] - 1)
+
+
+# -------------------------------------------------------------------------------- prediction files
+
+
+def refine_frame(
+    frame: pd.DataFrame,
+    views: CrystalViews,
+    index: Tensor,
+    *,
+    counts: LatticeCounts,
+    formulas: Sequence[str] | None = None,
+    chunk: int | None = None,
+) -> pd.DataFrame:
+    """Refine the cells of an errors frame against the crystals' clean patterns.
+
+    Where a cell is accepted, its lengths and angles replace the predicted ones, the scaled lengths
+    follow through :func:`estimate_atoms` and the probabilities of the crystal system through
+    :func:`system_posterior`. The truth (errors, ``num_atoms``, ``crystal_system``) is read only to
+    say afterwards how far off the new numbers are.
+
+    Args:
+        frame: Errors frame, see :func:`unimat_lib.evaluate.predict`.
+        views: Views that hold the reflections of the crystals.
+        index: Rows of the frame's crystals in ``views``, ``[B]``.
+        counts: Training crystals.
+        formulas: Reduced formulas ``[B]``, for a model that was given them.
+        chunk: Crystals at once; by default 2,048 on a GPU and 64 on a CPU.
+
+    Returns:
+        A frame of the same columns, and ``accepted`` (bool) and ``explained`` (share of the peaks
+        that the best cell explains), which prediction files do not keep.
+
+    Raises:
+        ValueError: Frame, index and formulas do not have one length, or columns are missing.
+    """
+    _check_frame(frame, index, formulas)
+    device = views.device
+    chunk = chunk or (64 if device.type == "cpu" else 2048)
+    columns = [*CELL_COLUMNS, *SCALED_COLUMNS, *PROBABILITY_COLUMNS]
+    values = torch.tensor(frame[columns].to_numpy(float), device=device)
+    cells, plain_scaled, probs = values.split([6, 3, 7], dim=1)
+    formula = None if formulas is None else formula_atoms(list(formulas)).to(device)
+    parts = []
+    for rows in torch.arange(len(frame), device=device).split(chunk):
+        pattern = views.batch(index.to(device)[rows], modalities=("xrd",)).views["xrd"]
+        # A network may answer with a length that is none: for the search a small one will do.
+        start = cells[rows, :3].clamp_min(1.0)
+        peaks = find_peaks(pattern, views.grid)
+        refined = refine_cells(start, cells[rows, 3:], peaks, system_probs=probs[rows])
+        parts.append((refined.lengths, refined.angles, refined.accepted, refined.explained))
+    lengths, angles, accepted, explained = (torch.cat(x) for x in zip(*parts, strict=True))
+
+    new = accepted[:, None]
+    lattice = lattice_system(lengths, angles)
+    atoms = estimate_atoms(lengths, cells[:, :3], plain_scaled, lattice, counts, formula=formula)
+    exact = torch.cat([lengths, angles, lengths / atoms.double().pow(1 / 3)[:, None]], dim=1)
+    values = torch.where(new, exact, values[:, :9])
+    probs = torch.where(new, system_posterior(probs, lattice, counts), probs)
+    after = _with_predictions(frame, values.cpu().numpy(), probs.cpu().numpy())
+    return after.assign(accepted=accepted.cpu().numpy(), explained=explained.cpu().numpy())
+
+
+def _with_predictions(frame: pd.DataFrame, cells: np.ndarray, probs: np.ndarray) -> pd.DataFrame:
+    """The frame with other predictions, its errors counted anew."""
+    names = [*CELL_COLUMNS, *SCALED_COLUMNS]
+    errors = [f"error_{name}" for name in names]
+    true = frame[names].to_numpy(float) - frame[errors].to_numpy(float)
+    columns = dict(zip(names, cells.T, strict=True))
+    columns |= dict(zip(errors, (cells - true).T, strict=True))
+    columns |= dict(zip(PROBABILITY_COLUMNS, probs.T, strict=True))
+    return with_relative_errors(frame.assign(**columns, predicted_system=probs.argmax(axis=1)))
+
+
+def _check_frame(frame: pd.DataFrame, index: Tensor, formulas: Sequence[str] | None) -> None:
+    sizes = {"frame": len(frame), "index": len(index)}
+    if formulas is not None:
+        sizes["formulas"] = len(formulas)
+    if len(set(sizes.values())) > 1 or not len(frame):
+        raise ValueError(f"expected one row per crystal in each, at least one, got {sizes}")
+    wanted = [*CELL_COLUMNS, *SCALED_COLUMNS, *PROBABILITY_COLUMNS]
+    missing = [name for name in wanted if name not in frame or f"error_{name}" not in frame]
+    missing = [name for name in missing if not name.startswith("p_") or name not in frame]
+    if missing:
+        raise ValueError(f"expected an errors frame of evaluate.predict, it lacks {missing}")
+
+
+FAILURES = ("prediction kept", "multiple of the volume", "same volume, another cell", "other cell")
+"""What may have happened where a cell is not within one per cent, see :func:`failure_kinds`."""
+
+
+def failure_kinds(frame: pd.DataFrame) -> pd.Series:
+    """What happened to each crystal of a refined frame: an entry of ``FAILURES``, or "found".
+
+    A cell whose volume is a whole multiple or part of the true one (to two per cent) has lines
+    too many or too few; one of the same volume explains the same peaks with other axes.
+    """
+    lengths = frame[[f"relative_error_{name}" for name in "abc"]].abs().to_numpy()
+    ratio = 1 + frame["relative_error_volume"].to_numpy()
+    size = np.maximum(ratio, 1 / np.maximum(ratio, 1e-3))
+    kinds = [
+        (lengths <= 0.01).all(1),
+        ~frame["accepted"].to_numpy(bool),
+        (size > 1.5) & (np.abs(size / size.round() - 1) < 0.02),
+        size < 1.02,
+    ]
+    return pd.Series(np.select(kinds, ("found", *FAILURES[:3]), FAILURES[3]), index=frame.index)
+
+
+def atoms_of(frame: pd.DataFrame) -> np.ndarray:
+    """Number of atoms behind the scaled lengths of a refined frame, float ``[B]``.
+
+    Where the prediction was kept, this is the network's own ratio, which need not be whole.
+    """
+    ratio = frame[list("abc")].to_numpy(float) / frame[list(SCALED_COLUMNS)].to_numpy(float)
+    return ratio.prod(axis=1)

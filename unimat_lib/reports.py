@@ -10,7 +10,10 @@ import torch
 from torch import Tensor
 
 from unimat_lib import evaluate, ledger
-from unimat_lib.experiments import MAIN_METRICS, Run, retrieval_table
+from unimat_lib.alignment import retrieval_ranks
+from unimat_lib.crystals import CrystalTable
+from unimat_lib.experiments import MAIN_METRICS, Run, preferred_wrong, retrieval_table
+from unimat_lib.identify import Identification
 from unimat_lib.model import num_parameters
 
 
@@ -155,3 +158,64 @@ def frames_table(frames: Mapping[str, pd.DataFrame], *, first_column: str) -> pd
         | {MAIN_METRICS[key][0]: evaluate.cell_metrics(frame)[key] for key in MAIN_METRICS}
         for name, frame in frames.items()
     )
+
+
+def cells_table(crystal: CrystalTable, predicted: Mapping[str, Identification]) -> pd.DataFrame:
+    """The true cell of one crystal (first row) and predicted ones: a, b, c, alpha, beta, gamma."""
+    cells = {"true": [*crystal.lengths[0].tolist(), *crystal.angles[0].tolist()]}
+    cells |= {name: [*said.lengths, *said.angles] for name, said in predicted.items()}
+    columns = ["a (Å)", "b (Å)", "c (Å)", "α (°)", "β (°)", "γ (°)"]
+    return pd.DataFrame(cells.values(), index=list(cells), columns=columns).rename_axis("cell")
+
+
+def recall_table(
+    ranks: Mapping[str, Mapping[int, pd.DataFrame]], *, ks: Sequence[int] = (1, 10)
+) -> pd.DataFrame:
+    """Recall in per cent, mean over seeds, one row per model and one column per direction and k.
+
+    Args:
+        ranks: Model to ranks by seed, see :func:`unimat_lib.experiments.test_ranks`.
+        ks: Depths.
+    """
+    rows = {}
+    for name, by_seed in ranks.items():
+        both = pd.concat(by_seed.values()).drop(columns="material_id")
+        rows[name] = {
+            f"{column.replace('_', ' ')}, recall@{k} (%)": 100 * float((both[column] <= k).mean())
+            for column in both
+            for k in ks
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
+
+
+def lost_patterns(
+    points: Mapping[str, Tensor], patterns: Tensor, table: CrystalTable, *, depth: int = 10
+) -> tuple[pd.DataFrame, dict[str, float]]:
+    """Patterns that miss their structure, and whether what they prefer looks like them.
+
+    Args:
+        points: ``xrd`` and ``structure`` to unit vectors ``[n, d]``.
+        patterns: Their patterns ``[n, P]``.
+        table: The same crystals.
+        depth: A structure beyond this rank is lost; where none is, all crystals are taken.
+
+    Returns:
+        Rows of :func:`unimat_lib.experiments.preferred_wrong` with ``rank``, and ``lost_share``,
+        ``lost_group`` (the preferred structure has the same space group), ``chance_group`` (one
+        at random has), all in per cent, with ``lost_alike`` and ``chance_alike``, the mean cosine
+        of the patterns with those of the preferred and of random structures.
+    """
+    similarity = points["xrd"] @ points["structure"].T  # [n, n]
+    ranks = retrieval_ranks(points["xrd"], points["structure"])
+    near = preferred_wrong(similarity, patterns, table).assign(rank=ranks.numpy())
+    lost = near[near["rank"] > depth] if (ranks > depth).any() else near
+    other = torch.randperm(len(table), generator=torch.Generator().manual_seed(0))
+    unit = torch.nn.functional.normalize(patterns, dim=1)
+    group = table.space_group
+    return lost, {
+        "lost_share": 100 * float((ranks > depth).double().mean()),
+        "lost_alike": float(lost["pattern similarity"].mean()),
+        "chance_alike": float((unit * unit[other]).sum(dim=1).mean()),
+        "lost_group": 100 * float(lost["same group"].mean()),
+        "chance_group": 100 * float((group == group[other]).double().mean()),
+    }

@@ -17,7 +17,7 @@ from torch_geometric.nn.models.dimenet import (
     OutputPPBlock,
 )
 
-from unimat_lib.graphs import PeriodicGraph, triplets
+from unimat_lib.graphs import NUM_TRANSLATIONS, PeriodicGraph, triplets
 from unimat_lib.linear import with_column_sums
 
 if TYPE_CHECKING:
@@ -61,6 +61,8 @@ class StructureEncoder(nn.Module):
         out_emb: Size of an atom's vector.
         envelope_exponent: Order of the smooth cutoff.
         atom_count: Whether the embedding knows the number of atoms in the cell.
+        translations: How many of the shortest lattice translations the readout sees beside the
+            atoms. 0 is DimeNet++, whose messages reach a few angstrom and forget the cell.
     """
 
     def __init__(
@@ -77,10 +79,17 @@ class StructureEncoder(nn.Module):
         out_emb: int = 256,
         envelope_exponent: int = 5,
         atom_count: bool = True,
+        translations: int = 0,
     ) -> None:
         super().__init__()
+        if not 0 <= translations <= NUM_TRANSLATIONS:
+            raise ValueError(
+                f"translations is {translations}; graphs keep {NUM_TRANSLATIONS}, expected 0 to "
+                "that many"
+            )
         act = nn.SiLU()
         self.atom_count = atom_count
+        self.lattice = TranslationEncoder(translations, out_emb) if translations else None
         self.radial_basis = BesselBasisLayer(num_radial, cutoff, envelope_exponent)
         self.spherical_basis = SphericalBasis(
             num_spherical=num_spherical,
@@ -100,8 +109,9 @@ class StructureEncoder(nn.Module):
         )
         self.element = nn.Embedding(MAX_ATOMIC_NUMBER + 1, out_emb)
         self.norm = nn.LayerNorm(2 * out_emb)
+        features = (2 + bool(translations)) * out_emb + atom_count
         self.readout = nn.Sequential(
-            nn.Linear(2 * out_emb + atom_count, 2 * out_emb), nn.SiLU(), nn.Linear(2 * out_emb, dim)
+            nn.Linear(features, 2 * out_emb), nn.SiLU(), nn.Linear(2 * out_emb, dim)
         )
         with_column_sums(self)
 
@@ -110,6 +120,8 @@ class StructureEncoder(nn.Module):
         pooled = self.norm(self.pool(graph, self.atoms(graph)))  # [B, 2 * out_emb]
         if self.atom_count:
             pooled = torch.cat([pooled, graph.num_atoms.to(pooled).log()[:, None]], dim=1)
+        if self.lattice is not None:
+            pooled = torch.cat([pooled, self.lattice(graph.translations)], dim=1)
         return self.readout(pooled)
 
     def atoms(self, graph: PeriodicGraph) -> Tensor:
@@ -134,6 +146,35 @@ class StructureEncoder(nn.Module):
         index = crystal[:, None].expand_as(atoms)
         largest = largest.scatter_reduce(0, index, atoms, "amax", include_self=False)
         return torch.cat([mean, largest[:size]], dim=1)
+
+
+class TranslationEncoder(nn.Module):
+    """What the lattice of a crystal is, from the lengths of its shortest translations.
+
+    Always in float32: bfloat16 would round a length of 10 angstrom by 0.03.
+
+    Args:
+        count: Translations K that are read.
+        dim: Size of the output.
+    """
+
+    def __init__(self, count: int, dim: int) -> None:
+        super().__init__()
+        self.count = count
+        self.mlp = nn.Sequential(
+            nn.Linear(2 * count, dim),
+            nn.SiLU(),
+            nn.Linear(dim, dim),
+            nn.SiLU(),
+            nn.Linear(dim, dim),
+            nn.LayerNorm(dim),
+        )
+
+    def forward(self, translations: Tensor) -> Tensor:
+        """[B, dim] from the ascending lengths [B, >= K] in angstrom."""
+        lengths = translations[:, : self.count]
+        with torch.autocast(lengths.device.type, enabled=False):
+            return self.mlp(torch.cat([lengths / 5 - 1, lengths.log() - 1.5], dim=1))
 
 
 class SphericalBasis(nn.Module):

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -219,3 +221,36 @@ def _incomplete(views: CrystalViews) -> int:
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def write_simulated_scan(
+    crystal: CrystalTable,
+    path: str | os.PathLike[str],
+    *,
+    two_theta_range: tuple[float, float],
+    fwhm: float,
+    step: float = 0.02,
+    seed: int = 0,
+) -> Path:
+    """Write what a diffractometer might: two columns of text, 2theta and counts.
+
+    Counting noise at 8,000 counts for the highest peak, over a background that slopes from 300 to
+    100 counts.
+
+    Args:
+        crystal: One crystal.
+        path: The file.
+        two_theta_range: Ends of the scan, degrees.
+        fwhm: Width of the peaks, degrees.
+        step: Degrees.
+        seed: Seed of the noise.
+    """
+    low, high = two_theta_range
+    bench = Grid(low, high, round((high - low) / step) + 1)
+    reflections = bragg_reflections(crystal, g_max=g_max_of(bench))
+    clean = render(reflections, torch.tensor([0]), bench, fwhm=fwhm)[0]
+    expected = 8000 * clean + torch.linspace(300, 100, bench.num_points)
+    counts = torch.poisson(expected, generator=torch.Generator().manual_seed(seed))
+    columns = torch.stack([bench.two_theta, counts.double()], dim=1)
+    np.savetxt(path, columns.numpy(), fmt="%.3f")
+    return Path(path)

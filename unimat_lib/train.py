@@ -421,16 +421,16 @@ def _validate(loop: _Loop) -> dict[str, float]:
     """
     config, index = loop.config, loop.val
     order = torch.randperm(len(index), generator=torch.Generator().manual_seed(0))
-    chunks = list(index[order.to(index.device)].split(config.batch_size))
-    if config.contrastive_weight and len(chunks) > 1 and len(chunks[-1]) == 1:
-        chunks.pop()  # a crystal alone has nothing to be told apart from
-    count = sum(len(c) for c in chunks)
+    order = order.to(index.device)
+    if config.contrastive_weight and len(order) > 1 and len(order) % config.batch_size == 1:
+        order = order[:-1]  # a crystal alone has nothing to be told apart from
     totals: dict[str, Tensor] = {}
-    for chunk in chunks:
+    for start in range(0, len(order), config.batch_size):
         with loop.validation_step.preparing():
+            chunk = index[order[start : start + config.batch_size]]
             batch = loop.batch(chunk)
         for name, value in loop.validation_step(batch).items():
-            totals[name] = totals.get(name, 0.0) + value * (len(chunk) / count)
+            totals[name] = totals.get(name, 0.0) + value * (len(chunk) / len(order))
     return {f"val_{name}": float(value) for name, value in totals.items()}
 
 
