@@ -47,16 +47,24 @@ def vectors(lengths, angles) -> np.ndarray:
 
 def bravais_crystals() -> CrystalTable:
     """One crystal per Bravais lattice: an iron atom, and in large cells a lighter one."""
+    lattices = [
+        np.array(indexing._CENTRINGS[centring]) @ vectors(*cell)
+        for (_, centring), cell in CELLS.items()
+    ]
+    groups = [166 if centring == "R" else SPACE_GROUPS[family] for family, centring in CELLS]
+    return crystals_of(lattices, groups)
+
+
+def crystals_of(lattices, space_groups) -> CrystalTable:
+    """Crystals with these primitive cells."""
     rows = []
-    for (_, centring), cell in CELLS.items():
-        lattice = np.array(indexing._CENTRINGS[centring]) @ vectors(*cell)
+    for lattice in lattices:
         coords = np.array([[0.0, 0, 0], [0.13, 0.23, 0.37]])
         reduced = reduce_crystal(lattice, coords[:1], np.array([26]))
         coords = coords if np.linalg.det(lattice) > 120 else coords[:1]
         rows.append((reduced.lattice, coords, np.array([26, 8])[: len(coords)]))
     info = pd.DataFrame({"material_id": [str(i) for i in range(len(rows))], "formula": "Fe"})
-    groups = [166 if centring == "R" else SPACE_GROUPS[family] for family, centring in CELLS]
-    info = info.assign(space_group=groups, split="val", source="test")
+    info = info.assign(space_group=space_groups, split="val", source="test")
     return table_from_arrays(*[list(column) for column in zip(*rows, strict=True)], info)
 
 

@@ -210,7 +210,7 @@ def test_rows_decide_what_is_trained_on(trained, table, tmp_path):
 
 def test_starts_of_an_earlier_chapter(trained, tmp_path):
     run, _ = trained
-    with pytest.raises(FileNotFoundError, match="book.py run 03"):
+    with pytest.raises(FileNotFoundError, match=r"book\.py run 03"):
         experiments.load_starts(tmp_path, ["xrd"], [0], made_by="python tools/book.py run 03")
     save_model(run.model, tmp_path / "xrd_seed0.safetensors")
     (again,) = experiments.load_starts(tmp_path, ["xrd"], [0], made_by="")
@@ -238,9 +238,9 @@ def test_pretraining_data(prototype_table, monkeypatch):
     train = experiments.split_rows(prototype_table)[0]
     assert torch.equal(rows[: len(train)], train)
     assert len(rows) == len(train) + len(further)
-    assert len(experiments.pretraining_data(prototype_table, "", max_atoms=9, **settings)[1]) == len(
-        prototype_table
-    )
+    assert len(
+        experiments.pretraining_data(prototype_table, "", max_atoms=9, **settings)[1]
+    ) == len(prototype_table)
 
 
 def test_linear_probe_reads_what_the_encoder_keeps(prototype_table):

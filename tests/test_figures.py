@@ -116,13 +116,18 @@ PLOTS: dict[str, Callable[[], Figure]] = {
         RNG.normal(size=(NUM, 2)), SYSTEM, modality=np.array(["structure", "xrd"] * (NUM // 2))
     ),
     "similarity_matrix": lambda: figures.similarity_matrix(RNG.normal(size=(9, 9))),
-    "confusion": lambda: figures.confusion(RNG.integers(0, 50, (7, 7))),
+    "confusion": lambda: figures.confusion(
+        {name: RNG.integers(0, 50, (7, 7)) for name in ("xrd", "composition", "fused")}
+    ),
     "parity": lambda: figures.parity(TRUE, TRUE + 0.1),
     "error_by_symmetry": lambda: figures.error_by_symmetry(
         ERRORS, column="error", label="error (Å)", hue="model"
     ),
     "error_against": lambda: figures.error_against(
-        TRUE.prod(axis=1), ERRORS["error"], xlabel="volume (Å³)", ylabel="error (Å)", bins=5
+        {"volume (Å³)": TRUE.prod(axis=1), "atoms": np.arange(NUM) % 20 + 1},
+        ERRORS["error"],
+        ylabel="error (Å)",
+        bins=5,
     ),
     "fusion_comparison": lambda: figures.fusion_comparison(DOTS, xlabel="MAE (Å)", reference=0.13),
     "missing_modality": lambda: figures.missing_modality(
@@ -174,7 +179,7 @@ def test_importing_and_drawing_leaves_pyplot_alone() -> None:
     code = (
         "import matplotlib as mpl; before = dict(mpl.rcParams); import numpy as np;"
         "from unimat_lib import figures; figures.flow_strip()._repr_png_();"
-        "figures.confusion(np.eye(7, dtype=int))._repr_png_();"
+        "figures.confusion({'a': np.eye(7, dtype=int)})._repr_png_();"
         "assert dict(mpl.rcParams) == before;"
         "import matplotlib.pyplot as plt; assert plt.get_fignums() == []"
     )
@@ -257,11 +262,11 @@ def test_messages_say_what_is_wrong() -> None:
         figures.crystal_system_counts(ERRORS.drop(columns="split"))
     with pytest.raises(ValueError, match="expected crystal systems"):
         figures.embedding_map(np.zeros((1, 2)), ["rhombohedral"])
-    with pytest.raises(ValueError, match="square matrix"):
-        figures.confusion(np.zeros((3, 3)))
+    with pytest.raises(ValueError, match="square matrices"):
+        figures.confusion({"xrd": np.zeros((3, 3))})
     with pytest.raises(ValueError, match="one name per feature"):
         figures.magpie_features(np.zeros(3), ["a"])
     with pytest.raises(ValueError, match="at least one element"):
         figures.periodic_table_coverage({})
     with pytest.raises(ValueError, match="use fewer bins"):
-        figures.error_against([1, 2], [1, 2], xlabel="x", ylabel="y")
+        figures.error_against({"x": [1, 2]}, [1, 2], ylabel="y")

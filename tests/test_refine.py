@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from lattices import CELLS, GRID, bravais_crystals, predictions
+from lattices import CELLS, GRID, bravais_crystals, crystals_of, predictions, vectors
 
 from unimat_lib import evaluate, indexing, ledger, refine, refine_figures
 from unimat_lib.crystals import CRYSTAL_SYSTEMS
@@ -70,6 +70,16 @@ def test_recovers_the_cell_of_every_bravais_lattice(row, crystals, refined):
     family = BRAVAIS_LATTICES[row]
     system = {"hexagonal": "trigonal"}.get(family[0]) if family[1] == "R" else family[0]
     assert CRYSTAL_SYSTEMS[refined.system[row]] == system
+
+
+def test_a_dominant_zone_is_built_upon():
+    """A monoclinic cell with a short axis, whose lowest peaks all lie in one plane."""
+    table = crystals_of([vectors([13.71, 3.083, 10.94], [90, 98.3, 90])], [10])
+    pattern = render(
+        bragg_reflections(table, g_max=g_max_of(GRID)), torch.arange(1), GRID, fwhm=0.1
+    )
+    result = refine_cells(*predictions(table, 0.04, seed=1), find_peaks(pattern, GRID))
+    torch.testing.assert_close(result.lengths, table.lengths, rtol=1e-3, atol=0)
 
 
 def test_a_wrong_volume_is_refused_and_nothing_changes(crystals, patterns):

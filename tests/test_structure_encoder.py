@@ -445,9 +445,14 @@ def test_structure_encoder_learns_sixteen_crystals(table):
 def test_translations_keep_the_cell_apart():
     # Two boxes around one atom each that differ only beyond the cutoff look alike to DimeNet++.
     lattice = torch.diag_embed(torch.tensor([[7.0, 7, 7], [7, 7, 9]], dtype=torch.float64))
-    info = pd.DataFrame({"material_id": ["a", "b"], "formula": "X", "space_group": 1, "source": "x"})
+    info = pd.DataFrame(
+        {"material_id": ["a", "b"], "formula": "X", "space_group": 1, "source": "x"}
+    )
     boxes = table_from_arrays(
-        list(lattice.numpy()), [np.zeros((1, 3))] * 2, [np.array([14])] * 2, info.assign(split="train")
+        list(lattice.numpy()),
+        [np.zeros((1, 3))] * 2,
+        [np.array([14])] * 2,
+        info.assign(split="train"),
     )
     graph = periodic_graph(boxes, cutoff=5.0)
     torch.manual_seed(0)

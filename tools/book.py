@@ -47,7 +47,7 @@ READS: dict[str, tuple[str, ...]] = {
     "03_encoders": (),
     "04_alignment": ("03_encoders",),
     "05_fusion": ("03_encoders",),
-    "06_crystal_systems": ("03_encoders", "05_fusion"),
+    "06_crystal_systems": ("03_encoders", "05_fusion", "09_refinement"),
     "07_ledger": ("03_encoders", "04_alignment", "05_fusion", "09_refinement"),
     "08_performance": (),
     "09_refinement": ("03_encoders", "05_fusion"),

@@ -1,20 +1,19 @@
 """What is behind an error: symmetry, novelty, what each view knows, and what the worst ones are.
 
 Everything here works on errors frames (see :func:`unimat_lib.evaluate.predict`), so no model and
-no GPU is needed to ask a new question. How sure a prediction is of its cell is said by conformal
-intervals (:func:`half_widths`), which need predictions of crystals that were not trained on.
+no GPU is needed to ask a new question.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from string import ascii_uppercase
 
 import numpy as np
 import pandas as pd
 
+from unimat_lib import datasets, experiments, ledger
 from unimat_lib.crystals import CRYSTAL_SYSTEMS, CrystalTable, crystal_system_index
 from unimat_lib.evaluate import (
     CELL_COLUMNS,
@@ -48,13 +47,11 @@ Source: International Tables for Crystallography A, group-subgroup relations of 
 NOVELTY = ("near twin", "same formula", "known structure type", "new structure type")
 """How near a test crystal is to the crystals that were trained on, see :func:`novelty`."""
 
-INTERVALS = ("absolute", "relative", "relative, by predicted system", "relative, by doubt")
-"""Kinds of conformal intervals, see :func:`half_widths`."""
-
 WRONG_CELLS = (
     "predicted angles close no cell",
     "same lattice, another cell",
     "whole multiple or part of the cell",
+    "two lengths right, the third wrong",
     "right volume, another lattice",
     "volume too small",
     "volume too large",
@@ -68,10 +65,9 @@ SYSTEM_METRICS: Mapping[str, str] = {
 }
 """Metrics by crystal system and how they are called in tables."""
 
+_NEAR_LENGTH = 0.05  # relative error up to which a length passes for right
 _NEAR_VOLUME = 0.1  # relative error up to which a volume passes for right
 _PSEUDO = 0.02  # relative deviation of a metric from a symmetry that passes for the symmetry
-_DOUBT_CLASSES = 5
-_MIN_LENGTH = 0.1  # angstrom; a network's length can be anything
 
 
 def related(first: int, second: int) -> bool:
@@ -192,6 +188,31 @@ def structure_types(table: CrystalTable) -> tuple[list[str], list[frozenset[int]
     return types, elements
 
 
+def known_crystals(
+    table: CrystalTable, pretraining: str, *, max_atoms: int
+) -> tuple[CrystalTable, str]:
+    """Every crystal that our models were trained on, and words that say what is among them.
+
+    Args:
+        table: The data set with its splits.
+        pretraining: Name of the data set of further crystals, empty for none.
+        max_atoms: Largest of their cells.
+
+    Returns:
+        The training split with the further crystals. Where this computer has no such data set the
+        training split comes alone, and the words say so.
+    """
+    words, extra = "and there was no pretraining", None
+    if pretraining:
+        words = "with those of pretraining"
+        try:
+            extra = datasets.load(pretraining)
+        except datasets.DataError:
+            words = f"without those of pretraining, as {pretraining} is not on this computer"
+    pool = datasets.pretraining_pool(table, extra, max_atoms=max_atoms)
+    return pool.select(pool.info["split"].isin(["train", "extra"]).to_numpy(bool, copy=True)), words
+
+
 def novelty(test: CrystalTable, known: CrystalTable, *, tolerance: float = 0.02) -> pd.DataFrame:
     """How near test crystals are to crystals that were trained on.
 
@@ -247,15 +268,62 @@ def novelty_table(
         row = {"nearest known crystal": category, "set of elements": elements, "n": int(pick.sum())}
         row["share (%)"] = 100 * pick.mean()
         for name, error in errors.items():
-            row[f"{name}: error (Å)"] = _mean(error[pick])
-            row[f"{name}: system (%)"] = _mean(right[name][pick])
+            row[f"{name}: error (Å)"] = mean(error[pick])
+            row[f"{name}: system (%)"] = mean(right[name][pick])
         row["share of the error (%)"] = 100 * error[pick].sum() / max(error.sum(), 1e-12)
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _mean(values: np.ndarray) -> float:
+def mean(values: np.ndarray) -> float:
+    """The mean, NaN where there is nothing to average."""
     return float(values.mean()) if len(values) else float("nan")
+
+
+def novelty_facts(frames: Sequence[pd.DataFrame], kinds: pd.DataFrame) -> pd.DataFrame:
+    """The same for one model and for larger groups, which overlap.
+
+    Args:
+        frames: Errors frames of its seeds.
+        kinds: See :func:`novelty`.
+
+    Returns:
+        Index: ``all``, ``twins``, ``not_twins``, ``new_formula``, ``new_type``, ``new_elements``.
+        Columns: ``share`` of the crystals in percent, ``error`` in angstrom (scaled length MAE) and
+        ``system``, the accuracy in percent.
+    """
+    category = kinds["category"]
+    groups = {
+        "all": category.notna(),
+        "twins": category == NOVELTY[0],
+        "not_twins": category != NOVELTY[0],
+        "new_formula": category.isin(NOVELTY[2:]),
+        "new_type": category == NOVELTY[3],
+        "new_elements": kinds["elements"] == "new",
+    }
+    error, right = over_seeds(frames), over_seeds(frames, "crystal_system_accuracy")
+    rows = {name: (100 * x.mean(), mean(error[x]), mean(right[x])) for name, x in groups.items()}
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["share", "error", "system"])
+
+
+def fusion_facts(
+    pattern: pd.DataFrame, formula: pd.DataFrame, fused: pd.DataFrame
+) -> dict[str, float]:
+    """What fusion makes of the crystal systems that only one view names right, in percent.
+
+    Returns:
+        ``formula_only``, the share of crystals that the formula alone has right and the pattern
+        alone has not; ``formula_only_fused``, how often the fused model is right among them (NaN:
+        there are none); ``fusion_won`` and ``fusion_lost`` against the pattern alone.
+    """
+    by_pattern, by_formula, by_both = (_right(frame) for frame in (pattern, formula, fused))
+    only = by_formula & ~by_pattern
+    return {
+        "formula_only": 100 * mean(only),
+        "formula_only_fused": 100 * mean(by_both[only]),
+        "fusion_won": 100 * mean(by_both & ~by_pattern),
+        "fusion_lost": 100 * mean(by_pattern & ~by_both),
+    }
 
 
 def view_errors(frames: Mapping[str, pd.DataFrame]) -> tuple[pd.DataFrame, float]:
@@ -287,169 +355,6 @@ def view_errors(frames: Mapping[str, pd.DataFrame]) -> tuple[pd.DataFrame, float
         table[name] = values.to_numpy()
         table.loc[own, name] = np.nan  # with itself it says nothing
     return table.rename_axis("view"), float(errors.min(axis=0).mean())
-
-
-# ---- conformal intervals
-
-
-def conformal_quantile(scores: np.ndarray, coverage: float) -> float:
-    """The score that a new crystal stays below with at least the probability ``coverage``.
-
-    The ``ceil((n + 1) coverage)``-th smallest of ``n`` scores: if the new score is exchangeable
-    with them, its rank among all ``n + 1`` is uniform. Infinite where ``n`` is too small to tell.
-
-    Args:
-        scores: Scores of crystals that were not trained on, ``[n]``.
-        coverage: In (0, 1).
-
-    Raises:
-        ValueError: If the coverage lies outside (0, 1) or a score is not a number.
-
-    Source: Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World (2005); Lei et al.,
-        J. Am. Stat. Assoc. 113, 1094 (2018), algorithm 2.
-    """
-    scores = np.sort(np.asarray(scores, dtype=float))
-    if not 0 < coverage < 1 or np.isnan(scores).any():
-        raise ValueError(
-            f"expected a coverage in (0, 1) and scores that are numbers, got {coverage} and "
-            f"{int(np.isnan(scores).sum())} NaN: leave broken predictions out"
-        )
-    rank = math.ceil((len(scores) + 1) * coverage - 1e-9)  # 0.9 of ten is nine, not ten
-    return float(scores[rank - 1]) if rank <= len(scores) else math.inf
-
-
-def half_widths(
-    calibration: pd.DataFrame, frame: pd.DataFrame, *, coverage: float, kind: str
-) -> np.ndarray:
-    """Half widths of intervals that hold all three lengths of a crystal together.
-
-    Split conformal prediction. The score of a crystal is its largest length error: in angstrom
-    ("absolute", one width for everybody), or as a part of the predicted length ("relative"). With
-    "by predicted system" and "by doubt" (fifths by the entropy of the crystal-system probabilities)
-    each group has its own quantile, so that the promise holds within each group (Mondrian).
-
-    Args:
-        calibration: Errors frame of crystals that were not trained on.
-        frame: Errors frame of the crystals to judge; their errors are not read.
-        coverage: Share of the crystals that is promised, in (0, 1).
-        kind: One of ``INTERVALS``.
-
-    Returns:
-        Angstrom ``[n, 3]``; infinite where a group has too few crystals to promise anything.
-
-    Raises:
-        ValueError: If the kind is unknown or the coverage lies outside (0, 1).
-
-    Source: Lei et al., J. Am. Stat. Assoc. 113, 1094 (2018); Angelopoulos and Bates, arXiv
-        2107.07511, sections 2.3 and 4.1; Mondrian: Vovk, Gammerman and Shafer (2005).
-    """
-    if kind not in INTERVALS:
-        raise ValueError(f"unknown kind {kind!r}: expected one of {list(INTERVALS)}")
-    errors = calibration[["error_a", "error_b", "error_c"]].abs().to_numpy(dtype=float)
-    scores = (errors / _width_scale(calibration, kind)).max(axis=1)
-    known, asked = (_interval_groups(calibration, some, kind) for some in (calibration, frame))
-    quantile = np.empty(len(frame))
-    for group in np.unique(asked):
-        quantile[asked == group] = conformal_quantile(scores[known == group], coverage)
-    return quantile[:, None] * _width_scale(frame, kind)
-
-
-def _width_scale(frame: pd.DataFrame, kind: str) -> np.ndarray:
-    lengths = frame[list("abc")].to_numpy(dtype=float)
-    return np.ones_like(lengths) if kind == "absolute" else lengths.clip(min=_MIN_LENGTH)
-
-
-def _interval_groups(calibration: pd.DataFrame, frame: pd.DataFrame, kind: str) -> np.ndarray:
-    if kind.endswith("by predicted system"):
-        return frame["predicted_system"].to_numpy()
-    if kind.endswith("by doubt"):
-        shares = np.arange(1, _DOUBT_CLASSES) / _DOUBT_CLASSES
-        return np.digitize(_entropy(frame), np.quantile(_entropy(calibration), shares))
-    return np.zeros(len(frame), dtype=int)
-
-
-def _entropy(frame: pd.DataFrame) -> np.ndarray:
-    """Entropy of the crystal-system probabilities, nats ``[n]``."""
-    probabilities = frame[list(PROBABILITY_COLUMNS)].to_numpy(dtype=float).clip(1e-9, 1)
-    return -(probabilities * np.log(probabilities)).sum(axis=1)
-
-
-def covered(frame: pd.DataFrame, widths: np.ndarray) -> np.ndarray:
-    """Which crystals have all three true lengths inside their intervals, bool ``[n]``."""
-    errors = frame[["error_a", "error_b", "error_c"]].abs().to_numpy(dtype=float)
-    return (errors <= widths).all(axis=1)
-
-
-def interval_table(
-    calibration: pd.DataFrame, frame: pd.DataFrame, *, coverages: Sequence[float]
-) -> pd.DataFrame:
-    """What every kind of interval promises, and what it keeps.
-
-    Args:
-        calibration: Errors frame of crystals that were not trained on.
-        frame: Errors frame of the test crystals.
-        coverages: Promises, in (0, 1).
-
-    Returns:
-        One row per kind and coverage: ``interval``, ``promised (%)``, ``covered (%)``, ``median
-        half width (Å)``, ``(%)`` of the length, and ``worst system (%)``, the lowest coverage among
-        the crystal systems. A width that is unbounded for half of the crystals is NaN.
-    """
-    rows = []
-    lengths = frame[list("abc")].to_numpy(dtype=float).clip(min=_MIN_LENGTH)
-    for kind, coverage in itertools.product(INTERVALS, coverages):
-        widths = half_widths(calibration, frame, coverage=coverage, kind=kind)
-        inside = covered(frame, widths)
-        middle = np.median(widths.mean(axis=1))
-        part = 100 * np.median((widths / lengths).mean(axis=1))
-        by_system = pd.Series(inside).groupby(frame["crystal_system"].to_numpy()).mean()
-        rows.append(
-            {
-                "interval": kind,
-                "promised (%)": 100 * coverage,
-                "covered (%)": 100 * inside.mean(),
-                "median half width (Å)": middle if np.isfinite(middle) else np.nan,
-                "median half width (%)": part if np.isfinite(part) else np.nan,
-                "worst system (%)": 100 * by_system.min(),
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def coverage_by_system(
-    calibration: pd.DataFrame, frame: pd.DataFrame, *, coverage: float, kinds: Sequence[str]
-) -> pd.DataFrame:
-    """Coverage in each true crystal system that occurs, with Wilson's 95 % interval.
-
-    Args:
-        calibration: Errors frame of crystals that were not trained on.
-        frame: Errors frame of the test crystals.
-        coverage: The promise, in (0, 1).
-        kinds: Some of ``INTERVALS``.
-
-    Returns:
-        One row per system and kind: ``crystal system`` (with its number of crystals), ``interval``,
-        ``value``, ``low``, ``high`` in percent, as :func:`unimat_lib.figures.fusion_comparison`
-        draws it.
-    """
-    rows = []
-    systems = frame["crystal_system"].to_numpy()
-    for number, kind in itertools.product(np.unique(systems), kinds):
-        inside = covered(frame, half_widths(calibration, frame, coverage=coverage, kind=kind))
-        n, share = int((systems == number).sum()), inside[systems == number].mean()
-        z = 1.96
-        centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-        spread = z * math.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2) / (1 + z * z / n)
-        rows.append(
-            {
-                "crystal system": f"{CRYSTAL_SYSTEMS[number]} ({n:,})",
-                "interval": kind,
-                "value": 100 * share,
-                "low": 100 * (centre - spread),
-                "high": 100 * (centre + spread),
-            }
-        )
-    return pd.DataFrame(rows)
 
 
 # ---- single systems, single errors
@@ -515,10 +420,11 @@ def wrong_cells(frame: pd.DataFrame) -> list[str]:
         ~closed,
         multiple == 1,
         multiple != 0,
+        np.median(np.abs(said[:, :3] / true[:, :3] - 1), axis=1) <= _NEAR_LENGTH,
         np.abs(ratio - 1) <= _NEAR_VOLUME,
         ratio < 1,
     ]
-    return np.select(kinds, WRONG_CELLS[:5], WRONG_CELLS[5]).tolist()
+    return np.select(kinds, WRONG_CELLS[:6], WRONG_CELLS[6]).tolist()
 
 
 def circumstances(
@@ -544,7 +450,8 @@ def circumstances(
     low, high = np.quantile(train.lengths.cpu().numpy(), [0.0025, 0.9975], axis=0)
     lengths = test.lengths.cpu().numpy()
     exact, loose = (
-        lattice_system(test.lengths, test.angles, tolerance=x).cpu().numpy() for x in (1e-3, _PSEUDO)
+        lattice_system(test.lengths, test.angles, tolerance=x).cpu().numpy()
+        for x in (1e-3, _PSEUDO)
     )
     return pd.DataFrame(
         {
@@ -599,6 +506,42 @@ def worst_first(frame: pd.DataFrame, *, n: int, metric: str = "length_mae") -> n
     return np.argsort(-PER_CRYSTAL[metric](frame).to_numpy(), kind="stable")[:n]
 
 
+def worst_share(frame: pd.DataFrame, *, n: int, metric: str = "length_mae") -> float:
+    """Share of the whole error, in percent, that the ``n`` worst crystals carry."""
+    error = np.sort(PER_CRYSTAL[metric](frame).to_numpy())
+    return 100 * float(error[-n:].sum() / max(error.sum(), 1e-12))
+
+
+def worst_errors(
+    frame: pd.DataFrame, table: CrystalTable, reasons: pd.DataFrame, *, n: int
+) -> pd.DataFrame:
+    """The ``n`` largest length errors with what can be said of each.
+
+    Args:
+        frame: Errors frame of the test crystals.
+        table: All crystals with their splits.
+        reasons: See :func:`circumstances`, for the test crystals.
+        n: How many, from the worst one.
+
+    Returns:
+        ``formula``, ``crystal system``, ``atoms``, true and predicted lengths, ``mean error (Å)``,
+        ``predicted system``, ``how it is wrong`` and ``what may have made it hard``. The index is
+        the place among the test crystals.
+    """
+    place = worst_first(frame, n=n)
+    names, part = np.array(reasons.columns, dtype=object), frame.iloc[place]
+    rows = experiments.worst_table([frame], table, n=n).drop(columns="row").set_index(place)
+    return rows.assign(
+        **{
+            "predicted system": [CRYSTAL_SYSTEMS[k] for k in part["predicted_system"]],
+            "how it is wrong": wrong_cells(part),
+            "what may have made it hard": [
+                "; ".join(names[row]) or "–" for row in reasons.to_numpy(dtype=bool)[place]
+            ],
+        }
+    )
+
+
 def symmetry_label_disagrees(table: CrystalTable, rows: Sequence[int] | np.ndarray) -> np.ndarray:
     """Where the data set's crystal system is not the one that spglib finds in the coordinates.
 
@@ -620,9 +563,7 @@ def symmetry_label_disagrees(table: CrystalTable, rows: Sequence[int] | np.ndarr
     return result
 
 
-def over_seeds(
-    frames: Sequence[pd.DataFrame], metric: str = "scaled_length_mae"
-) -> np.ndarray:
+def over_seeds(frames: Sequence[pd.DataFrame], metric: str = "scaled_length_mae") -> np.ndarray:
     """A metric of each crystal (of :data:`evaluate.PER_CRYSTAL`), mean over seeds, ``[n]``."""
     return np.mean([PER_CRYSTAL[metric](frame) for frame in frames], axis=0)
 
@@ -651,3 +592,46 @@ def system_table(
             mean = tables[name][metric].groupby(level=1).mean()
             shown[f"{name}: {SYSTEM_METRICS[metric]}"] = mean.reindex(shown.index)
     return shown
+
+
+PAPER_ACCURACY: Mapping[str, float] = {
+    "crystal_system_accuracy": 85.1,
+    "crystal_system_accuracy_cubic": 98.1,
+    "crystal_system_accuracy_monoclinic": 78.1,
+}
+"""Crystal-system accuracies in percent that the abstract of arXiv 2411.08664 states."""
+
+
+def paper_table(
+    frames: Mapping[str, Sequence[pd.DataFrame]], *, setting: str, comparable: bool
+) -> pd.DataFrame:
+    """The crystal-system accuracies of the paper beside those of this book.
+
+    Args:
+        frames: Variant to the errors frames of its seeds.
+        setting: Name of their setting.
+        comparable: False on other data than the paper's: then there are no verdicts.
+
+    Returns:
+        One row per variant and number of ``PAPER_ACCURACY``: values, 95 % interval, difference and
+        verdict (of this row alone; the ledger chapter judges all claims together).
+    """
+    rows = []
+    for variant, seeds in frames.items():
+        found = ledger.ledger_rows(seeds, setting=setting, variant=variant)
+        for metric, published in PAPER_ACCURACY.items():
+            row = ledger.find_row(found, setting=setting, variant=variant, metric=metric)
+            word = ledger.verdict(row, published, rounding=0.05, lower_is_better=False)
+            system = metric.removeprefix("crystal_system_accuracy").strip("_")
+            rows.append(
+                {
+                    "among": system or "all crystals",
+                    "variant": variant,
+                    "paper (%)": published,
+                    "this book (%)": row["mean"] if row else np.nan,
+                    "95 % interval": "{:.1f} to {:.1f}".format(*row["ci95"]) if row else "–",
+                    "delta": row["mean"] - published if row else np.nan,
+                    "verdict": word if comparable else "not comparable: other data",
+                }
+            )
+    return pd.DataFrame(rows)

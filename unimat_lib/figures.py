@@ -1830,46 +1830,54 @@ def similarity_matrix(
 # Results
 # -------------------------------------------------------------------------------------------------
 @_styled
-def confusion(
-    matrix: Array, *, normalise: bool = True, labels: Sequence[str] = CRYSTAL_SYSTEMS
-) -> Figure:
-    """Confusion matrix: true classes in rows, colour the share of the row, counts in the cells.
+def confusion(matrices: Mapping[str, Array], *, labels: Sequence[str] = CRYSTAL_SYSTEMS) -> Figure:
+    """Confusion matrices side by side: true classes in rows, percent of the row in the cells.
 
     Args:
-        matrix: [K, K] counts, row = true class, column = predicted class.
-        normalise: colour by the share of each row (otherwise by count).
+        matrices: title -> [K, K] counts, row = true class, column = predicted class. Rows must
+            count the same crystals: their numbers are written once, at the left.
         labels: K class names.
     """
-    counts = _array(matrix).astype(float)
-    if counts.shape != (len(labels), len(labels)):
+    counts = {name: _array(matrix).astype(float) for name, matrix in matrices.items()}
+    wrong = {name: x.shape for name, x in counts.items() if x.shape != (len(labels),) * 2}
+    if wrong or not counts:
         raise ValueError(
-            f"expected a square matrix for {len(labels)} classes, got shape {counts.shape}"
+            f"expected square matrices for {len(labels)} classes, got {wrong or 'none'}"
         )
-    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    values = share if normalise else counts
-    figure = _figure(height=5.4, layout="compressed")
-    axes = figure.add_subplot()
-    texts = [[f"{int(n):,}" for n in row] for row in counts]
-    if normalise:
-        for i in range(len(labels)):
-            texts[i][i] = f"{100 * share[i, i]:.0f} %\n{texts[i][i]}"
-    sns.heatmap(
-        values,
-        ax=axes,
-        annot=np.array(texts),
-        fmt="",
-        annot_kws={"size": 8.6, "linespacing": 1.15},
-        cmap=SEQUENTIAL,
-        vmin=0,
-        vmax=1.0 if normalise else max(float(counts.max()), 1.0),
-        square=True,
-        xticklabels=labels,
-        yticklabels=[f"{n} ({int(k):,})" for n, k in zip(labels, counts.sum(1), strict=True)],
-        cbar_kws={"shrink": 0.86, "label": "share of the true class" if normalise else "crystals"},
-    )
-    axes.set_xticks(axes.get_xticks(), labels, rotation=35, ha="right", rotation_mode="anchor")
-    axes.tick_params(length=0)
-    axes.set(xlabel="predicted", ylabel="true (number of crystals)")
+    columns = min(len(counts), 2)
+    rows = -(-len(counts) // columns)
+    figure = _figure(height=0.4 + (5.2 if columns == 1 else 2.9 * rows), layout="compressed")
+    panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    for k, (axes, (name, matrix)) in enumerate(zip(panels.flat, counts.items(), strict=False)):
+        number = matrix.sum(axis=1)
+        share = matrix / np.maximum(number[:, None], 1)
+        text = np.where(share < 0.005, "<1", np.char.mod("%.0f", 100 * share))
+        sns.heatmap(
+            share,
+            ax=axes,
+            annot=np.where(matrix > 0, text, ""),
+            fmt="",
+            annot_kws={"size": 8.6},
+            cmap=SEQUENTIAL,
+            vmin=0,
+            vmax=1,
+            square=True,
+            cbar=False,
+            yticklabels=[f"{n} ({int(c):,})" for n, c in zip(labels, number, strict=True)],
+        )
+        axes.tick_params(labelsize=8.8)
+        axes.set_xticks(axes.get_xticks(), labels, rotation=40, ha="right", rotation_mode="anchor")
+        axes.tick_params(length=0)
+        axes.set_title(name, fontsize=10.5)
+        if k // columns == rows - 1:
+            axes.set_xlabel("predicted")
+        if k % columns == 0:
+            axes.set_ylabel("true (crystals)")
+    for axes in panels.flat[len(counts) :]:
+        axes.set_visible(False)
+    image = panels.flat[0].collections[0]
+    bar = figure.colorbar(image, ax=panels, shrink=0.6, pad=0.02, label="share of the true class")
+    bar.outline.set_visible(False)
     return figure
 
 
@@ -2017,59 +2025,47 @@ def error_by_symmetry(
 
 @_styled
 def error_against(
-    x: Array,
+    quantities: Mapping[str, Array],
     error: Array,
     *,
-    xlabel: str,
     ylabel: str,
-    bins: int | Sequence[float] = 12,
-    log: bool = False,
+    bins: int = 8,
     min_count: int = 5,
 ) -> Figure:
-    """Median and quantile bands of an error along a quantity such as the cell volume.
+    """Median and quantile bands of an error along quantities such as the cell volume.
 
     Args:
-        x: [N].
+        quantities: axis label with unit -> [N], one panel each.
         error: [N].
-        xlabel: with unit.
         ylabel: with unit.
-        bins: number of equally filled bins, or edges.
-        log: logarithmic error axis.
+        bins: number of equally filled bins (fewer where many crystals have one value).
         min_count: bins with fewer crystals are not drawn.
     """
-    x, error = _array(x).astype(float), _array(error).astype(float)
-    edges = (
-        np.unique(np.quantile(x, np.linspace(0, 1, bins + 1)))
-        if isinstance(bins, int)
-        else np.asarray(bins, float)
-    )
-    which = np.clip(np.digitize(x, edges[1:-1]), 0, len(edges) - 2)
-    rows = []
-    for k in range(len(edges) - 1):
-        values = error[which == k]
-        if len(values) >= min_count:
-            quantiles = np.quantile(values, [0.05, 0.25, 0.5, 0.75, 0.95])
-            rows.append([np.median(x[which == k]), *quantiles])
-    if not rows:
-        raise ValueError(
-            f"no bin holds {min_count} or more of the {len(x)} crystals; use fewer bins"
-        )
-    centre, p5, p25, p50, p75, p95 = np.array(rows).T
-    figure = _figure(height=4.0)
-    axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
-    axes.fill_between(centre, p5, p95, color=BLUE, alpha=0.13, linewidth=0, label="middle 90 %")
-    axes.fill_between(centre, p25, p75, color=BLUE, alpha=0.28, linewidth=0, label="middle half")
-    axes.plot(centre, p50, "o-", color=BLUE, markersize=4.5, label="median")
-    axes.set_ylabel(ylabel)
-    axes.grid(axis="y")
-    if log:
-        axes.set_yscale("log")
-        _plain_log(axes.yaxis)
-    axes.legend(loc="best")
-    span = (centre.min(), centre.max())
-    below.hist(x, 50, range=span, color="#9AA3AB", rwidth=0.9)
-    below.set(xlabel=xlabel, ylabel="crystals", xlim=span)
-    figure.align_ylabels([axes, below])
+    error = _array(error).astype(float)
+    figure = _figure(height=3.5)
+    panels = figure.subplots(1, len(quantities), sharey=True, squeeze=False)[0]
+    for axes, (label, values) in zip(panels, quantities.items(), strict=True):
+        x = _array(values).astype(float)
+        edges = np.unique(np.quantile(x, np.linspace(0, 1, bins + 1)))
+        which = np.clip(np.digitize(x, edges[1:-1]), 0, max(len(edges) - 2, 0))
+        groups = [which == k for k in np.unique(which) if (which == k).sum() >= min_count]
+        if not groups:
+            raise ValueError(
+                f"no bin holds {min_count} or more of the {len(x)} crystals; use fewer bins"
+            )
+        centre = [np.median(x[pick]) for pick in groups]
+        bands = [np.quantile(error[pick], [0.05, 0.25, 0.5, 0.75, 0.95]) for pick in groups]
+        p5, p25, p50, p75, p95 = np.transpose(bands)
+        axes.fill_between(centre, p5, p95, color=BLUE, alpha=0.13, lw=0, label="middle 90 %")
+        axes.fill_between(centre, p25, p75, color=BLUE, alpha=0.28, lw=0, label="middle half")
+        axes.plot(centre, p50, "o-", color=BLUE, markersize=4.5, label="median")
+        axes.set_xlabel(label)
+        if min(centre) > 0 and max(centre) > 8 * min(centre):
+            axes.set_xscale("log")
+            _plain_log(axes.xaxis)
+        axes.grid(axis="y")
+    panels[0].set_ylabel(ylabel)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure
 
 

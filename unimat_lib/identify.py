@@ -9,15 +9,16 @@ from __future__ import annotations
 import argparse
 import copy
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 import torch
 from torch import nn
 
 from unimat_lib.composition import magpie_features
-from unimat_lib.crystals import CRYSTAL_SYSTEMS
+from unimat_lib.crystals import CRYSTAL_SYSTEMS, CrystalTable
 from unimat_lib.model import UniMat, load_model
 from unimat_lib.patterns import CU_K_ALPHA, Grid, Pattern, PatternError, read_pattern, to_grid
 from unimat_lib.record import project_root
@@ -161,6 +162,14 @@ def identify(model: UniMat, pattern: Pattern, formula: str | None = None) -> Ide
         angles=tuple(cell["angles"][0].tolist()),
         crystal_system=dict(zip(CRYSTAL_SYSTEMS, probabilities, strict=True)),
     )
+
+
+def cells_table(crystal: CrystalTable, predicted: Mapping[str, Identification]) -> pd.DataFrame:
+    """The true cell of one crystal (first row) and predicted ones: a, b, c, alpha, beta, gamma."""
+    cells = {"true": [*crystal.lengths[0].tolist(), *crystal.angles[0].tolist()]}
+    cells |= {name: [*said.lengths, *said.angles] for name, said in predicted.items()}
+    columns = ["a (Å)", "b (Å)", "c (Å)", "α (°)", "β (°)", "γ (°)"]
+    return pd.DataFrame(cells.values(), index=list(cells), columns=columns).rename_axis("cell")
 
 
 def refine(found: Identification, pattern: Pattern) -> Refinement:

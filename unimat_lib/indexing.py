@@ -7,7 +7,8 @@ With Q = 1/d^2 = 4 sin^2(theta) / lambda^2, every reflection (hkl) obeys
 linear in the six numbers of the reciprocal metric tensor, and in one to four of them where the
 lattice is symmetric. :func:`search_cells` solves this equation exactly, for each of the fourteen
 Bravais lattices, for the lowest peaks under many assignments of (hkl), keeps the cells whose volume
-is possible, compares their lines with all peaks and improves the best by least squares. All
+is possible, compares their lines with all peaks and improves the best by least squares. Where the
+lowest peaks may all lie in one plane of the reciprocal lattice, it begins with planes. All
 patterns of a batch are worked on at once, on the device that they lie on.
 
 Metrics are the six numbers A ... F of a primitive cell, in 1/angstrom^2. What a predicted cell adds
@@ -48,6 +49,7 @@ _PER_PARAMETER = 4.0  # what one more free number must gain in log-likelihood
 _TOLERANCES = (1e-3, 4e-4, 1.5e-4, 5e-5)  # relative errors of Q, round by round
 _RIGHT_ANGLE = 0.05  # degrees from 90 that count as none, when cells are put in their setting
 _VOLUME_RANGE = (0.4, 2.2)  # times the predicted volume
+_SAME_VOLUME = (0.6, 1.6)  # times the predicted volume; beyond, other lattices are tried as well
 _WIDE_VOLUME_RANGE = (0.25, 4.0)  # the same where one or two numbers fix a lattice
 
 
@@ -415,22 +417,12 @@ def _solve(lattice: int, observed: PeaksInQ, volume: Tensor) -> tuple[Tensor, Te
     volumes = _VOLUME_RANGE if basis.shape[1] > 2 else _WIDE_VOLUME_RANGE
     low, high = (1 / (volume[:, None] * factor).square() for factor in volumes)
     possible = (inverse_volume2 < low) & (inverse_volume2 > high)
-    score = torch.full(possible.shape, -math.inf, device=volume.device)
     rows = _lines(lattice).to(volume.device)
-
-    def put_scores(pattern: Tensor, assignment: Tensor, peaks: Sequence[int]) -> None:
-        size = _chunk(volume.device) // (16 * len(rows)) + 1
-        for b, t in zip(pattern.split(size), assignment.split(size), strict=True):
-            score[b, t] = _quick_score(free[b, t], rows, q[b].float(), sigma[b].float(), peaks)
-
     if possible.shape[1] > 2 * _PASSED:
-        put_scores(*possible.nonzero().T, _SIFTED)
-        best = score.topk(_PASSED, dim=1)
-        score.fill_(-math.inf)
-        pattern, place = (best.values > -math.inf).nonzero().T
-        put_scores(pattern, best.indices[pattern, place], range(_FIRST))
-    else:
-        put_scores(*possible.nonzero().T, range(_FIRST))
+        sifted = _score_where(possible, free, rows, q, sigma, _SIFTED).topk(_PASSED, dim=1)
+        possible = torch.zeros_like(possible)
+        possible.scatter_(1, sifted.indices, sifted.values > -math.inf)
+    score = _score_where(possible, free, rows, q, sigma, range(_FIRST))
     score, best = _best_different(score, _KEPT)
     pattern, place = (score > -math.inf).nonzero().T
     return pattern, free[pattern, best[pattern, place]] @ basis.T
@@ -443,6 +435,19 @@ def _best_different(score: Tensor, count: int) -> tuple[Tensor, Tensor]:
     score = score.masked_fill(same.tril(-1).any(2), -math.inf)
     score, best = score.topk(min(count, score.shape[1]), dim=1)
     return score, order.gather(1, best)
+
+
+def _score_where(
+    possible: Tensor, free: Tensor, rows: Tensor, q: Tensor, sigma: Tensor, places: Sequence[int]
+) -> Tensor:
+    """:func:`_quick_score` of the possible ones ``[B, T]`` of cells ``[B, T, k]``, else -inf."""
+    score = torch.full(possible.shape, -math.inf, device=q.device)
+    pattern, place = possible.nonzero().T
+    q, sigma = q.float(), sigma.float()
+    size = _chunk(q.device) // (16 * len(rows)) + 1
+    for i, t in zip(pattern.split(size), place.split(size), strict=True):
+        score[i, t] = _quick_score(free[i, t], rows, q[i], sigma[i], places)
+    return score
 
 
 def _quick_score(
@@ -556,6 +561,15 @@ def _find_zones(q: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
     return score, zones.gather(1, best[..., None].expand(-1, -1, 3))
 
 
+def _outside(zones: Tensor, q: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    """The six lowest peaks ``[B, Z, 6]`` that zones do not explain, and how many there are."""
+    plane, _ = _zone_tables(q.device)
+    distance = (q[:, None, :, None] - (zones @ plane.T)[:, :, None]).abs().amin(3)  # [B, Z, P]
+    inside = distance < (4 * sigma + 1e-4 * q)[:, None]
+    order = inside.byte().argsort(dim=2, stable=True)[:, :, :6]
+    return q[:, None].expand_as(inside).gather(2, order), (~inside).sum(2)
+
+
 def _complete(
     zones: Tensor, good: Tensor, q: Tensor, sigma: Tensor, volume: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -572,13 +586,9 @@ def _complete(
         As :func:`_solve_by_zones`.
     """
     second, third, rows = _layer_tables(q.device)
-    plane, _ = _zone_tables(q.device)
-    distance = (q[:, None, :, None] - (zones @ plane.T)[:, :, None]).abs().amin(3)  # [B, Z, P]
-    inside = distance < (4 * sigma + 1e-4 * q)[:, None]
-    good = good & ((~inside).sum(2) >= 3)
-    outside = inside.byte().argsort(dim=2, stable=True)[:, :, :6]
+    above, outside = _outside(zones, q, sigma)
+    good = good & (outside >= 3)
     choices = torch.tensor(list(combinations(range(6), 3)), device=q.device)
-    above = q[:, None].expand_as(inside).gather(2, outside)  # [B, Z, 6]
     first, one, two = above[:, :, choices].unbind(-1)  # [B, Z, 20]
     in_plane = [
         zones @ torch.stack([h * h, k * k, h * k]) for h, k in (second.T, third.T)
@@ -594,16 +604,65 @@ def _complete(
     possible = (ratio > _VOLUME_RANGE[0]) & (ratio < _VOLUME_RANGE[1])
     possible &= (e.abs() <= 1.5 * a) & (d.abs() <= 1.5 * b) & good[..., None, None]
     metric, possible = metric.flatten(1, 3), possible.flatten(1)  # [B, Z * 20 * T]
-    pattern, place = possible.nonzero().T
-    score = torch.full(possible.shape, -math.inf, device=q.device)
-    size = _chunk(q.device) // (16 * len(rows))
-    for i, t in zip(pattern.split(size), place.split(size), strict=True):
-        score[i, t] = _quick_score(
-            metric[i, t], rows, q[i].float(), sigma[i].float(), range(q.shape[1])
-        )
+    score = _score_where(possible, metric, rows, q, sigma, range(q.shape[1]))
     score, best = _best_different(score, 3 * _KEPT)
     pattern, place = (score > -math.inf).nonzero().T
     return pattern, metric[pattern, best[pattern, place]]
+
+
+@functools.cache
+def _stack_tables(lattice: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Monoclinic lines as coefficients of the free numbers ``[n, 4]``, (h, l) of the next layer.
+
+    In conventional axes the zone is (h 0 l); with a C lattice its h are even and those of (h 1 l)
+    odd.
+    """
+    centred = BRAVAIS_LATTICES[lattice][1] == "C"
+    steps = torch.arange(-10.0, 11.0, dtype=torch.float64)
+    hkl = torch.cartesian_prod(steps, torch.arange(3.0, dtype=torch.float64), steps[4:-4])
+    hkl = hkl[(hkl[:, :2].sum(1) % 2 == 0) | torch.tensor(not centred)]
+    hkl = hkl[hkl[:, 0].abs() <= (10 if centred else 6)]
+    rows = torch.unique(_quadratic(hkl)[:, [0, 1, 2, 4]], dim=0)
+    next_layer = hkl[(hkl[:, 1] == 1) & (hkl[:, 0].abs() <= 5) & (hkl[:, 2].abs() <= 2)]
+    next_layer = next_layer[next_layer[:, 0].abs() <= (5 if centred else 2)]
+    return rows[rows.abs().sum(1) > 0].to(device), next_layer[:, [0, 2]].to(device)
+
+
+def _solve_by_stacking(lattice: int, observed: PeaksInQ, volume: Tensor) -> tuple[Tensor, Tensor]:
+    """Monoclinic cells with a short axis b; arguments and result as in :func:`_solve`.
+
+    Their lowest peaks all lie in the zone (h 0 l), a dominant zone. So the zone comes first, and
+    one peak that it does not explain, called (h 1 l), gives the distance of the next layer, which
+    lies straight above.
+    """
+    last = (observed.mask.sum(1, keepdim=True) - 1).clamp_min(0)
+    places = torch.arange(2 * _ZONE_PEAKS, device=volume.device)[None].minimum(last)
+    q, sigma = observed.q.gather(1, places), observed.sigma.gather(1, places)
+    score, zones = _find_zones(q[:, :_ZONE_PEAKS], sigma[:, :_ZONE_PEAKS])
+    above, outside = _outside(zones, q, sigma)
+    good = (score > 0) & (outside > 0)
+
+    a, b, f = zones.unbind(-1)
+    choices = [(a, b, f)]
+    if BRAVAIS_LATTICES[lattice][1] == "C":  # any of three vectors of the zone may be 2 a*
+        choices = [(a / 4, b, f / 2), (b / 4, a, f / 2), ((a + b + f) / 4, b, f / 2 + b)]
+    rows, next_layer = _stack_tables(lattice, q.device)
+    h, el = next_layer.T
+    free, possible = [], []
+    for a, c, e in choices:
+        zone = torch.stack([a, c, e], -1) @ torch.stack([h * h, el * el, h * el])  # [B, Z, T]
+        layer = above[..., None] - zone[:, :, None]  # [B, Z, 6, T]
+        a, c, e, ok = (x[..., None, None].expand_as(layer) for x in (a, c, e, good))
+        free.append(torch.stack([a, layer, c, e], -1).flatten(1, 3))
+        possible.append(ok.flatten(1))
+    free, possible = torch.cat(free, 1), torch.cat(possible, 1)
+    basis = _basis(lattice).to(q.device)
+    ratio = metric_determinant(free @ basis.T).rsqrt() / volume[:, None]
+    possible &= (ratio > _VOLUME_RANGE[0]) & (ratio < _VOLUME_RANGE[1])
+    score = _score_where(possible, free, rows, q, sigma, range(q.shape[1]))
+    score, best = _best_different(score, _KEPT)
+    pattern, place = (score > -math.inf).nonzero().T
+    return pattern, free[pattern, best[pattern, place]] @ basis.T
 
 
 # ---------------------------------------------------------------------------------- least squares
@@ -745,6 +804,10 @@ def search_cells(observed: PeaksInQ, volume: Tensor) -> Candidates | None:
                 which, metric = _solve_by_zones(observed.select(todo), volume[todo])
                 starts.append((todo[which], metric, torch.full_like(which, lattice)))
                 continue
+            if BRAVAIS_LATTICES[lattice][0] == "monoclinic":
+                for some in todo.split(max(1, _chunk(volume.device) // 2**17)):
+                    which, metric = _solve_by_stacking(lattice, observed.select(some), volume[some])
+                    starts.append((some[which], metric, torch.full_like(which, lattice)))
             assignments = _assignments(lattice, volume.device)
             table = 2 * len(assignments) * max(len(m) for _, m in assignments)
             for some in todo.split(max(1, _chunk(volume.device) // (6 * table))):
@@ -755,8 +818,11 @@ def search_cells(observed: PeaksInQ, volume: Tensor) -> Candidates | None:
         pattern, metric, lattice = (torch.cat(each) for each in zip(*starts, strict=True))
         fit = fit_cells(metric, lattice, pattern, observed, tolerances=_TOLERANCES)
         found.append(Candidates(pattern, lattice, fit))
-        # All peaks explained by a cell that does not have many more lines: nothing left to find.
+        # All peaks explained by a cell that does not have many more lines and about the volume that
+        # is expected: nothing left to find.
         enough = fit.lines < 4 * observed.mask.sum(1)[pattern]
+        ratio = metric_determinant(fit.metric).rsqrt() / volume[pattern]
+        enough &= (ratio > _SAME_VOLUME[0]) & (ratio < _SAME_VOLUME[1])
         open_[pattern[(fit.explained >= 0.99) & enough]] = False
     if not found:
         return None

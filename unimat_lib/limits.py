@@ -228,10 +228,9 @@ def _sketches(reflections: Reflections, grid: Grid, fwhm: float) -> Tensor:
 def _cosines(
     reflections: Reflections, first: Tensor, second: Tensor, grid: Grid, fwhm: float
 ) -> Tensor:
-    parts = [
-        (_unit_patterns(reflections, a, grid, fwhm) * _unit_patterns(reflections, b, grid, fwhm))
-        .sum(dim=1)
-        .double()
-        for a, b in zip(first.split(1024), second.split(1024), strict=True)
-    ]
-    return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64)
+    found = torch.zeros(len(first), dtype=torch.float64)
+    for some in torch.arange(len(first)).split(1024):
+        if len(some):
+            a, b = (_unit_patterns(reflections, x[some], grid, fwhm) for x in (first, second))
+            found[some] = (a * b).sum(dim=1).double()
+    return found

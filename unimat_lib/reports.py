@@ -13,7 +13,6 @@ from unimat_lib import evaluate, ledger
 from unimat_lib.alignment import retrieval_ranks
 from unimat_lib.crystals import CrystalTable
 from unimat_lib.experiments import MAIN_METRICS, Run, preferred_wrong, retrieval_table
-from unimat_lib.identify import Identification
 from unimat_lib.model import num_parameters
 
 
@@ -158,14 +157,6 @@ def frames_table(frames: Mapping[str, pd.DataFrame], *, first_column: str) -> pd
         | {MAIN_METRICS[key][0]: evaluate.cell_metrics(frame)[key] for key in MAIN_METRICS}
         for name, frame in frames.items()
     )
-
-
-def cells_table(crystal: CrystalTable, predicted: Mapping[str, Identification]) -> pd.DataFrame:
-    """The true cell of one crystal (first row) and predicted ones: a, b, c, alpha, beta, gamma."""
-    cells = {"true": [*crystal.lengths[0].tolist(), *crystal.angles[0].tolist()]}
-    cells |= {name: [*said.lengths, *said.angles] for name, said in predicted.items()}
-    columns = ["a (Å)", "b (Å)", "c (Å)", "α (°)", "β (°)", "γ (°)"]
-    return pd.DataFrame(cells.values(), index=list(cells), columns=columns).rename_axis("cell")
 
 
 def recall_table(
