@@ -30,6 +30,9 @@ PRETRAINED = "data/pretrained/xrd_composition.safetensors"
 POSITION_ERROR = 0.02
 """Degrees; what the peaks of an aligned diffractometer are off by (zero, height of the sample)."""
 
+MIN_EXPLAINED = 0.9
+"""Share of the peaks that a refined cell has to explain: lines at random angles reach 0.8."""
+
 
 @dataclass(frozen=True)
 class Identification:
@@ -197,11 +200,13 @@ def refine(found: Identification, pattern: Pattern) -> Refinement:
         peaks,
         system_probs=torch.tensor([[found.crystal_system[name] for name in CRYSTAL_SYSTEMS]]),
     )
+    explained = float(cells.explained[0])
+    kept = bool(cells.accepted[0]) and explained >= MIN_EXPLAINED
     return Refinement(
-        lengths=tuple(cells.lengths[0].tolist()),
-        angles=tuple(cells.angles[0].tolist()),
-        accepted=bool(cells.accepted[0]),
-        explained=float(cells.explained[0]),
+        lengths=tuple(cells.lengths[0].tolist()) if kept else found.lengths,
+        angles=tuple(cells.angles[0].tolist()) if kept else found.angles,
+        accepted=kept,
+        explained=explained,
         num_peaks=int(peaks.mask.sum()),
     )
 
