@@ -80,9 +80,7 @@ def _refine_part(job: tuple) -> None:
     path, frame, table, settings, counts, formulas = job
     torch.set_num_threads(1)  # many small steps: more threads would wait for each other
     views = build_views(table, modalities=("xrd",), **settings)
-    new = refine_frame(
-        frame, views, torch.arange(len(table)), counts=counts, formulas=formulas
-    )
+    new = refine_frame(frame, views, torch.arange(len(table)), counts=counts, formulas=formulas)
     with replacing(path) as temporary:
         new.to_parquet(temporary)
 
