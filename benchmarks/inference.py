@@ -43,8 +43,8 @@ def published_model() -> UniMat:
         projection_dim=128,
         fusion="concat",
         grid=Grid(5.0, 90.0, 4096),
-        xrd={"width": 64, "depths": (1, 1, 2, 1)},
-        composition={"hidden": 512},
+        xrd={"width": 48, "depths": (1, 1, 2, 1), "position_channels": 24},
+        composition={"hidden": 256},
     )
     return UniMat(config).eval()
 

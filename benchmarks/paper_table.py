@@ -67,9 +67,9 @@ def shape_of(p: Mapping[str, object]) -> dict[str, object]:
             "hidden": hidden,
             "blocks": p["blocks"],
             "int_emb": hidden // 2,
-            "out_emb": 2 * hidden,
+            "out_emb": hidden,
         },
-        "xrd": {"width": p["width"], "depths": p["depths"]},
+        "xrd": {name: p[name] for name in ("width", "depths", "position_channels")},
         "composition": {"hidden": p["mlp_hidden"]},
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from itertools import pairwise
 
 import numpy as np
@@ -16,6 +17,7 @@ from unimat_lib import crystals
 from unimat_lib.crystals import (
     CRYSTAL_SYSTEMS,
     CrystalError,
+    concatenate,
     crystal_system_index,
     from_structures,
     gather_segments,
@@ -336,3 +338,17 @@ def test_real_crystals_agree_with_pymatgen(mp_20_table):
         assert sum(mine[:3]) == pytest.approx(sum(theirs[:3]), abs=3e-3)
     assert same >= 0.9 * len(sample)
     assert all(a <= b for a, b in pairwise(mp_20_table.offsets.tolist()))
+
+
+def test_tables_one_after_the_other(prototype_table):
+    first, second = prototype_table.select([0, 3]), prototype_table.select([5])
+    second = dataclasses.replace(second, info=second.info.assign(further=1))
+    joined = concatenate([first, second])
+    assert list(joined.info.columns) == list(first.info.columns)
+    for i, row in enumerate([0, 3, 5]):
+        alone, here = prototype_table.select([row]), joined.select([i])
+        assert torch.equal(alone.frac_coords, here.frac_coords)
+        assert torch.equal(alone.lattice, here.lattice)
+        assert alone.info["material_id"].tolist() == here.info["material_id"].tolist()
+    with pytest.raises(ValueError, match="at least one table"):
+        concatenate([])

@@ -6,6 +6,7 @@ from pymatgen.core import Lattice, Structure
 
 from unimat_lib.crystals import from_structures, worked_crystal
 from unimat_lib.diffraction import Grid
+from unimat_lib.patterns import read_pattern
 from unimat_lib.surveys import (
     compare_with_pymatgen,
     element_counts,
@@ -13,6 +14,7 @@ from unimat_lib.surveys import (
     near_twins,
     reasons,
     view_costs,
+    write_simulated_scan,
 )
 from unimat_lib.views import MODALITIES
 
@@ -76,3 +78,16 @@ def test_reasons_are_grouped_whatever_their_numbers():
     (row,) = reasons(dropped).to_dict("records")
     assert row == {"reason": "volume N too large", "rows": 3, "examples": "m0, m1"}
     assert reasons([])["rows"].tolist() == [0]
+
+
+def test_a_simulated_scan_is_read_back(tmp_path):
+    path = write_simulated_scan(
+        worked_crystal(), tmp_path / "scan.xy", two_theta_range=(10.0, 60.0), fwhm=0.2
+    )
+    pattern = read_pattern(path)
+    assert len(pattern.two_theta) == 2501
+    assert (float(pattern.two_theta[0]), float(pattern.two_theta[-1])) == (10.0, 60.0)
+    strongest = float(pattern.two_theta[pattern.intensity.argmax()])
+    assert strongest == pytest.approx(27.4, abs=0.1)  # 110 of rutile
+    assert 7000 < float(pattern.intensity.max()) < 9500
+    assert 60 < float(pattern.intensity.median()) < 340
