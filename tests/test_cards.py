@@ -203,7 +203,7 @@ needs_models = pytest.mark.skipif(
 def test_the_pretrained_models_are_there_and_small():
     names = {f"{name}{suffix}" for name in MODELS for suffix in (".safetensors", ".json", ".md")}
     assert {path.name for path in PRETRAINED.iterdir()} == names
-    assert sum(path.stat().st_size for path in PRETRAINED.iterdir()) <= 15e6
+    assert sum(path.stat().st_size for path in PRETRAINED.iterdir()) <= 15 * 2**20
 
 
 @needs_models
