@@ -345,8 +345,8 @@ def shortest_translations(lattice: Tensor, *, count: int) -> Tensor:
     They belong to the lattice and not to the cell that describes it: another basis gives the same
     list. Of a translation and its opposite one is counted; equal lengths count as often as they
     occur. The list is continuous in the lattice, and long enough fixes it up to isometry in all
-    but rare cases (the theta series of a lattice; for point sets: Widdowson et al. 2022, MATCH
-    Commun. Math. Comput. Chem. 87, 529).
+    but rare cases (the theta series of a lattice; for point sets: Widdowson et al. 2022,
+    arXiv 2009.02488).
 
     Args:
         lattice: [C, 3, 3], rows a, b, c in angstrom.
