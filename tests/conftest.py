@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import lattices
 import pytest
 import torch
 from hypothesis import settings
 
 from unimat_lib.crystals import CrystalTable, load_table, table_from_arrays
+from unimat_lib.diffraction import Reflections, bragg_reflections, g_max_of, render
 
 torch.set_num_threads(1)
 
@@ -75,3 +77,21 @@ def mp_20_table(real_data_dir: Path) -> CrystalTable:
         [c.atomic_numbers for c in crystals],
         info,
     )
+
+
+@pytest.fixture(scope="session", name="crystals")
+def bravais_table() -> CrystalTable:
+    """One small crystal per Bravais lattice."""
+    return lattices.bravais_crystals()
+
+
+@pytest.fixture(scope="session", name="reflections")
+def bravais_reflections(crystals: CrystalTable) -> Reflections:
+    """Their Bragg reflections on ``lattices.GRID``."""
+    return bragg_reflections(crystals, g_max=g_max_of(lattices.GRID))
+
+
+@pytest.fixture(scope="session", name="patterns")
+def bravais_patterns(reflections: Reflections) -> torch.Tensor:
+    """Their clean patterns."""
+    return render(reflections, torch.arange(len(reflections)), lattices.GRID, fwhm=0.1)

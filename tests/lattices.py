@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -77,10 +78,14 @@ def predictions(crystals: CrystalTable, size: float, seed: int = 0):
     ]
 
 
-def errors_frame(crystals: CrystalTable) -> pd.DataFrame:
-    """Predictions of all crystals that are three per cent off, by a network without an opinion."""
+def errors_frame(crystals: CrystalTable, *, stretched: Sequence[int] = ()) -> pd.DataFrame:
+    """Predictions of all crystals that are three per cent off, by a network without an opinion.
+
+    The plain lengths of the ``stretched`` rows are four times too long: a volume that nothing fits.
+    """
     lengths, angles = predictions(crystals, 0.03)
     scaled = crystals.scaled_lengths * lengths / crystals.lengths
+    lengths[list(stretched)] *= 4
     probs = torch.full((len(crystals), 7), 1 / 7, dtype=torch.float64)
     true = [crystals.lengths, crystals.angles, crystals.scaled_lengths]
     values = torch.cat([lengths, angles, scaled, *true, probs], dim=1).numpy()

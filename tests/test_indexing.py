@@ -4,29 +4,12 @@ from __future__ import annotations
 
 import math
 
-import pytest
 import torch
-from lattices import CELLS, GRID, bravais_crystals
+from lattices import CELLS, GRID
 
 from unimat_lib import indexing
-from unimat_lib.diffraction import bragg_reflections, g_max_of, peaks, render
+from unimat_lib.diffraction import peaks
 from unimat_lib.indexing import BRAVAIS_LATTICES, find_peaks, in_q, search_cells
-
-
-@pytest.fixture(scope="module")
-def crystals():
-    return bravais_crystals()
-
-
-@pytest.fixture(scope="module")
-def reflections(crystals):
-    return bragg_reflections(crystals, g_max=g_max_of(GRID))
-
-
-@pytest.fixture(scope="module")
-def patterns(reflections) -> torch.Tensor:
-    return render(reflections, torch.arange(len(reflections)), GRID, fwhm=0.1)
-
 
 # -------------------------------------------------------------------------------------------- peaks
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from lattices import CELLS, GRID, bravais_crystals, crystals_of, predictions, vectors
+from lattices import CELLS, GRID, crystals_of, errors_frame, predictions, vectors
 
 from unimat_lib import evaluate, indexing, ledger, refine, refine_figures
 from unimat_lib.crystals import CRYSTAL_SYSTEMS
@@ -27,21 +27,6 @@ from unimat_lib.refine import (
 from unimat_lib.views import build_views
 
 SOME = [1, 3, 6, 11]  # of the fourteen: cubic, hexagonal, tetragonal, monoclinic
-
-
-@pytest.fixture(scope="module")
-def crystals():
-    return bravais_crystals()
-
-
-@pytest.fixture(scope="module")
-def reflections(crystals):
-    return bragg_reflections(crystals, g_max=g_max_of(GRID))
-
-
-@pytest.fixture(scope="module")
-def patterns(reflections) -> torch.Tensor:
-    return render(reflections, torch.arange(len(reflections)), GRID, fwhm=0.1)
 
 
 @pytest.fixture(scope="module")
@@ -271,13 +256,7 @@ def test_atoms_are_whole_formulas_where_there_is_one():
 @pytest.fixture(scope="module")
 def known(crystals):
     """Views, training counts, and an errors frame with errors of three per cent."""
-    lengths, angles = predictions(crystals, 0.03)
-    scaled = crystals.scaled_lengths * lengths / crystals.lengths
-    lengths[11] *= 4  # a volume that nothing fits
-    probs = torch.full((len(CELLS), 7), 1 / 7, dtype=torch.float64)
-    true = [crystals.lengths, crystals.angles, crystals.scaled_lengths]
-    values = torch.cat([lengths, angles, scaled, *true, probs], dim=1).numpy()
-    frame = evaluate._errors_frame(values, crystals, torch.arange(len(CELLS)))
+    frame = errors_frame(crystals, stretched=[11])
     counts = LatticeCounts.of(crystals, torch.arange(len(CELLS)).repeat(20), device="cpu")
     views = build_views(crystals, grid=GRID, modalities=("xrd",))
     return views, counts, frame.iloc[SOME].reset_index(drop=True)
