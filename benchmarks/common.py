@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import fcntl
 import importlib.metadata
 import json
 import math
@@ -22,13 +21,12 @@ import platform
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from unimat_lib.files import replacing
+from unimat_lib.files import alone_in, replacing
 
 RESULTS = Path(__file__).resolve().parent / "results.json"
 ELSEWHERE = "UNIMAT_BENCHMARKS"  # environment variable: record there instead of in RESULTS
@@ -165,8 +163,7 @@ def record(results: Iterable[Result], path: str | os.PathLike[str] | None = None
     names = [result.name for result in new]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"{', '.join(twice)}: recorded twice in one call; one name, one result")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _alone_in(path.parent):
+    with alone_in(path.parent):  # so that none overwrites what another recorder just added
         merged = {result.name: result for result in load(path)} if path.exists() else {}
         merged |= {result.name: result for result in new}
         content = [asdict(merged[name]) for name in sorted(merged)]
@@ -204,17 +201,6 @@ def _from_json(entry: Any) -> Result:
         raise ValueError(f"{entry.get('name')}: fields missing: {missing}")
     datetime.date.fromisoformat(entry["date"])
     return Result(**entry)
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Keep other recorders out of a folder, so that none overwrites what another just added."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 def timed(

@@ -26,6 +26,7 @@ from unimat_lib import datasets
 from unimat_lib.crystals import CrystalTable
 from unimat_lib.diffraction import Grid, bragg_reflections, g_max_of, render
 from unimat_lib.graphs import periodic_graph
+from unimat_lib.performance import growth_exponent
 
 GRID = Grid(5.0, 90.0, 4096)
 FRACTIONS = (1 / 8, 1 / 4, 1 / 2, 1)
@@ -58,12 +59,6 @@ def work_on(table: CrystalTable) -> dict[str, Callable[[], None]]:
         "graph": lambda: connect(table),
         "render": rendering(table),
     }
-
-
-def exponent(series: list[dict[str, float]]) -> float:
-    """Slope of log(seconds) over log(crystals)."""
-    crystals, seconds = (np.log([point[k] for point in series]) for k in ("crystals", "seconds"))
-    return float(np.polyfit(crystals, seconds, 1)[0])
 
 
 def measure(table: CrystalTable, device: str, repeats: int) -> dict[str, list[dict[str, float]]]:
@@ -115,7 +110,7 @@ def main() -> None:
         table = table.select(np.random.default_rng(1).permutation(len(table))[: args.count])
     results = []
     for name, series in measure(table, args.device, args.repeats).items():
-        slope = exponent(series)
+        slope = growth_exponent(series)
         points = ", ".join(f"{p['crystals']:,}: {p['seconds']:.4f} s" for p in series)
         print(f"{name:<8}{points}; exponent {slope:.2f}", flush=True)
         results.append(

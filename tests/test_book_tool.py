@@ -221,7 +221,6 @@ def test_quick_profile_runs_builds_and_leaves_the_tree_alone(root: Path, tool: T
         *(f"unimat_lib.{module}" for module in ("base", "files", "record", "tiny")),
     }
     assert stamp["versions"]["python"] == sys.version.split()[0]
-    assert stamp["seconds"] > 0
 
     # It was run with an override, so it is not what params.yml gives.
     other = tool("build", "--profile", "quick")

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from unimat_lib import diagnosis
+from unimat_lib import diagnosis, reports
 from unimat_lib.crystals import CRYSTAL_SYSTEMS, CrystalTable, reduced_formula
 from unimat_lib.evaluate import (
     CELL_COLUMNS,
@@ -284,8 +284,20 @@ def test_system_table_shows_what_is_asked_for():
 
 
 def test_paper_table_gives_verdicts_only_where_it_may():
-    frames = {"ours": [make_frame([6] * 50 + [1] * 50, [6] * 50 + [1] * 50)]}
-    for comparable, word in ((True, "better"), (False, "not comparable: other data")):
-        table = diagnosis.paper_table(frames, setting="xrd", comparable=comparable)
-        assert table["verdict"][0] == word and table["this book (%)"][0] == 100
-    assert table["among"].tolist() == ["all crystals", "cubic", "monoclinic"]
+    frames = [make_frame([6] * 50 + [1] * 50, [6] * 50 + [1] * 50)]
+    systems = {"all": "", "cubic": "_cubic", "trigonal": "_trigonal"}
+    metrics = {name: f"crystal_system_accuracy{end}" for name, end in systems.items()}
+    for comparable, words in ((True, ["better", "better", "not measured"]), (False, ["not"] * 3)):
+        table = reports.paper_table(
+            [({"among": name}, metric, 85.1, frames) for name, metric in metrics.items()],
+            columns={"ours": "here", "delta": "more", "interval": "ends", "length_mae": "length"},
+            rounding=0.05,
+            comparable=comparable,
+        )
+        assert list(table) == ["among", "here", "more", "ends", "length", "verdict"]
+        assert table["among"].tolist() == list(systems)
+        assert all(x.startswith(y) for x, y in zip(table["verdict"], words, strict=True))
+        first, _, last = table.iloc
+        assert (first["here"], first["ends"]) == (100, "100.0 to 100.0")
+        assert first["more"] == pytest.approx(14.9) and first["length"] == pytest.approx(0.1)
+        assert np.isnan(last["here"]) and last["ends"] == "–"

@@ -284,7 +284,8 @@ def test_a_refined_frame_holds_the_exact_cells(crystals, known, after):
     np.testing.assert_allclose(after[list(PROBABILITY_COLUMNS)].sum(axis=1), 1, atol=1e-5)
 
 
-def test_the_truth_changes_no_prediction(known, after):
+def test_the_truth_changes_no_prediction(known, after, monkeypatch):
+    monkeypatch.setattr(refine, "_AT_ONCE", {"cpu": 3})
     views, counts, frame = known
     errors = [name for name in frame if "error" in name]
     lies = {name: frame[name] + 0.7 for name in errors}
@@ -293,7 +294,7 @@ def test_the_truth_changes_no_prediction(known, after):
         crystal_system=(frame["crystal_system"] + 2) % 7,
         **lies,
     )
-    again = refine_frame(scrambled, views, torch.tensor(SOME), counts=counts, chunk=3)
+    again = refine_frame(scrambled, views, torch.tensor(SOME), counts=counts)
     truth = [*errors, "num_atoms", "crystal_system"]
     pd.testing.assert_frame_equal(again.drop(columns=truth), after.drop(columns=truth))
 

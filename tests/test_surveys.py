@@ -1,7 +1,5 @@
-import numpy as np
 import pandas as pd
 import pytest
-import torch
 from pymatgen.core import Lattice, Structure
 
 from unimat_lib.crystals import from_structures, worked_crystal
@@ -10,7 +8,6 @@ from unimat_lib.patterns import read_pattern
 from unimat_lib.surveys import (
     compare_with_pymatgen,
     element_counts,
-    lookalikes,
     near_twins,
     reasons,
     view_costs,
@@ -42,28 +39,13 @@ def test_simulator_agrees_with_pymatgen_where_both_merge_alike():
     result = compare_with_pymatgen(worked_crystal(), Grid())
     assert result.checked == 1 and result.merged_otherwise == 0
     assert result.angle_gap < 1e-6 and result.height_gap < 1e-6
-    assert result.batch_ms > 0 and result.pymatgen_ms > 0
-
-
-def test_lookalikes_are_the_closest_of_the_different_cells():
-    # Each pattern is nearest to that of the cell 1 % larger, which does not count as different.
-    table = salts(5.00, 5.05, 6.00, 6.60)
-    found = lookalikes(table, Grid(10, 90, 512), fwhm=1.0, ratio=1.05)
-    first, second = found.rows
-    ratio = float(table.lengths[first, 0] / table.lengths[second, 0])
-    assert max(ratio, 1 / ratio) > 1.05 and found.patterns.shape == (2, 512)
-    cosine = torch.cosine_similarity(found.patterns[0], found.patterns[1], dim=0)
-    assert np.isclose(float(cosine), found.cosine, atol=1e-5)
-    with pytest.raises(ValueError, match="no two"):
-        lookalikes(salts(5.00, 5.05), Grid(10, 90, 512), fwhm=1.0, ratio=1.05)
 
 
 def test_view_costs_name_every_view():
-    costs = view_costs(salts(5.0, 6.0), batch_size=4, batches=2, grid=Grid(10, 90, 256))
+    costs = view_costs(salts(5.0, 6.0), batch_size=4, grid=Grid(10, 90, 256))
     assert tuple(costs["view"]) == MODALITIES
-    assert (costs[["build_seconds", "mebibytes", "batch_ms"]] > 0).all(axis=None)
     assert costs["incomplete"].tolist() == [0, 0, 0]
-    lonely = view_costs(salts(20.0), batch_size=1, batches=1, grid=Grid(10, 90, 256))
+    lonely = view_costs(salts(20.0), batch_size=1, grid=Grid(10, 90, 256))
     assert lonely["incomplete"].tolist() == [1, 0, 0]
 
 

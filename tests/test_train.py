@@ -69,7 +69,6 @@ def test_training_lowers_the_error(views, split, table, tmp_path):
     assert after["crystal_system_accuracy"] > 80
     assert result.history["loss"].iloc[-1] < 0.3 * result.history["loss"].iloc[0]
     assert result.best_epoch == result.history["val_loss"].idxmin()
-    assert result.throughput > 0
     assert result.peak_memory_gib > 0
     log = [json.loads(line) for line in (result.run_dir / "log.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in log] == list(range(60))

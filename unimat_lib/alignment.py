@@ -20,6 +20,8 @@ ALIGNMENT_KINDS = ("clip", "siglip")
 TIE_TOLERANCE = 1e-6
 """Cosine similarities closer than this count as equal in :func:`retrieval_ranks`."""
 
+_CHUNK = 1024  # queries compared at once
+
 
 def _check_pair(a: Tensor, b: Tensor) -> None:
     if a.ndim != 2 or a.shape != b.shape:
@@ -119,22 +121,19 @@ class AlignmentLoss(nn.Module):
         kind: ``"clip"`` or ``"siglip"``.
         start_scale: Inverse temperature at the start; by default that of the papers, 1 / 0.07 for
             CLIP and 10 for SigLIP. It moves by no more than the learning rate per step (in its
-            logarithm), so a short training ends near where it began.
-        max_scale: Upper limit of the inverse temperature; CLIP's 100 by default. Without it a
-            small batch drives the temperature to zero and the loss to noise.
+            logarithm), so a short training ends near where it began. Its upper limit is CLIP's 100:
+            without one a small batch drives the temperature to zero and the loss to noise.
 
     Raises:
         ValueError: If ``kind`` is unknown.
     """
 
-    def __init__(
-        self, *, kind: str = "clip", start_scale: float | None = None, max_scale: float = 100.0
-    ) -> None:
+    def __init__(self, *, kind: str = "clip", start_scale: float | None = None) -> None:
         super().__init__()
         if kind not in ALIGNMENT_KINDS:
             raise ValueError(f"expected an alignment kind of {ALIGNMENT_KINDS}, got {kind!r}")
         self.kind = kind
-        self.max_log_scale = float(torch.tensor(max_scale).log())
+        self.max_log_scale = float(torch.tensor(100.0).log())
         if start_scale is None:
             start_scale = 1 / 0.07 if kind == "clip" else 10.0
         self.log_scale = nn.Parameter(torch.tensor(start_scale).log())
@@ -142,7 +141,7 @@ class AlignmentLoss(nn.Module):
 
     @property
     def scale(self) -> Tensor:
-        """Inverse temperature in use, a scalar in (0, max_scale]."""
+        """Inverse temperature in use, a scalar in (0, 100]."""
         return self.log_scale.clamp(max=self.max_log_scale).exp()
 
     def forward(
@@ -185,9 +184,7 @@ def _pair_mask(mask: Mapping[str, Tensor] | None, a: str, b: str) -> Tensor | No
     return torch.stack(present).all(dim=0) if present else None
 
 
-def retrieval_ranks(
-    query: Tensor, gallery: Tensor, *, target: Tensor | None = None, chunk_size: int = 1024
-) -> Tensor:
+def retrieval_ranks(query: Tensor, gallery: Tensor, *, target: Tensor | None = None) -> Tensor:
     """Rank of the right candidate for every query; ties count against us.
 
     Args:
@@ -195,7 +192,6 @@ def retrieval_ranks(
         gallery: Candidates ``[G, d]``.
         target: Row of the gallery that is right for each query, int64 ``[Q]``; by default query
             ``i`` belongs to candidate ``i`` (then ``Q`` must equal ``G``).
-        chunk_size: Queries compared at once, which bounds the memory.
 
     Returns:
         int64 ``[Q]``; 1 is best. A rank counts every *other* candidate that is at least as
@@ -218,9 +214,9 @@ def retrieval_ranks(
     query = functional.normalize(query.double(), dim=-1)
     gallery = functional.normalize(gallery.double(), dim=-1)
     ranks = []
-    for start in range(0, len(query), chunk_size):
-        similarity = query[start : start + chunk_size] @ gallery.T  # [chunk, G]
-        right = target[start : start + chunk_size, None]
+    for start in range(0, len(query), _CHUNK):  # which bounds the memory
+        similarity = query[start : start + _CHUNK] @ gallery.T  # [chunk, G]
+        right = target[start : start + _CHUNK, None]
         best = similarity.gather(1, right)
         # Not `>=`: NaN must count against us. The tolerance is the noise of float32 encoders, so
         # equal inputs tie although they were encoded in batches of different sizes.

@@ -441,12 +441,11 @@ def peaks(
     *,
     wavelength: float = CU_K_ALPHA,
     two_theta_range: tuple[float, float] = (0.0, 90.0),
-    merge_tol: float = 1e-5,
     min_intensity: float = 1e-5,
 ) -> Peaks:
     """Merge reflections at the same angle into peaks, by the rule of pymatgen's ``XRDCalculator``.
 
-    Reflections whose angle rounds to the same multiple of ``merge_tol`` are one peak, at the
+    Reflections whose angle rounds to the same multiple of 1e-5 degrees are one peak, at the
     smallest of their angles. The rule has edges: two equal angles may round apart when they differ
     in the last bits.
 
@@ -454,7 +453,6 @@ def peaks(
         reflections: Of any number of crystals.
         wavelength: X-ray wavelength in angstrom.
         two_theta_range: First and last angle in degrees.
-        merge_tol: Width of a bin in degrees.
         min_intensity: Peaks up to this fraction of their crystal's strongest are left out.
 
     Raises:
@@ -471,8 +469,9 @@ def peaks(
     two_theta = torch.asin(sin_theta).mul_(math.degrees(2))
     intensity.mul_(lorentz_polarisation(sin_theta))
 
-    bins = round(180 / merge_tol) + 2
-    key = crystal.mul_(bins).add_((two_theta / merge_tol).round_().long())
+    width = 1e-5  # of a bin, degrees
+    bins = round(180 / width) + 2
+    key = crystal.mul_(bins).add_((two_theta / width).round_().long())
     key, peak = torch.unique(key, return_inverse=True)
     merged = intensity.new_zeros(len(key)).index_add_(0, peak, intensity)
     position = two_theta.new_full((len(key),), 180.0).scatter_reduce_(0, peak, two_theta, "amin")

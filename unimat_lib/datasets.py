@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import fcntl
 import functools
 import gzip
 import hashlib
@@ -28,9 +27,8 @@ import shutil
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -56,7 +54,7 @@ from unimat_lib.crystals import (
     save_table,
     table_from_arrays,
 )
-from unimat_lib.files import replacing
+from unimat_lib.files import alone_in, replacing
 
 logger = logging.getLogger(__name__)
 
@@ -136,23 +134,12 @@ class PreparationReport:
     table: str = ""
     seconds: float = 0.0
 
-    def to_json(self) -> str:
-        """The report as JSON text."""
-        return json.dumps(asdict(self), indent=1)
-
     def summary(self) -> pd.DataFrame:
         """Crystals by split (rows) and crystal system (columns), with their sum."""
         frame = pd.DataFrame({split: self.counts[split] for split in self.counts["split"]}).T
         frame = frame.reindex(columns=CRYSTAL_SYSTEMS)
         frame["all"] = frame.sum(axis=1)
         return frame
-
-    def empty_systems(self) -> list[tuple[str, str]]:
-        """Pairs of split and crystal system without a single crystal."""
-        frame = self.summary()
-        return [
-            (split, s) for split in frame.index for s in CRYSTAL_SYSTEMS if frame.loc[split, s] == 0
-        ]
 
 
 def _count(values: Iterable[Any]) -> dict[str, int]:
@@ -253,9 +240,8 @@ def _expand(
     frac: np.ndarray,
     numbers: np.ndarray,
     operations: Sequence[tuple[np.ndarray, np.ndarray]],
-    tolerance: float = 0.1,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Every site with its images; images of one site within ``tolerance`` angstrom are one atom."""
+    """Every site with its images; images of one site within 0.1 angstrom are one atom."""
     all_frac, all_numbers = [], []
     rotations = np.stack([rotation for rotation, _ in operations])  # [S, 3, 3]
     translations = np.stack([translation for _, translation in operations])  # [S, 3]
@@ -265,7 +251,7 @@ def _expand(
         for image in images - np.floor(images):
             shift = np.array(kept).reshape(-1, 3) - image
             shift -= np.round(shift)
-            if not (np.linalg.norm(shift @ lattice, axis=1) < tolerance).any():
+            if not (np.linalg.norm(shift @ lattice, axis=1) < 0.1).any():
                 kept.append(image)
         all_frac += kept
         all_numbers += [number] * len(kept)
@@ -1218,7 +1204,7 @@ def prepare(
     if workers < 1:
         raise ValueError(f"workers must be at least 1, but {workers} came")
     wanted = Origin(**origin)
-    with _alone_in(Path(cache_dir)) as cache:
+    with alone_in(cache_dir) as cache:
         return _prepare(name, wanted, cache, workers=workers, show_progress=show_progress)
 
 
@@ -1272,24 +1258,12 @@ def load(
     wanted = Origin(**origin)
     path = _prepared(name, wanted, Path(cache_dir))
     if path is None:
-        with _alone_in(Path(cache_dir)) as cache:
+        with alone_in(cache_dir) as cache:
             path = _prepared(name, wanted, cache)  # by another process, while this one waited
             if path is None:
                 report = _prepare(name, wanted, cache, workers=workers, show_progress=show_progress)
                 path = cache / report.table
     return load_table(path)
-
-
-@contextmanager
-def _alone_in(cache: Path) -> Iterator[Path]:
-    """Wait until no other process prepares something in this folder, and keep others waiting."""
-    cache.mkdir(parents=True, exist_ok=True)
-    handle = os.open(cache, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield cache
-    finally:
-        os.close(handle)
 
 
 def _prepared(name: str, origin: Origin, cache: Path) -> Path | None:
@@ -1369,7 +1343,7 @@ def _record(name: str, cache: Path) -> dict[str, Any] | None:
 def _inputs(name: str, origin: Origin, cache: Path) -> tuple[dict[str, str], Any]:
     """Checksums of everything that goes in, and the files."""
     if name == "prototypes":
-        return {"pymatgen": metadata.version("pymatgen"), "variants": _recipe()}, None
+        return {"pymatgen": metadata.version("pymatgen")}, None
     given = _data_folder(origin.data_dir)
     if name == "mp_20":
         paths = _find_mp_20(given) if given else download_mp_20(cache / "mp_20_public")
@@ -1385,13 +1359,6 @@ def _inputs(name: str, origin: Origin, cache: Path) -> tuple[dict[str, str], Any
     if origin.properties is not None and Path(origin.properties).is_file():
         inputs["properties"] = _sha256(Path(origin.properties))
     return inputs, files
-
-
-def _recipe() -> str:
-    """Hash of what the variants are made from."""
-    recipe = [SUBSTITUTION_GROUPS, _ALSO_IN_GROUP, _SPLIT_SHARES]
-    recipe += [NUM_PROTOTYPE_CRYSTALS, MAX_PROTOTYPE_ATOMS, PROTOTYPE_SYMPREC]
-    return hashlib.sha256(json.dumps(recipe).encode()).hexdigest()
 
 
 def _open(name: str, origin: Origin, cache: Path) -> tuple[dict[str, str], _Source]:

@@ -13,7 +13,7 @@ from string import ascii_uppercase
 import numpy as np
 import pandas as pd
 
-from unimat_lib import datasets, experiments, ledger
+from unimat_lib import datasets, experiments
 from unimat_lib.crystals import CRYSTAL_SYSTEMS, CrystalTable, crystal_system_index
 from unimat_lib.evaluate import (
     CELL_COLUMNS,
@@ -469,15 +469,13 @@ def worst_counts(
     reasons: pd.DataFrame,
     *,
     n: int,
-    metric: str = "length_mae",
 ) -> pd.DataFrame:
-    """What the worst errors of models are, counted, beside what holds for all crystals.
+    """What the worst length errors of models are, counted, beside what holds for all crystals.
 
     Args:
         frames: Model to errors frame, same crystals in the same order.
         reasons: See :func:`circumstances`, for the same crystals.
         n: How many errors, from the worst one.
-        metric: What they are the worst by.
 
     Returns:
         One row per entry of ``WRONG_CELLS`` and per circumstance: ``what``, a count for each model,
@@ -486,7 +484,7 @@ def worst_counts(
     rows: dict[str, dict[str, object]] = {kind: {} for kind in WRONG_CELLS}
     rows |= {name: {} for name in reasons} | {"none of these circumstances": {}}
     for model, frame in frames.items():
-        worst = worst_first(frame, n=n, metric=metric)
+        worst = worst_first(frame, n=n)
         kinds = wrong_cells(frame.iloc[worst])
         part = reasons.iloc[worst]
         for kind in WRONG_CELLS:
@@ -501,14 +499,14 @@ def worst_counts(
     return table.rename_axis("what")
 
 
-def worst_first(frame: pd.DataFrame, *, n: int, metric: str = "length_mae") -> np.ndarray:
-    """Places of the ``n`` crystals with the largest error, from the worst one, int64."""
-    return np.argsort(-PER_CRYSTAL[metric](frame).to_numpy(), kind="stable")[:n]
+def worst_first(frame: pd.DataFrame, *, n: int) -> np.ndarray:
+    """Places of the ``n`` crystals with the largest length error, from the worst one, int64."""
+    return np.argsort(-PER_CRYSTAL["length_mae"](frame).to_numpy(), kind="stable")[:n]
 
 
-def worst_share(frame: pd.DataFrame, *, n: int, metric: str = "length_mae") -> float:
-    """Share of the whole error, in percent, that the ``n`` worst crystals carry."""
-    error = np.sort(PER_CRYSTAL[metric](frame).to_numpy())
+def worst_share(frame: pd.DataFrame, *, n: int) -> float:
+    """Share of the whole length error, in percent, that the ``n`` worst crystals carry."""
+    error = np.sort(PER_CRYSTAL["length_mae"](frame).to_numpy())
     return 100 * float(error[-n:].sum() / max(error.sum(), 1e-12))
 
 
@@ -592,46 +590,3 @@ def system_table(
             mean = tables[name][metric].groupby(level=1).mean()
             shown[f"{name}: {SYSTEM_METRICS[metric]}"] = mean.reindex(shown.index)
     return shown
-
-
-PAPER_ACCURACY: Mapping[str, float] = {
-    "crystal_system_accuracy": 85.1,
-    "crystal_system_accuracy_cubic": 98.1,
-    "crystal_system_accuracy_monoclinic": 78.1,
-}
-"""Crystal-system accuracies in percent that the abstract of arXiv 2411.08664 states."""
-
-
-def paper_table(
-    frames: Mapping[str, Sequence[pd.DataFrame]], *, setting: str, comparable: bool
-) -> pd.DataFrame:
-    """The crystal-system accuracies of the paper beside those of this book.
-
-    Args:
-        frames: Variant to the errors frames of its seeds.
-        setting: Name of their setting.
-        comparable: False on other data than the paper's: then there are no verdicts.
-
-    Returns:
-        One row per variant and number of ``PAPER_ACCURACY``: values, 95 % interval, difference and
-        verdict (of this row alone; the ledger chapter judges all claims together).
-    """
-    rows = []
-    for variant, seeds in frames.items():
-        found = ledger.ledger_rows(seeds, setting=setting, variant=variant)
-        for metric, published in PAPER_ACCURACY.items():
-            row = ledger.find_row(found, setting=setting, variant=variant, metric=metric)
-            word = ledger.verdict(row, published, rounding=0.05, lower_is_better=False)
-            system = metric.removeprefix("crystal_system_accuracy").strip("_")
-            rows.append(
-                {
-                    "among": system or "all crystals",
-                    "variant": variant,
-                    "paper (%)": published,
-                    "this book (%)": row["mean"] if row else np.nan,
-                    "95 % interval": "{:.1f} to {:.1f}".format(*row["ci95"]) if row else "–",
-                    "delta": row["mean"] - published if row else np.nan,
-                    "verdict": word if comparable else "not comparable: other data",
-                }
-            )
-    return pd.DataFrame(rows)

@@ -16,13 +16,15 @@ import torch
 from torch import Tensor
 
 from unimat_lib.crystals import CRYSTAL_SYSTEMS, CrystalTable
-from unimat_lib.diffraction import Measurement
 from unimat_lib.model import UniMat, check_views
 from unimat_lib.views import CrystalViews
 
 CELL_COLUMNS = ("a", "b", "c", "alpha", "beta", "gamma")
 SCALED_COLUMNS = ("scaled_a", "scaled_b", "scaled_c")
 PROBABILITY_COLUMNS = tuple(f"p_{name}" for name in CRYSTAL_SYSTEMS)
+
+_BATCH = 512  # crystals that a model sees at once
+_BINS = 15  # of the confidence, for the calibration
 
 
 @torch.no_grad()
@@ -33,9 +35,6 @@ def predict(
     index: Tensor,
     *,
     modalities: Sequence[str] | None = None,
-    measurement: Measurement | None = None,
-    seed: int = 0,
-    batch_size: int = 512,
 ) -> pd.DataFrame:
     """Errors frame of a model on some crystals.
 
@@ -46,13 +45,11 @@ def predict(
         index: Rows to predict, int64 ``[B]``.
         modalities: Inputs to give; by default all that the model reads. Leaving some out shows
             what happens when they are missing.
-        measurement: Measurement effects to draw, ``None`` for clean patterns.
-        seed: Seed of those draws.
-        batch_size: Crystals at once.
 
     Returns:
-        One row per crystal: ``material_id``, ``num_atoms``, ``crystal_system`` (true index),
-        ``predicted_system``, ``p_<system>``, predictions ``a`` ... ``gamma`` (angstrom, degrees)
+        One row per crystal, from its clean pattern: ``material_id``, ``num_atoms``,
+        ``crystal_system`` (true index), ``predicted_system``, ``p_<system>``, predictions ``a`` ...
+        ``gamma`` (angstrom, degrees)
         and ``scaled_a`` ..., their signed errors ``error_<name>``, the relative errors of the
         lengths ``relative_error_a`` ... and ``relative_error_volume``.
 
@@ -64,12 +61,9 @@ def predict(
     check_views(model.config, views)
     model.eval()
     modalities = tuple(modalities or model.config.inputs)
-    generator = torch.Generator(device=views.device).manual_seed(seed)
     parts = []
-    for chunk in index.to(views.device).split(batch_size):
-        batch = views.batch(
-            chunk, modalities=modalities, measurement=measurement, generator=generator
-        )
+    for chunk in index.to(views.device).split(_BATCH):
+        batch = views.batch(chunk, modalities=modalities)
         output = model(batch.views)
         cell = model.cell_scaler.decode(output.cell)
         predicted = torch.cat([cell["lengths"], cell["angles"], cell["scaled_lengths"]], dim=1)
@@ -206,7 +200,7 @@ def length_median(frame: pd.DataFrame) -> float:
 
 
 def bootstrap_interval(
-    frames: Sequence[pd.DataFrame], metric: str, *, num_resamples: int = 1000, seed: int = 0
+    frames: Sequence[pd.DataFrame], metric: str, *, num_resamples: int = 1000
 ) -> tuple[float, float]:
     """95 % percentile interval of a metric over resampled test crystals.
 
@@ -217,7 +211,6 @@ def bootstrap_interval(
         metric: A key of ``PER_CRYSTAL``, ``length_median_ae`` or
             ``crystal_system_accuracy_<name>``.
         num_resamples: Bootstrap samples.
-        seed: Seed of the resampling.
 
     Raises:
         ValueError: If the metric is unknown, there is no frame or the frames differ in length.
@@ -229,7 +222,7 @@ def bootstrap_interval(
             f"expected frames of one length, got lengths {[len(frame) for frame in frames]}"
         )
     if metric == "length_median_ae":
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng(0)
         errors = np.stack([f[["error_a", "error_b", "error_c"]].abs().to_numpy() for f in frames])
         n = errors.shape[1]
         draws = [
@@ -238,22 +231,18 @@ def bootstrap_interval(
         ]
         return _interval(np.array(draws))
     values = np.mean([_per_crystal(frame, metric) for frame in frames], axis=0)  # [n]
-    return bootstrap_mean(values, num_resamples=num_resamples, seed=seed)
+    return bootstrap_mean(values, num_resamples=num_resamples)
 
 
-def bootstrap_mean(
-    values: np.ndarray, *, num_resamples: int = 1000, seed: int = 0
-) -> tuple[float, float]:
+def bootstrap_mean(values: np.ndarray, *, num_resamples: int = 1000) -> tuple[float, float]:
     """95 % percentile interval of the mean of ``values`` ``[n]`` over resampled crystals."""
-    return _interval(
-        _resamples(len(values), num_resamples, seed).astype(float) @ values / len(values)
-    )
+    return _interval(_resamples(len(values), num_resamples).astype(float) @ values / len(values))
 
 
 @functools.lru_cache(maxsize=8)  # a ledger asks for the same ones for every metric and setting
-def _resamples(n: int, num_resamples: int, seed: int) -> np.ndarray:
+def _resamples(n: int, num_resamples: int) -> np.ndarray:
     """How often each of ``n`` crystals is drawn in each resample, int16 ``[num_resamples, n]``."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     return rng.multinomial(n, np.full(n, 1 / n), size=num_resamples).astype(np.int16)
 
 
@@ -346,17 +335,15 @@ def confusion(frame: pd.DataFrame) -> np.ndarray:
     return matrix
 
 
-def expected_calibration_error(frame: pd.DataFrame, *, num_bins: int = 15) -> float:
+def expected_calibration_error(frame: pd.DataFrame) -> float:
     """Mean gap between confidence and accuracy of the crystal system, in [0, 1].
 
     Source: Guo et al., arXiv 1706.04599, eq. 3 (equal-width bins).
     """
-    return float(
-        reliability(frame, num_bins=num_bins).eval("share * abs(accuracy - confidence)").sum()
-    )
+    return float(reliability(frame).eval("share * abs(accuracy - confidence)").sum())
 
 
-def reliability(frame: pd.DataFrame, *, num_bins: int = 15) -> pd.DataFrame:
+def reliability(frame: pd.DataFrame) -> pd.DataFrame:
     """Accuracy against confidence of the predicted crystal system.
 
     Returns:
@@ -364,7 +351,7 @@ def reliability(frame: pd.DataFrame, *, num_bins: int = 15) -> pd.DataFrame:
     """
     confidence = frame[list(PROBABILITY_COLUMNS)].max(axis=1)
     right = frame["predicted_system"] == frame["crystal_system"]
-    bins = np.minimum((confidence * num_bins).astype(int), num_bins - 1)
+    bins = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
     grouped = pd.DataFrame({"confidence": confidence, "accuracy": right}).groupby(bins)
     return grouped.mean().assign(share=grouped.size() / len(frame)).reset_index(drop=True)
 
@@ -374,9 +361,6 @@ def embed(
     model: UniMat,
     views: CrystalViews,
     index: Tensor,
-    *,
-    modalities: Sequence[str] | None = None,
-    batch_size: int = 512,
 ) -> dict[str, Tensor]:
     """Points of the shared space, by modality.
 
@@ -384,18 +368,16 @@ def embed(
         model: The model; it is put in evaluation mode.
         views: The views.
         index: Rows, int64 ``[B]``.
-        modalities: Which to embed; by default all that have an encoder.
-        batch_size: Crystals at once.
 
     Returns:
-        Modality name to unit vectors, float32 ``[B, projection_dim]``, on the CPU.
+        Name of each modality that has an encoder to unit vectors, float32 ``[B, projection_dim]``,
+        on the CPU.
     """
-    modalities = tuple(modalities or model.config.modalities)
     return {
         name: torch.nn.functional.normalize(
-            encodings(model, views, index, name, projected=True, batch_size=batch_size), dim=-1
+            encodings(model, views, index, name, projected=True), dim=-1
         )
-        for name in modalities
+        for name in model.config.modalities
     }
 
 
@@ -407,7 +389,6 @@ def encodings(
     modality: str,
     *,
     projected: bool = False,
-    batch_size: int = 512,
 ) -> Tensor:
     """What an encoder says of some crystals.
 
@@ -417,7 +398,6 @@ def encodings(
         index: Rows, int64 ``[B]``.
         modality: Which encoder.
         projected: Whether to map on into the shared space.
-        batch_size: Crystals at once.
 
     Returns:
         float32 ``[B, dim]`` (projected: ``[B, projection_dim]``) on the CPU, not normalised.
@@ -425,7 +405,7 @@ def encodings(
     check_views(model.config, views)
     model.eval()
     parts = []
-    for chunk in index.to(views.device).split(batch_size):
+    for chunk in index.to(views.device).split(_BATCH):
         view = views.batch(chunk, modalities=(modality,)).views[modality]
         vectors = model.encode(modality, view)
         parts.append((model.projections[modality](vectors) if projected else vectors).float().cpu())

@@ -290,12 +290,10 @@ def change_table(
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
 
-def worst_table(
-    frames: Sequence[pd.DataFrame], table: CrystalTable, *, metric: str = "length_mae", n: int = 6
-) -> pd.DataFrame:
-    """The ``n`` test crystals with the largest error (mean over seeds) and their rows."""
+def worst_table(frames: Sequence[pd.DataFrame], table: CrystalTable, *, n: int = 6) -> pd.DataFrame:
+    """The ``n`` test crystals with the largest length error (mean over seeds) and their rows."""
     test = split_rows(table)[2].numpy()
-    error = np.mean([evaluate.PER_CRYSTAL[metric](frame) for frame in frames], axis=0)
+    error = np.mean([evaluate.PER_CRYSTAL["length_mae"](frame) for frame in frames], axis=0)
     order = np.argsort(-error, kind="stable")[:n]
     guess = np.mean([frame[list("abc")].to_numpy()[order] for frame in frames], axis=0)
     rows = test[order]

@@ -197,15 +197,6 @@ class PeriodicGraph:
             translations=self.translations * factor.to(self.translations)[:, None],
         )
 
-    def with_vector(self, vector: Tensor) -> PeriodicGraph:
-        """The graph with other edge vectors and the distances that belong to them.
-
-        Args:
-            vector: float [E, 3] in angstrom, for instance recomputed from positions that require
-                a gradient, which then flows through vectors and distances.
-        """
-        return replace(self, vector=vector, distance=vector.norm(dim=-1))
-
 
 @dataclass(frozen=True)
 class Triplets:

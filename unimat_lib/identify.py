@@ -7,7 +7,6 @@ instrument; it is brought to the wavelength and the grid of the model first.
 from __future__ import annotations
 
 import argparse
-import copy
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from torch import nn
 
 from unimat_lib.composition import magpie_features
 from unimat_lib.crystals import CRYSTAL_SYSTEMS, CrystalTable
@@ -96,33 +94,12 @@ def _cell_text(lengths: Sequence[float], angles: Sequence[float]) -> str:
     )
 
 
-def in_bfloat16(model: UniMat) -> UniMat:
-    """A copy of a model whose pattern encoder computes in bfloat16, as in training on a GPU.
-
-    On processors with units for it (AVX-512 BF16, AMX) one pattern takes a little more than half
-    the time, at the cost of the third digit; elsewhere it takes longer. The model itself stays as
-    it is.
-
-    Args:
-        model: A model that reads XRD.
-
-    Returns:
-        The copy, for :func:`identify`.
-    """
-    model = copy.deepcopy(model)
-    for module in model.encoders["xrd"].modules():
-        if isinstance(module, (nn.Linear, nn.Conv1d)):
-            module.to(torch.bfloat16)
-    return model
-
-
 @torch.inference_mode()
 def identify(model: UniMat, pattern: Pattern, formula: str | None = None) -> Identification:
     """Predict the cell and the crystal system behind one measured pattern.
 
     Args:
         model: A model that reads XRD, alone or with other modalities; it is put in evaluation mode.
-            One that :func:`in_bfloat16` made computes in bfloat16.
         pattern: The measurement, see :func:`unimat_lib.patterns.read_pattern`.
         formula: Chemical formula such as ``"TiO2"``, for a model that also reads the composition.
             Without it the composition counts as absent.

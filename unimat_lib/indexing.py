@@ -35,6 +35,8 @@ from unimat_lib.bragg import _half_sphere
 from unimat_lib.crystals import CrystalError, _niggli_cell
 from unimat_lib.patterns import Grid
 
+_NUM_PEAKS = 40  # that are kept of a pattern, the ones at lowest angle
+_MIN_HEIGHT = 3e-5  # of a peak
 _NOISY = 1e-4  # noise above this part of the highest peak makes smoothing worth its blur
 _FIRST = 12  # peaks, from the lowest angle, that choose among the assignments
 _SIFTED = (6, 7, 8, 9)  # those that choose first: the lower ones are what was solved for
@@ -79,23 +81,19 @@ def find_peaks(
     pattern: Tensor,
     grid: Grid,
     *,
-    num_peaks: int = 40,
-    min_height: float = 3e-5,
     position_error: float = 1e-3,
 ) -> ObservedPeaks:
-    """Find the peaks of patterns, to a small part of the grid's step.
+    """Find the first ``K`` = 40 peaks of patterns, to a small part of the grid's step.
 
-    A peak is a local maximum. The parabola through the logarithms of its three highest points,
-    exact for a Gaussian, gives position and width; noisy patterns are smoothed before. Peaks that
-    are wider than the narrow ones of their pattern hold several reflections; the surplus is the
-    uncertainty of their position.
+    A peak is a local maximum of some height; where there is noise, it must also be clear of it by
+    six standard deviations of its curvature. The parabola through the logarithms of its three
+    highest points, exact for a Gaussian, gives position and width; noisy patterns are smoothed
+    before. Peaks that are wider than the narrow ones of their pattern hold several reflections; the
+    surplus is the uncertainty of their position.
 
     Args:
         pattern: ``[B, P]``, maximum 1, any floating type.
         grid: The grid it lies on.
-        num_peaks: Peaks to keep, the ones at lowest angle, ``K``.
-        min_height: Smallest height of a peak. Where there is noise, a peak must also be clear of it
-            by six standard deviations of its curvature.
         position_error: What positions are off by beside noise and overlap, degrees. Rendered
             patterns are exact; with a zero shift or another misalignment, name its size.
 
@@ -115,12 +113,12 @@ def find_peaks(
     left, centre, right = (x[:, i : i + x.shape[1] - 2] for i in range(3))
     noise = noise[:, 1:-1]
     # The second difference of smoothed noise has a third of the noise's standard deviation.
-    clear = (2 * centre - left - right > 6 * 0.33 * noise) & (centre > min_height)
+    clear = (2 * centre - left - right > 6 * 0.33 * noise) & (centre > _MIN_HEIGHT)
     found = (centre > left) & (centre >= right) & clear
 
     places = x.shape[1] - 2
     index = torch.arange(places, device=x.device)
-    order = torch.where(found, index, places).sort(dim=1).values[:, :num_peaks]  # [B, K]
+    order = torch.where(found, index, places).sort(dim=1).values[:, :_NUM_PEAKS]  # [B, K]
     mask = order < places
     order = order.clamp_max(places - 1)
     left, height, right, noise = (each.gather(1, order) for each in (left, centre, right, noise))

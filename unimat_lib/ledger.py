@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from scipy.stats import norm
+from scipy.stats import binomtest, norm
 from scipy.stats import t as student
 from torch import Tensor
 
@@ -246,12 +246,6 @@ def all_rows(
         for (setting, variant), seeds in part.items()
         for row in count(seeds, setting=setting, variant=variant, num_resamples=num_resamples)
     ]
-
-
-def available(folder: str | os.PathLike[str]) -> list[tuple[str, str]]:
-    """The (setting, variant) pairs of ``SETTINGS`` and ``VARIANTS`` that have files, in order."""
-    folder = Path(folder)
-    return [(s, v) for s in SETTINGS for v in VARIANTS if _files(folder, s, v)]
 
 
 # ---- retrieval
@@ -639,9 +633,7 @@ def share_row(
 
     Source: Wilson, J. Am. Stat. Assoc. 22 (1927) 209.
     """
-    p, z2 = percent / 100, _INTERVAL_Z**2
-    middle = (p + z2 / (2 * n_test)) / (1 + z2 / n_test)
-    half = math.sqrt(p * (1 - p) / n_test + z2 / (4 * n_test**2)) * _INTERVAL_Z / (1 + z2 / n_test)
+    interval = binomtest(round(percent * n_test / 100), n_test).proportion_ci(method="wilson")
     return {
         "setting": setting,
         "variant": variant,
@@ -649,7 +641,7 @@ def share_row(
         "mean": float(percent),
         "std": None,
         "seeds": 1,
-        "ci95": [100 * (middle - half), 100 * (middle + half)],
+        "ci95": [100 * float(interval.low), 100 * float(interval.high)],
         "n_test": int(n_test),
     }
 

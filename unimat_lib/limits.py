@@ -101,15 +101,12 @@ def sublattices(index: int) -> np.ndarray:
     return np.array(found)
 
 
-def lattice_multiple(
-    metric: np.ndarray, reference: np.ndarray, *, tolerance: float = SAME_LATTICE
-) -> np.ndarray:
+def lattice_multiple(metric: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """Whether lattices are those of reference cells, or whole multiples or parts of them.
 
     Args:
         metric: Metrics to judge, ``[n, 3, 3]``.
         reference: Metrics of the true cells, ``[n, 3, 3]``.
-        tolerance: Largest relative difference of the Voronoi vectors.
 
     Returns:
         int64 ``[n]``: 1 where both are the same lattice, ``m`` where the first is a sublattice of
@@ -124,7 +121,7 @@ def lattice_multiple(
             larger = change @ of[:, None] @ change.transpose(0, 2, 1)  # [n, s, 3, 3]
             lengths = voronoi_lengths(larger.reshape(-1, 3, 3)).reshape(len(of), len(change), 7)
             gap = np.abs(lengths / target[:, None] - 1).max(axis=2).min(axis=1)  # [n]
-            multiple[gap <= tolerance] = sign
+            multiple[gap <= SAME_LATTICE] = sign
     return multiple
 
 

@@ -30,10 +30,6 @@ UNITS: dict[str, tuple[str, float]] = {
 }
 """Unit to the quantity it measures and its size, so that a goal and a result can be compared."""
 
-COLUMNS = (
-    *("name", "what", "measured", "against", "ratio"),
-    *("reach", "verdict", "floor", "limits"),
-)  # of the overview
 _TIE = "\N{NO-BREAK SPACE}"  # between a number and its unit
 GOALS = ("ratio", "value", "exponent")
 NOT_MEASURED, NO_GOAL, REACHED = "not measured yet", "no goal set", "reached"

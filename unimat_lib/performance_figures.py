@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from matplotlib.lines import Line2D
 
 from unimat_lib.figures import (
     BLUE,
+    GREY,
     INK,
     MUTED,
     PALETTE,
@@ -19,6 +21,7 @@ from unimat_lib.figures import (
     _figure,
     _plain_log,
     _right_of,
+    _row_axis,
     _styled,
 )
 from unimat_lib.performance import growth_exponent, number
@@ -27,9 +30,7 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
 @_styled
-def growth(
-    series: Mapping[str, Iterable[Mapping[str, float]]], *, xlabel: str = "crystals"
-) -> Figure:
+def growth(series: Mapping[str, Iterable[Mapping[str, float]]]) -> Figure:
     """Time against amount of data, both logarithmic, with the fitted exponent of each series.
 
     A thin grey line of slope 1 runs through the largest point of each series: points that lie on it
@@ -37,14 +38,13 @@ def growth(
 
     Args:
         series: Name to points with ``crystals`` and ``seconds``, at two or more sizes.
-        xlabel: Label of the amount of data.
 
     Raises:
         ValueError: If there is no series, or one has fewer than two sizes.
     """
     if not series:
         raise ValueError("there is no series to draw: give at least one")
-    figure = _figure(height=4.3 + 0.16 * len(series))
+    figure = _figure(4.3 + 0.16 * len(series))
     axes = figure.add_subplot()
     handles = []
     for k, (name, points) in enumerate(series.items()):
@@ -52,21 +52,19 @@ def growth(
         size = np.array([point["crystals"] for point in points], dtype=float)
         seconds = np.array([point["seconds"] for point in points], dtype=float)
         ends = size[[0, -1]]
-        axes.plot(ends, seconds[-1] * ends / size[-1], color="#9AA3AB", linewidth=0.8, zorder=1)
+        axes.plot(ends, seconds[-1] * ends / size[-1], color=GREY, linewidth=0.8, zorder=1)
         color, marker = PALETTE[k % len(PALETTE)], _MARKERS[k % len(_MARKERS)]
         look = {"color": color, "marker": marker, "ms": 6, "mec": "white", "mew": 0.8}
         axes.plot(size, seconds, zorder=3, **look)
         handles.append(Line2D([], [], label=f"{name}: {growth_exponent(points):.2f}", **look))
-    handles.append(Line2D([], [], color="#9AA3AB", linewidth=0.8, label="in proportion: 1"))
-    axes.set(xscale="log", yscale="log", xlabel=xlabel, ylabel="time (s)")
+    handles.append(Line2D([], [], color=GREY, linewidth=0.8, label="in proportion: 1"))
+    axes.set(xscale="log", yscale="log", xlabel="crystals", ylabel="time (s)")
     axes.margins(x=0.06, y=0.08)
     _plain_log(axes.xaxis)
     _plain_log(axes.yaxis)
     axes.grid()
-    legend = figure.legend(
-        handles=handles, loc="outside upper left", ncols=2, title="exponent of the growth"
-    )
-    legend.set_alignment("left")
+    look = {"title": "exponent of the growth", "alignment": "left"}
+    figure.legend(handles=handles, loc="outside upper left", ncols=2, **look)
     return figure
 
 
@@ -93,26 +91,20 @@ def against_targets(frame: pd.DataFrame) -> Figure:
         ("ratio", "times as fast as the baseline (more is better)"),
         ("budget", "used part of the budget (less is better)"),
     )
-    parts = [
-        (kind, label, frame[frame["kind"] == kind])
-        for kind, label in kinds
-        if (frame["kind"] == kind).any()
-    ]
+    parts = [(kind, label, frame[frame["kind"] == kind]) for kind, label in kinds]
+    parts = [entry for entry in parts if len(entry[2])]
     rows = [len(part) for _, _, part in parts]
-    figure = _figure(height=1.0 + 0.75 * len(parts) + 0.42 * sum(rows))
+    figure = _figure(1.0 + 0.75 * len(parts) + 0.42 * sum(rows))
     panels = figure.subplots(len(parts), 1, height_ratios=rows, squeeze=False)[:, 0]
     for axes, (kind, label, part) in zip(panels, parts, strict=True):
         _dots(axes, part, more_is_better=kind == "ratio")
         axes.set_xlabel(label)
-    figure.legend(
-        handles=[
-            Line2D([], [], color=BLUE, marker="o", ls="", ms=7, label="reached, or no target"),
-            Line2D([], [], color=RED, marker="s", ls="", ms=7, label="missed"),
-            Line2D([], [], color=INK, marker="D", ls="", ms=7, mfc="white", label="target"),
-        ],
-        loc="outside upper left",
-        ncols=3,
-    )
+    handles = [
+        Line2D([], [], color=BLUE, marker="o", ls="", ms=7, label="reached, or no target"),
+        Line2D([], [], color=RED, marker="s", ls="", ms=7, label="missed"),
+        Line2D([], [], color=INK, marker="D", ls="", ms=7, mfc="white", label="target"),
+    ]
+    figure.legend(handles=handles, loc="outside upper left", ncols=3)
     return figure
 
 
@@ -126,30 +118,12 @@ def _dots(axes: Axes, part: pd.DataFrame, *, more_is_better: bool) -> None:
             axes.plot([row.value, row.target], [y, y], color=color, linewidth=2, alpha=0.4)
             axes.plot(row.target, y, "D", color=INK, markersize=8, markerfacecolor="white")
         axes.plot(row.value, y, marker, color=color, markersize=7, mec="white", zorder=4)
-        _right_of(
-            axes, y, f"{number(row.value)} ×" if more_is_better else f"{100 * row.value:.3g} %"
-        )
+        text = f"{number(row.value)} ×" if more_is_better else f"{100 * row.value:.3g} %"
+        _right_of(axes, y, text)
     axes.set_xscale("log")
-    _spread(axes, [*part["value"], *part["target"].dropna(), 1.0])
+    values = [*part["value"], *part["target"].dropna(), 1.0]
+    room = max(1.3, (max(values) / min(values)) ** 0.06)  # on both sides of the data
+    axes.set_xlim(min(values) / room, max(values) * room)
     _plain_log(axes.xaxis)
-    axes.set_yticks(range(len(part)), [_folded(what) for what in part["what"]])
-    axes.set_ylim(len(part) - 0.5, -0.5)
-    axes.tick_params(axis="y", length=0)
-    axes.grid(axis="x")
-
-
-def _spread(axes: Axes, values: Sequence[float]) -> None:
-    """Limits of a logarithmic axis with room on both sides, a factor of two at the least."""
-    low, high = min(values), max(values)
-    room = max(1.3, (high / low) ** 0.06)
-    axes.set_xlim(low / room, high * room)
-
-
-def _folded(text: str, width: int = 34) -> str:
-    """Break a label into lines, so that it leaves room for the data."""
-    lines = [""]
-    for word in text.split():
-        if lines[-1] and len(lines[-1]) + 1 + len(word) > width:
-            lines.append("")
-        lines[-1] = f"{lines[-1]} {word}".strip()
-    return "\n".join(lines)
+    look = {"break_long_words": False, "break_on_hyphens": False}
+    _row_axis(axes, [textwrap.fill(what, 34, **look) for what in part["what"]], 0.5)

@@ -47,9 +47,12 @@ from unimat_lib.indexing import (
 )
 from unimat_lib.views import CrystalViews
 
+_LENGTH_ERROR = 0.05  # typical (median) relative error of the predicted lengths
+_ANGLE_ERROR = 3.0  # typical error of the predicted angles, degrees
 _COMPARED = 6  # best cells of each pattern that are compared with the prediction
 _MARGIN = 10.0  # by how much a refined cell must score better than the prediction
 _METRIC_TOLERANCE = 1e-3  # relative deviation of a metric from symmetry that counts as none
+_AT_ONCE = {"cpu": 64, "cuda": 2048}  # crystals of a file that are refined together
 _TEMPER = 0.6  # exponent of the network's probabilities: they know a part of the metric already
 _COUNT_ERROR = 0.08  # typical error of the logarithm of an estimated number of atoms
 _VOLUME_TRUST = 0.9  # share of the exact volume, against the network's own, in that estimate
@@ -62,7 +65,6 @@ class RefinedCells(NamedTuple):
         lengths: float64 ``[B, 3]``, a, b, c in angstrom.
         angles: float64 ``[B, 3]``, alpha, beta, gamma in degrees.
         score: float64 ``[B]``, of the best cell found, see :func:`refine_cells`.
-        score_before: float64 ``[B]``, of the prediction.
         accepted: bool ``[B]``; where false, lengths and angles are the prediction itself.
         system: int64 ``[B]``, crystal system that the metric of the best cell suggests (trigonal
             and hexagonal cells of a primitive hexagonal lattice look alike and come as hexagonal).
@@ -72,7 +74,6 @@ class RefinedCells(NamedTuple):
     lengths: Tensor
     angles: Tensor
     score: Tensor
-    score_before: Tensor
     accepted: Tensor
     system: Tensor
     explained: Tensor
@@ -91,8 +92,6 @@ def refine_cells(
     peaks: ObservedPeaks,
     *,
     system_probs: Tensor | None = None,
-    length_error: float = 0.05,
-    angle_error: float = 3.0,
 ) -> RefinedCells:
     """Replace predicted cells by ones that explain the observed peaks, where there is one.
 
@@ -108,8 +107,6 @@ def refine_cells(
         angles: Predicted alpha, beta, gamma in degrees, ``[B, 3]``; they need not close a cell.
         peaks: Observed peaks, see :func:`find_peaks`; their order within a row does not matter.
         system_probs: Predicted probabilities in the order of ``CRYSTAL_SYSTEMS``, ``[B, 7]``.
-        length_error: Typical (median) relative error of the predicted lengths.
-        angle_error: Typical error of the predicted angles, degrees.
 
     Raises:
         ValueError: Shapes do not fit, or predictions are not finite or not positive.
@@ -124,7 +121,6 @@ def refine_cells(
         lengths=lengths,
         angles=angles,
         score=before,
-        score_before=before,
         accepted=torch.zeros(len(lengths), dtype=torch.bool, device=device),
         system=torch.full((len(lengths),), -1, device=device),
         explained=torch.zeros_like(before),
@@ -141,8 +137,8 @@ def refine_cells(
     cell = niggli_cells(found.fit.metric[order])
     apart = torch.cat(
         [
-            (cell[:, :3] / lengths[pattern]).log() / length_error,
-            (cell[:, 3:] - angles[pattern]) / angle_error,
+            (cell[:, :3] / lengths[pattern]).log() / _LENGTH_ERROR,
+            (cell[:, 3:] - angles[pattern]) / _ANGLE_ERROR,
         ],
         dim=1,
     )
@@ -161,7 +157,6 @@ def refine_cells(
         lengths=torch.where(accepted[:, None], refined[:, :3], lengths),
         angles=torch.where(accepted[:, None], refined[:, 3:], angles),
         score=score_after,
-        score_before=before,
         accepted=accepted,
         system=system,
         explained=explained,
@@ -462,7 +457,6 @@ def refine_frame(
     *,
     counts: LatticeCounts,
     formulas: Sequence[str] | None = None,
-    chunk: int | None = None,
 ) -> pd.DataFrame:
     """Refine the cells of an errors frame against the crystals' clean patterns.
 
@@ -477,7 +471,6 @@ def refine_frame(
         index: Rows of the frame's crystals in ``views``, ``[B]``.
         counts: Training crystals.
         formulas: Reduced formulas ``[B]``, for a model that was given them.
-        chunk: Crystals at once; by default 2,048 on a GPU and 64 on a CPU.
 
     Returns:
         A frame of the same columns, and ``accepted`` (bool) and ``explained`` (share of the peaks
@@ -488,13 +481,12 @@ def refine_frame(
     """
     _check_frame(frame, index, formulas)
     device = views.device
-    chunk = chunk or (64 if device.type == "cpu" else 2048)
     columns = [*CELL_COLUMNS, *SCALED_COLUMNS, *PROBABILITY_COLUMNS]
     values = torch.tensor(frame[columns].to_numpy(float), device=device)
     cells, plain_scaled, probs = values.split([6, 3, 7], dim=1)
     formula = None if formulas is None else formula_atoms(list(formulas)).to(device)
     parts = []
-    for rows in torch.arange(len(frame), device=device).split(chunk):
+    for rows in torch.arange(len(frame), device=device).split(_AT_ONCE[device.type]):
         pattern = views.batch(index.to(device)[rows], modalities=("xrd",)).views["xrd"]
         # A network may answer with a length that is none: for the search a small one will do.
         start = cells[rows, :3].clamp_min(1.0)

@@ -27,16 +27,14 @@ def peaks_and_lines(q: np.ndarray, height: np.ndarray, lines: Mapping[str, np.nd
     if not lines:
         raise ValueError("there is no cell to compare with: give at least one")
     q, height = _array(q), np.sqrt(_array(height))
-    figure = _figure(height=2.2 + 0.3 * len(lines))
+    figure = _figure(2.2 + 0.3 * len(lines))
     axes = figure.add_subplot()
     axes.vlines(q, 0, height / height.max(), color=INK, linewidth=1.4)
     for k, places in enumerate(lines.values()):
-        centre = -0.2 * (k + 1)
-        color = PALETTE[k % len(PALETTE)]
+        centre, color = -0.2 * (k + 1), PALETTE[k % len(PALETTE)]
         axes.vlines(_array(places), centre - 0.06, centre + 0.06, color=color, linewidth=1.4)
-    axes.set_yticks(
-        [0.5, *(-0.2 * (k + 1) for k in range(len(lines)))], ["peaks", *lines], fontsize=9
-    )
+    heights = [0.5, *(-0.2 * (k + 1) for k in range(len(lines)))]
+    axes.set_yticks(heights, ["peaks", *lines], fontsize=9)
     axes.tick_params(axis="y", length=0)
     axes.axhline(0, color=MUTED, linewidth=0.6)
     axes.set(xlabel="Q = 1/d² (Å⁻²)", xlim=(0, 1.03 * q.max()))
@@ -56,17 +54,15 @@ def error_shares(frames: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]]) -> Fig
     """
     if not frames:
         raise ValueError("there are no predictions to draw: give at least one model's")
-    figure = _figure(height=3.4)
+    figure = _figure(3.4)
     axes = figure.add_subplot()
     columns = [f"relative_error_{name}" for name in "abc"]
     for k, (name, pair) in enumerate(frames.items()):
         for frame, dash, when in zip(pair, ("--", "-"), ("network", "refined"), strict=True):
             error = np.sort(frame[columns].abs().max(axis=1).to_numpy()).clip(1e-5)
             share = np.arange(1, len(error) + 1) / len(error)
-            axes.step(
-                error, share, dash, where="post", color=PALETTE[k % len(PALETTE)],
-                label=f"{name}, {when}",
-            )  # fmt: skip
+            look = {"color": PALETTE[k % len(PALETTE)], "label": f"{name}, {when}"}
+            axes.step(error, share, dash, where="post", **look)
     axes.axvline(0.01, color=MUTED, linewidth=0.8)
     axes.annotate(" 1 %", (0.01, 0.02), color=MUTED, fontsize=9)
     axes.set(xscale="log", xlim=(1e-5, 1), ylim=(0, 1.02), ylabel="share of crystals")

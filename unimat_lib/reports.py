@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -56,37 +56,44 @@ def strategies_table(
 
 
 def paper_table(
-    entries: Mapping[str, tuple[float, Run, Run | None]], *, comparable: bool
+    entries: Iterable[tuple[Mapping[str, str], str, float, Sequence[pd.DataFrame]]],
+    *,
+    columns: Mapping[str, str],
+    rounding: float,
+    comparable: bool,
+    num_claims: int = 1,
 ) -> pd.DataFrame:
-    """The paper's length errors beside both of our variants.
+    """Published values beside those of this book.
 
     Args:
-        entries: Setting to (published value with two decimals, reproduction, ours or ``None``).
+        entries: For each row its labels (heading to text), the metric, the published value and the
+            errors frames of the seeds.
+        columns: What stands between labels and verdict, and its heading: ``paper``, ``ours`` (mean
+            over seeds), ``interval`` (95 %), ``delta``, or another metric of
+            :func:`unimat_lib.evaluate.cell_metrics`.
+        rounding: Half a unit of the last digit of the published values.
         comparable: False on other data than the paper's: then there are no verdicts.
-
-    Returns:
-        One row per setting and variant: values in both units, difference and verdict (for this
-        row alone; the ledger chapter judges all claims together).
+        num_claims: Verdicts given together, see :func:`unimat_lib.ledger.verdict`; the ledger
+            chapter judges all claims together.
     """
     rows = []
-    for setting, (published, reproduction, ours) in entries.items():
-        for variant, run in (("reproduction", reproduction), ("ours", ours)):
-            if run is None:
-                continue
-            found = evaluate.summarize(run.frames, ["scaled_length_mae"]).iloc[0].to_dict()
-            found["ci95"] = [found["ci_low"], found["ci_high"]]
-            word = ledger.verdict(found, published, rounding=0.005, lower_is_better=True)
-            rows.append(
-                {
-                    "setting": setting,
-                    "variant": variant,
-                    "paper (Å)": published,
-                    "scaled (Å)": found["mean"],
-                    "delta (Å)": found["mean"] - published,
-                    "plain (Å)": means(run)["length_mae"],
-                    "verdict": word if comparable else "not comparable: other data",
-                }
-            )
+    for labels, metric, published, frames in entries:
+        per_seed = [evaluate.cell_metrics(frame) for frame in frames]
+        values = {name: float(np.mean([m.get(name, np.nan) for m in per_seed])) for name in columns}
+        row = None
+        if metric in per_seed[0]:  # a crystal system without crystals has no accuracy
+            row = evaluate.summarize(frames, [metric]).iloc[0].to_dict()
+            row["ci95"] = [row["ci_low"], row["ci_high"]]
+        ours = row["mean"] if row else np.nan
+        values |= {"paper": published, "ours": ours, "delta": ours - published}
+        values["interval"] = "{:.1f} to {:.1f}".format(*row["ci95"]) if row else "–"
+        lower = metric in evaluate.LOWER_IS_BETTER
+        word = ledger.verdict(
+            row, published, rounding=rounding, lower_is_better=lower, num_claims=num_claims
+        )
+        shown = {heading: values[key] for key, heading in columns.items()}
+        word = word if comparable else "not comparable: other data"
+        rows.append({**labels, **shown, "verdict": word})
     return pd.DataFrame(rows)
 
 
@@ -109,12 +116,12 @@ def withheld_table(
     )
 
 
-def geometry(points: Mapping[str, Tensor], *, sample: int = 2000) -> dict[str, float]:
+def geometry(points: Mapping[str, Tensor]) -> dict[str, float]:
     """Alignment, uniformity and gap of structures and patterns in a shared space.
 
     Args:
-        points: ``structure`` and ``xrd`` to unit vectors ``[n, d]`` of the same crystals.
-        sample: Crystals to look at, the first ones.
+        points: ``structure`` and ``xrd`` to unit vectors ``[n, d]`` of the same crystals; the first
+            2,000 are looked at.
 
     Returns:
         The mean squared distance of pairs, the logarithm of the mean Gaussian potential of either
@@ -123,7 +130,7 @@ def geometry(points: Mapping[str, Tensor], *, sample: int = 2000) -> dict[str, f
     Source: Wang and Isola, arXiv 2005.10242, equations 1 and 2; the gap: Liang et al., arXiv
     2203.02053.
     """
-    u, v = points["structure"][:sample], points["xrd"][:sample]
+    u, v = points["structure"][:2000], points["xrd"][:2000]
     return {
         "alignment": float((u - v).square().sum(dim=1).mean()),
         "uniformity, structures": float(torch.pdist(u).square().mul(-2).exp().mean().log()),
@@ -159,14 +166,11 @@ def frames_table(frames: Mapping[str, pd.DataFrame], *, first_column: str) -> pd
     )
 
 
-def recall_table(
-    ranks: Mapping[str, Mapping[int, pd.DataFrame]], *, ks: Sequence[int] = (1, 10)
-) -> pd.DataFrame:
-    """Recall in per cent, mean over seeds, one row per model and one column per direction and k.
+def recall_table(ranks: Mapping[str, Mapping[int, pd.DataFrame]]) -> pd.DataFrame:
+    """Recall at 1 and 10 in per cent, mean over seeds, one row per model and one column each.
 
     Args:
         ranks: Model to ranks by seed, see :func:`unimat_lib.experiments.test_ranks`.
-        ks: Depths.
     """
     rows = {}
     for name, by_seed in ranks.items():
@@ -174,7 +178,7 @@ def recall_table(
         rows[name] = {
             f"{column.replace('_', ' ')}, recall@{k} (%)": 100 * float((both[column] <= k).mean())
             for column in both
-            for k in ks
+            for k in (1, 10)
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
 

@@ -1,7 +1,7 @@
 """Questions about a whole table of crystals that the first chapters ask.
 
-Who has a twin in the training set, does the simulator agree with pymatgen, which patterns look
-alike, and what do the views cost?
+Who has a twin in the training set, does the simulator agree with pymatgen, and what do the views
+cost?
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 
 from unimat_lib.crystals import CrystalTable
 from unimat_lib.diffraction import Grid, bragg_reflections, g_max_of, peaks, render
@@ -135,51 +134,14 @@ def compare_with_pymatgen(table: CrystalTable, grid: Grid) -> Comparison:
     )
 
 
-class Lookalikes(NamedTuple):
-    """Two crystals with nearly the same pattern."""
-
-    rows: tuple[int, int]
-    cosine: float
-    patterns: Tensor
-    """``[2, P]`` float32."""
-
-
-def lookalikes(table: CrystalTable, grid: Grid, *, fwhm: float, ratio: float) -> Lookalikes:
-    """The pair of crystals with the most similar patterns among those with different cells.
-
-    Args:
-        table: ``C`` crystals; memory is ``C * C`` and ``C * P`` floats.
-        grid: Where the patterns are drawn.
-        fwhm: Peak width, degrees.
-        ratio: Cells differ if the quotient of one of their lengths is beyond this, such as 1.1.
-
-    Raises:
-        ValueError: All cells are equal within ``ratio``.
-    """
-    reflections = bragg_reflections(table, g_max=g_max_of(grid))
-    rows = torch.arange(len(table), device=table.device)
-    patterns = render(reflections, rows, grid, fwhm=fwhm)
-    unit = torch.nn.functional.normalize(patterns, dim=1)
-    logs = table.lengths.log().float()
-    equal = torch.cdist(logs, logs, p=torch.inf) <= math.log(ratio)  # [C, C]
-    if bool(equal.all()):
-        raise ValueError(f"no two of the {len(table)} cells differ by a factor of {ratio:g}")
-    cosine = (unit @ unit.T).masked_fill(equal, -1)
-    first, second = divmod(int(cosine.argmax()), len(table))
-    return Lookalikes(
-        (first, second), float(cosine[first, second]), patterns[[first, second]].cpu()
-    )
-
-
 def view_costs(
-    table: CrystalTable, *, batch_size: int, batches: int = 10, seed: int = 0, **settings: Any
+    table: CrystalTable, *, batch_size: int, seed: int = 0, **settings: Any
 ) -> pd.DataFrame:
     """Build each view of a table by itself, cut random batches from it, and say what that took.
 
     Args:
         table: The crystals.
         batch_size: Crystals per batch.
-        batches: Batches to time.
         seed: Of the choice of crystals.
         **settings: Passed to :func:`unimat_lib.views.build_views`.
 
@@ -187,6 +149,7 @@ def view_costs(
         One row per view: ``view``, ``build_seconds``, ``mebibytes``, ``batch_ms`` and
         ``incomplete``, the number of crystals with an atom without neighbours, or without a peak.
     """
+    batches = 10
     index = torch.randint(
         len(table), (batches, batch_size), generator=torch.Generator().manual_seed(seed)
     )
