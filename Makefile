@@ -10,22 +10,22 @@ help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 book: $(READY) ## run every chapter in the quick profile (CPU, embedded data), check, build the pages
-	$(BIN)/python tools/book.py run all --profile quick && $(BIN)/python tools/book.py build --profile quick
+	$(BIN)/unimat-book run all --profile quick && $(BIN)/unimat-book build --profile quick
 
 test: $(READY) lint ## lint and the whole test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-lint: $(READY) ## ruff and codespell
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/codespell
+lint: $(READY) ## ruff, codespell, and who may import whom
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/codespell && $(BIN)/lint-imports
 
 check: $(READY) ## are the published notebooks whole, and do they match their sources?
-	$(BIN)/python tools/book.py check --profile full
+	$(BIN)/unimat-book check --profile full
 
 table: $(READY) ## the paper's whole table, 15 trainings, on one GPU in under ten minutes
 	$(BIN)/python benchmarks/paper_table.py --profile full
 
 html: $(READY) ## build the pages from the published notebooks, running nothing
-	$(BIN)/python tools/book.py build --profile full
+	$(BIN)/unimat-book build --profile full
 
 lab: $(READY) ## JupyterLab on the chapters (open chapters/src/*.md as notebooks)
 	UNIMAT_ROOT=$(CURDIR) $(BIN)/jupyter lab --notebook-dir=$(CURDIR)

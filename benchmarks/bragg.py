@@ -26,9 +26,11 @@ import numpy as np
 import torch
 from common import Result, device_name, print_values, record, timed
 
-from unimat_lib import datasets
-from unimat_lib.crystals import CrystalTable
-from unimat_lib.diffraction import CU_K_ALPHA, Grid, bragg_reflections, g_max_of, peaks
+from unimat_lib.crystals.table import CrystalTable
+from unimat_lib.datasets.preparation import load_dataset
+from unimat_lib.views.bragg import bragg_reflections, g_max_of
+from unimat_lib.views.grid import CU_K_ALPHA, Grid
+from unimat_powder.lines import merged_peaks
 
 RANGE = (5.0, 90.0)
 G_MAX = 2 * math.sin(math.radians(RANGE[1] / 2)) / CU_K_ALPHA
@@ -62,7 +64,7 @@ def prepare_process(table: CrystalTable) -> None:
 
 def sample(dataset: str, count: int) -> CrystalTable:
     """Some crystals at random, of the test split where the data set is MP-20."""
-    table = datasets.load(dataset)
+    table = load_dataset(dataset)
     table = table.split("test") if dataset == "mp_20" else table
     return table.select(np.random.default_rng(0).permutation(len(table))[:count])
 
@@ -70,7 +72,7 @@ def sample(dataset: str, count: int) -> CrystalTable:
 def ours(share: int) -> int:
     """Number of peaks of one share of the crystals."""
     reflections = bragg_reflections(_shares[share], g_max=G_MAX)
-    return len(peaks(reflections, two_theta_range=RANGE).two_theta)
+    return len(merged_peaks(reflections, two_theta_range=RANGE).two_theta)
 
 
 def pymatgen(share: int) -> int:
@@ -147,13 +149,13 @@ def compare_on_cpu(dataset: str, count: int, repeats: int) -> list[Result]:
 
 
 def measure_gpu(dataset: str, repeats: int) -> list[Result]:
-    table = datasets.load(dataset).to("cuda")
+    table = load_dataset(dataset).to("cuda")
     g_max = g_max_of(Grid(*RANGE, 2), max_strain=MAX_STRAIN)
     reflections = bragg_reflections(table, g_max=g_max)
     torch.cuda.reset_peak_memory_stats()
     seconds = timed(lambda: bragg_reflections(table, g_max=g_max), repeats=repeats, device="cuda")
     memory = torch.cuda.max_memory_allocated() / 2**30
-    merging = timed(lambda: peaks(reflections), repeats=repeats, device="cuda")
+    merging = timed(lambda: merged_peaks(reflections), repeats=repeats, device="cuda")
 
     tried = 2 / 3 * np.pi * g_max**3 * table.volume  # [C], lattice points of the half sphere
     phases = float((tried * table.num_atoms).sum())

@@ -42,7 +42,7 @@ class Result:
         name: Lower-case letters, digits and underscores; a later result of the name replaces it.
         value: What was measured, in ``unit``; finite.
         unit: Such as ``s``, ``crystals/s`` or ``GiB``; ``1`` for a plain ratio or share. See
-            ``unimat_lib.performance.UNITS`` for those that a goal may have.
+            ``unimat_book.performance.UNITS`` for those that a goal may have.
         device: Where it ran, see :func:`device_name`.
         baseline: What it was measured against, on the same machine and crystals; None if nothing.
         ratio: How many times as fast (or as small) as the baseline; above one is better.

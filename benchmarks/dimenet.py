@@ -29,9 +29,9 @@ from common import Result, device_name, record, timed
 from torch import Tensor, nn
 from torch_geometric.nn.models import dimenet as pyg
 
-from unimat_lib import datasets, structure_encoder
-from unimat_lib.graphs import PeriodicGraph, periodic_graph, triplets
-from unimat_lib.structure_encoder import StructureEncoder, TorchSums
+from unimat_lib.datasets.preparation import load_dataset
+from unimat_lib.encoders.structure import StructureEncoder, TorchSums, _sums
+from unimat_lib.views.graphs import PeriodicGraph, periodic_graph, triplets
 
 CUTOFF, MAX_NEIGHBORS = 5.0, 12
 NUM_BATCHES = 8  # different ones, in turn
@@ -75,7 +75,7 @@ class Ways:
         self.encoder = StructureEncoder(dim=256, cutoff=CUTOFF).to(graph.device)
         self.plain = PlainEncoder(dim=256, cutoff=CUTOFF).to(graph.device)
         self.plain.load_state_dict(self.encoder.state_dict())
-        self.chosen = structure_encoder._sums
+        self.chosen = _sums
 
     def names(self) -> list[str]:
         """The ways that this device has."""
@@ -83,7 +83,7 @@ class Ways:
 
     def network(self, way: str) -> StructureEncoder:
         """A fresh copy of the encoder; tensor operations or kernels are chosen with it."""
-        structure_encoder._sums = TorchSums if way == "torch" else self.chosen
+        _sums = TorchSums if way == "torch" else self.chosen
         return copy.deepcopy(self.plain if way == "plain" else self.encoder)
 
     def batches(self, size: int) -> list[PeriodicGraph]:
@@ -230,7 +230,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, nargs="+", default=[128, 256, 512])
     parser.add_argument("--rounds", type=int, default=5, help=f"rounds over {NUM_BATCHES} batches")
     arguments = parser.parse_args()
-    table = datasets.load(arguments.dataset).to(arguments.device)
+    table = load_dataset(arguments.dataset).to(arguments.device)
     ways = Ways(periodic_graph(table, cutoff=CUTOFF, max_neighbors=MAX_NEIGHBORS))
     sample = ways.batches(min(arguments.batch))[0]
     notes = [show_work(ways, sample), show_agreement(ways, sample)]

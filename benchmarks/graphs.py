@@ -22,9 +22,9 @@ import numpy as np
 import torch
 from common import Result, device_name, print_values, record, timed
 
-from unimat_lib import datasets
-from unimat_lib.crystals import CrystalTable
-from unimat_lib.graphs import PeriodicGraph, periodic_graph, triplets
+from unimat_lib.crystals.table import CrystalTable
+from unimat_lib.datasets.preparation import load_dataset
+from unimat_lib.views.graphs import PeriodicGraph, periodic_graph, triplets
 
 CUTOFF, MAX_NEIGHBORS = 5.0, 12
 CRYSTALS_AT_ONCE = 2048  # for the triplets, which are made batch by batch
@@ -63,7 +63,7 @@ def compare_on_cpu(dataset: str, count: int, repeats: int) -> list[Result]:
         SystemExit: The programs find different numbers of edges.
     """
     torch.set_num_threads(1)
-    table = datasets.load(dataset)
+    table = load_dataset(dataset)
     table = table.select(np.random.default_rng(0).permutation(len(table))[:count])
     programs = neighbour_lists(table)
     programs["ours"] = lambda: periodic_graph(table, cutoff=CUTOFF).edge_index.shape[1]
@@ -103,7 +103,7 @@ def all_triplets(graph: PeriodicGraph) -> int:
 
 
 def measure_gpu(dataset: str, repeats: int) -> list[Result]:
-    table = datasets.load(dataset).to("cuda")
+    table = load_dataset(dataset).to("cuda")
 
     def graph_of_all() -> PeriodicGraph:
         return periodic_graph(table, cutoff=CUTOFF, max_neighbors=MAX_NEIGHBORS)

@@ -22,11 +22,13 @@ import torch
 from common import Result, device_name, record, timed
 from graphs import CUTOFF, MAX_NEIGHBORS, all_triplets
 
-from unimat_lib import datasets
-from unimat_lib.crystals import CrystalTable
-from unimat_lib.diffraction import Grid, bragg_reflections, g_max_of, render
-from unimat_lib.graphs import periodic_graph
-from unimat_lib.performance import growth_exponent
+from unimat_book.performance import growth_exponent
+from unimat_lib.crystals.table import CrystalTable
+from unimat_lib.datasets.preparation import load_dataset
+from unimat_lib.views.bragg import bragg_reflections, g_max_of
+from unimat_lib.views.graphs import periodic_graph
+from unimat_lib.views.grid import Grid
+from unimat_lib.views.render import render
 
 GRID = Grid(5.0, 90.0, 4096)
 FRACTIONS = (1 / 8, 1 / 4, 1 / 2, 1)
@@ -75,7 +77,7 @@ def measure(table: CrystalTable, device: str, repeats: int) -> dict[str, list[di
 
 def measure_extra() -> list[Result]:
     """Simulation and graphs of ``mp_extra`` on the GPU."""
-    table = datasets.load("mp_extra").to("cuda")
+    table = load_dataset("mp_extra").to("cuda")
     results = []
     for name, run in (("bragg", simulate), ("graph", connect)):
         torch.cuda.empty_cache()
@@ -103,7 +105,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="best of this many")
     args = parser.parse_args()
 
-    table = datasets.load("mp_20")
+    table = load_dataset("mp_20")
     kind = "gpu" if args.device == "cuda" else "cpu"
     if kind == "cpu":
         torch.set_num_threads(args.cores)

@@ -26,12 +26,15 @@ import torch
 from common import Result, device_name, record
 from torch import nn
 
-from unimat_lib import datasets
-from unimat_lib.composition import magpie_features
-from unimat_lib.diffraction import bragg_reflections, g_max_of, render
-from unimat_lib.identify import identify
+from unimat_lib.datasets.preparation import load_dataset
 from unimat_lib.model import UniMat, UniMatConfig, num_parameters
-from unimat_lib.patterns import Grid, read_pattern, to_grid
+from unimat_lib.views.bragg import bragg_reflections, g_max_of
+from unimat_lib.views.composition import magpie_features
+from unimat_lib.views.grid import Grid
+from unimat_lib.views.render import render
+from unimat_powder.identify import identify
+from unimat_powder.preparation import to_grid
+from unimat_powder.reading import read_pattern
 
 MEASURED = Grid(5.0, 90.0, 4251)  # steps of 0.02 degrees, as a laboratory instrument writes them
 
@@ -53,7 +56,7 @@ def published_model() -> UniMat:
 
 def write_patterns(folder: Path, count: int) -> list[tuple[Path, str]]:
     """Simulated measurements, counts on a background, and the formula of each."""
-    table = datasets.load("prototypes")
+    table = load_dataset("prototypes")
     table = table.select(torch.randperm(len(table))[:count])
     reflections = bragg_reflections(table, g_max=g_max_of(MEASURED))
     rows = torch.arange(len(table))

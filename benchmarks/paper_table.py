@@ -23,12 +23,14 @@ import torch
 import yaml
 from common import Result, device_name, record
 
-from unimat_lib import datasets, evaluate, experiments
-from unimat_lib.diffraction import Grid
+from unimat_book.experiments import MAIN_METRICS, train_seeds
+from unimat_lib.datasets.preparation import load_dataset
+from unimat_lib.evaluation.metrics import cell_metrics
 from unimat_lib.files import replacing
 from unimat_lib.model import UniMatConfig
-from unimat_lib.train import FitConfig
-from unimat_lib.views import CrystalViews, build_views
+from unimat_lib.training.config import FitConfig
+from unimat_lib.views.batch import CrystalViews, build_views
+from unimat_lib.views.grid import Grid
 
 ROOT = Path(__file__).resolve().parents[1]
 MINUTES = 10.0  # what the table may take on one H100
@@ -112,7 +114,7 @@ def train_one(
 ) -> dict[str, object]:
     """Train (or load) and evaluate one model; returns its row of the log."""
     started = time.perf_counter()
-    run = experiments.train_seeds(
+    run = train_seeds(
         setting.model,
         views,
         table,
@@ -122,7 +124,7 @@ def train_one(
         predictions=runs / "paper_table" / "predictions" / f"seed{seed}",
         setting=setting.name,
     )
-    metrics = evaluate.cell_metrics(run.frames[0])
+    metrics = cell_metrics(run.frames[0])
     return {
         "setting": setting.name,
         "seed": seed,
@@ -130,13 +132,13 @@ def train_one(
         "seconds": time.perf_counter() - started,
         "crystals_per_second": run.fits[0].throughput,
         "memory_gib": run.fits[0].peak_memory_gib,
-        **{name: metrics[name] for name in experiments.MAIN_METRICS},
+        **{name: metrics[name] for name in MAIN_METRICS},
     }
 
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
     """Mean and standard deviation over seeds of each setting."""
-    metrics = list(experiments.MAIN_METRICS)
+    metrics = list(MAIN_METRICS)
     grouped = rows.groupby("setting", sort=False)[metrics]
     mean, std = grouped.mean(), grouped.std()
     return pd.DataFrame(
@@ -157,7 +159,7 @@ def main() -> None:
     p = parameters(given.profile, "03_encoders")
     runs = ROOT / p["run_dir"] / "runs"
     fresh = not any((runs / s.chapter).is_dir() for s in settings(given.profile))
-    table = datasets.load(p["dataset"])
+    table = load_dataset(p["dataset"])
     views = build_views(
         table,
         grid=grid_of(p),

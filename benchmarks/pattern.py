@@ -19,7 +19,7 @@ from common import Result, device_name, record
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from unimat_lib.pattern_encoder import ConvBlock, Downsample, PatternEncoder, input_channels
+from unimat_lib.encoders.pattern import ConvBlock, Downsample, PatternEncoder, input_channels
 
 BANDWIDTH, OPERATIONS = 3.0e12, 700e12  # within reach on an H100: bytes/s, bfloat16 operations/s
 NUM_BATCHES = 4  # different ones in turn, so that no step finds its input in a cache

@@ -24,8 +24,12 @@ import numpy as np
 import pandas as pd
 from common import Result, device_name, record
 
-from unimat_lib import datasets
-from unimat_lib.crystals import SPLITS, SYMPREC, CrystalTable, load_table
+from unimat_lib.crystals.parquet import load_table
+from unimat_lib.crystals.reduction import SYMPREC
+from unimat_lib.crystals.table import SPLITS, CrystalTable
+from unimat_lib.datasets.mp_20 import find_mp_20
+from unimat_lib.datasets.preparation import prepare_dataset
+from unimat_lib.datasets.source import data_folder
 
 
 def plain(cif: str) -> tuple[np.ndarray, int]:
@@ -41,7 +45,7 @@ def plain(cif: str) -> tuple[np.ndarray, int]:
 
 def sample_rows(folder: str, count: int) -> pd.DataFrame:
     """Some rows of the three files, drawn evenly."""
-    paths = datasets._find_mp_20(datasets._data_folder(folder))
+    paths = find_mp_20(data_folder(folder))
     frame = pd.concat([pd.read_csv(paths[split]) for split in SPLITS], ignore_index=True)
     return frame.sample(count, random_state=0)
 
@@ -75,7 +79,7 @@ def main() -> None:
         sys.exit("expected the folder of MP-20's CSV files: set UNIMAT_DATA or give --data-dir")
     warnings.simplefilter("ignore")  # pymatgen's, on every other CIF
     with tempfile.TemporaryDirectory() as cache:
-        report = datasets.prepare(
+        report = prepare_dataset(
             "mp_20", data_dir=args.data_dir, cache_dir=cache, workers=args.workers
         )
         memory = peak_gib(resource.RUSAGE_SELF)

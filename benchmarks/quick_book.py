@@ -26,7 +26,7 @@ NAME = "quick_book_vs_before"
 
 
 def timed_tool(*words: str) -> float:
-    """Seconds that ``tools/book.py`` takes; stops where it fails."""
+    """Seconds that ``unimat-book`` takes; stops where it fails."""
     start = time.perf_counter()
     environment = {**os.environ, "UNIMAT_ROOT": str(ROOT)}
     tool = [sys.executable, str(ROOT / "tools" / "book.py")]

@@ -19,16 +19,11 @@ import torch
 from common import Result, device_name, record, timed
 from torch import Tensor
 
-from unimat_lib import datasets
-from unimat_lib.diffraction import (
-    Grid,
-    Measurement,
-    Reflections,
-    bragg_reflections,
-    draw_effects,
-    g_max_of,
-    render,
-)
+from unimat_lib.datasets.preparation import load_dataset
+from unimat_lib.views.bragg import Reflections, bragg_reflections, g_max_of
+from unimat_lib.views.effects import Measurement, draw_effects
+from unimat_lib.views.grid import Grid
+from unimat_lib.views.render import render
 
 GRID = Grid(5.0, 90.0, 4096)
 TRAINING = Measurement(fwhm=(0.05, 0.3), strain=0.05)  # what chapters 03 to 05 draw
@@ -95,7 +90,7 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=20, help="calls per timing")
     args = parser.parse_args()
 
-    table = datasets.load("mp_20")
+    table = load_dataset("mp_20")
     if args.device == "cpu":
         torch.set_num_threads(1)
         table = table.select(torch.arange(2000))

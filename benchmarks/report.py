@@ -15,8 +15,8 @@ from typing import Any
 
 from common import RESULTS, load
 
+from unimat_book.performance import REACHED, read_results, read_targets, speed_overview
 from unimat_lib.files import replacing
-from unimat_lib.performance import REACHED, overview, read_results, read_targets
 
 HERE = Path(__file__).resolve().parent
 README, TARGETS = HERE / "README.md", HERE / "targets.yml"
@@ -76,7 +76,7 @@ limits it, where to look.
 
 def page(results: Mapping[str, Mapping[str, Any]], targets: Mapping[str, Any]) -> str:
     """The whole README."""
-    frame = overview(results, targets)
+    frame = speed_overview(results, targets)
     rows = frame.to_dict("records")
     limited = [row for row in rows if row["floor"] or row["limits"]]
     parts = [

@@ -10,8 +10,10 @@ import pytest
 import torch
 from hypothesis import settings
 
-from unimat_lib.crystals import CrystalTable, load_table, table_from_arrays
-from unimat_lib.diffraction import Reflections, bragg_reflections, g_max_of, render
+from unimat_lib.crystals.parquet import load_table
+from unimat_lib.crystals.table import CrystalTable, table_from_arrays
+from unimat_lib.views.bragg import Reflections, bragg_reflections, g_max_of
+from unimat_lib.views.render import render
 
 torch.set_num_threads(1)
 
@@ -23,10 +25,10 @@ settings.load_profile("book")
 @pytest.fixture(scope="session")
 def prototype_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache folder that holds a small ``prototypes`` data set (about 300 crystals)."""
-    from unimat_lib import datasets
+    from unimat_lib.datasets.preparation import prepare_dataset
 
     folder = tmp_path_factory.mktemp("cache")
-    datasets.prepare("prototypes", cache_dir=folder, workers=1, limit=300)
+    prepare_dataset("prototypes", cache_dir=folder, workers=1, limit=300)
     return folder
 
 
@@ -53,15 +55,17 @@ def mp_20_table(real_data_dir: Path) -> CrystalTable:
     """The first 300 rows of MP-20's validation split."""
     import pandas as pd
 
-    from unimat_lib import datasets
-    from unimat_lib.crystals import reduce_crystal, reduced_formula
+    from unimat_lib.crystals.cif import read_cif
+    from unimat_lib.crystals.reduction import reduce_crystal, reduced_formula
+    from unimat_lib.datasets.mp_20 import find_mp_20
+    from unimat_lib.datasets.report import DataError
 
     try:
-        path = datasets._find_mp_20(real_data_dir)["val"]
-    except datasets.DataError as error:
+        path = find_mp_20(real_data_dir)["val"]
+    except DataError as error:
         pytest.skip(str(error))
     frame = pd.read_csv(path, nrows=300)
-    crystals = [reduce_crystal(*datasets.read_cif(cif)) for cif in frame["cif"]]
+    crystals = [reduce_crystal(*read_cif(cif)) for cif in frame["cif"]]
     info = pd.DataFrame(
         {
             "material_id": frame["material_id"],

@@ -9,9 +9,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from unimat_lib import evaluate, indexing
-from unimat_lib.crystals import CrystalTable, reduce_crystal, table_from_arrays
-from unimat_lib.diffraction import Grid
+from unimat_lib.crystals.reduction import reduce_crystal
+from unimat_lib.crystals.table import CrystalTable, table_from_arrays
+from unimat_lib.evaluation.predict import frame_of_errors
+from unimat_lib.views.grid import Grid
+from unimat_powder.bravais import _CENTRINGS
 
 GRID = Grid(5.0, 90.0, 4096)
 
@@ -49,8 +51,7 @@ def vectors(lengths, angles) -> np.ndarray:
 def bravais_crystals() -> CrystalTable:
     """One crystal per Bravais lattice: an iron atom, and in large cells a lighter one."""
     lattices = [
-        np.array(indexing._CENTRINGS[centring]) @ vectors(*cell)
-        for (_, centring), cell in CELLS.items()
+        np.array(_CENTRINGS[centring]) @ vectors(*cell) for (_, centring), cell in CELLS.items()
     ]
     groups = [166 if centring == "R" else SPACE_GROUPS[family] for family, centring in CELLS]
     return crystals_of(lattices, groups)
@@ -89,4 +90,4 @@ def errors_frame(crystals: CrystalTable, *, stretched: Sequence[int] = ()) -> pd
     probs = torch.full((len(crystals), 7), 1 / 7, dtype=torch.float64)
     true = [crystals.lengths, crystals.angles, crystals.scaled_lengths]
     values = torch.cat([lengths, angles, scaled, *true, probs], dim=1).numpy()
-    return evaluate._errors_frame(values, crystals, torch.arange(len(crystals)))
+    return frame_of_errors(values, crystals, torch.arange(len(crystals)))

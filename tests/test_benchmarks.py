@@ -18,7 +18,18 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from unimat_lib import performance, performance_figures
+from unimat_book.figures.performance import plot_against_targets, plot_growth
+from unimat_book.performance import (
+    NO_GOAL,
+    NOT_MEASURED,
+    goal_table,
+    growth_exponent,
+    read_results,
+    read_targets,
+    speed_overview,
+    speed_verdict,
+    times_floor,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCHMARKS = ROOT / "benchmarks"
@@ -84,12 +95,12 @@ def test_committed_results_have_every_name() -> None:
 
 
 def test_every_goal_can_be_judged() -> None:
-    results = performance.read_results(BENCHMARKS / "results.json")
-    targets = performance.read_targets(BENCHMARKS / "targets.yml")
+    results = read_results(BENCHMARKS / "results.json")
+    targets = read_targets(BENCHMARKS / "targets.yml")
     assert set(targets) >= REQUIRED
-    overview = performance.overview(results, targets).set_index("name")
+    overview = speed_overview(results, targets).set_index("name")
     for name in results:
-        assert overview.loc[name, "verdict"] != performance.NOT_MEASURED
+        assert overview.loc[name, "verdict"] != NOT_MEASURED
         assert overview.loc[name, "measured"]
 
 
@@ -99,16 +110,16 @@ def test_readme_is_up_to_date() -> None:
 
 
 def test_chapter_prints_these_results() -> None:
-    path = ROOT / "data/results/08_performance.json"
+    path = ROOT / "data/results/A1_performance.json"
     if not path.is_file():
-        pytest.skip("not published yet: python tools/book.py run 08 --profile full")
+        pytest.skip("not published yet: unimat-book run 08 --profile full")
     chapter = json.loads(path.read_text(encoding="utf-8"))
     measured = {k.removeprefix("measured_"): v for k, v in chapter.items() if "measured_" in k}
     measured.pop("count_not_measured", None)
     assert measured == {entry.name: entry.value for entry in common.load()}
-    targets = performance.read_targets(BENCHMARKS / "targets.yml")
-    results = performance.read_results(BENCHMARKS / "results.json")
-    verdicts = performance.overview(results, targets)["verdict"].tolist()
+    targets = read_targets(BENCHMARKS / "targets.yml")
+    results = read_results(BENCHMARKS / "results.json")
+    verdicts = speed_overview(results, targets)["verdict"].tolist()
     assert [row["reached?"] for row in chapter["performance_goals"]] == verdicts
 
 
@@ -267,13 +278,13 @@ def plain(name: str = "thing", **fields) -> dict:
         ({"value": 300.0}, {"value": 6, "unit": "min", "ratio": 2}, "missed by a factor of 2.0"),
         ({"series": SERIES}, {"exponent": 1.1}, "reached"),
         ({"series": [*SERIES, {"crystals": 6400, "seconds": 512}]}, {"exponent": 1.1}, "exponent"),
-        ({}, {}, performance.NO_GOAL),
+        ({}, {}, NO_GOAL),
     ],
 )
 def test_verdict(fields: dict, reach: dict, verdict: str) -> None:
     fields = {"ratio": 1.0, **fields}
-    assert verdict in performance.verdict(plain(**fields), {"reach": reach})
-    assert performance.verdict(None, {"reach": reach}) == performance.NOT_MEASURED
+    assert verdict in speed_verdict(plain(**fields), {"reach": reach})
+    assert speed_verdict(None, {"reach": reach}) == NOT_MEASURED
 
 
 @pytest.mark.parametrize(
@@ -286,18 +297,18 @@ def test_verdict(fields: dict, reach: dict, verdict: str) -> None:
 )
 def test_goal_without_its_number_is_an_error(reach: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        performance.verdict(plain(ratio=None), {"reach": reach})
+        speed_verdict(plain(ratio=None), {"reach": reach})
 
 
 @pytest.mark.parametrize("exponent", [0.5, 1.0, 2.0])
 def test_growth_exponent_is_found(exponent: float) -> None:
     series = [{"crystals": n, "seconds": 3e-4 * n**exponent} for n in (10, 50, 400)]
-    assert math.isclose(performance.growth_exponent(series), exponent)
+    assert math.isclose(growth_exponent(series), exponent)
 
 
 def test_growth_needs_two_sizes() -> None:
     with pytest.raises(ValueError, match="two or more sizes, got 1"):
-        performance.growth_exponent([SERIES[0]] * 3)
+        growth_exponent([SERIES[0]] * 3)
 
 
 def test_overview_says_everything_once() -> None:
@@ -309,7 +320,7 @@ def test_overview_says_everything_once() -> None:
         "a": plain("a", ratio=4.0, baseline="somebody", floor=0.5, notes="memory"),
         "new_thing": plain("new_thing", series=SERIES),
     }
-    frame = performance.overview(results, targets).set_index("name")
+    frame = speed_overview(results, targets).set_index("name")
     assert frame.index.tolist() == ["a", "b", "new_thing"]
     assert not frame.isna().any().any()
     a = frame.loc["a"].str.replace("\N{NO-BREAK SPACE}", " ")
@@ -317,14 +328,14 @@ def test_overview_says_everything_once() -> None:
         *("thing a", "2 s", "somebody", "4 ×", "≥ 4 ×", "reached"),
         *("0.5 s (4 × away)", "memory"),
     ]
-    assert frame.loc["b", "verdict"] == performance.NOT_MEASURED
+    assert frame.loc["b", "verdict"] == NOT_MEASURED
     assert frame.loc["b", "measured"] == ""
     assert "exponent 1.00" in frame.loc["new_thing", "measured"]
 
 
 @pytest.mark.parametrize(("unit", "times"), [("s", 4.0), ("crystals/s", 0.25)])
 def test_floor_of_a_rate_is_a_ceiling(unit: str, times: float) -> None:
-    assert performance.times_floor(plain(value=2.0, floor=0.5, unit=unit)) == times
+    assert times_floor(plain(value=2.0, floor=0.5, unit=unit)) == times
 
 
 def test_goals_are_ratios_and_budgets() -> None:
@@ -332,7 +343,7 @@ def test_goals_are_ratios_and_budgets() -> None:
     targets["budget"] = {"what": "thing b", "reach": {"value": 4, "unit": "s"}}
     results = {"a": plain("a", ratio=3.0), "b": plain("b", ratio=7.0), "c": plain("c")}
     results["budget"] = plain("budget", ratio=2.0, baseline="4 s allowed")
-    frame = performance.goals(results, targets)
+    frame = goal_table(results, targets)
     assert frame["kind"].tolist() == ["ratio", "budget", "ratio", "budget"]
     assert frame["value"].tolist() == [3.0, 0.5, 7.0, 0.5]
     assert frame["target"].tolist()[:2] == [4, 1] and math.isnan(frame["target"].iloc[2])
@@ -352,17 +363,17 @@ def test_bad_targets_are_refused(tmp_path: Path, entry: dict, message: str) -> N
     path = tmp_path / "targets.yml"
     path.write_text(json.dumps([entry]))  # JSON is YAML
     with pytest.raises(ValueError, match=message):
-        performance.read_targets(path)
+        read_targets(path)
 
 
 def test_bad_results_files_are_named(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     with pytest.raises(FileNotFoundError, match="run the scripts"):
-        performance.read_results(path)
+        read_results(path)
     for text in ("[", '{"a": 1}', "[{}]", json.dumps([plain(), plain()])):
         path.write_text(text)
         with pytest.raises(ValueError, match=r"results\.json"):
-            performance.read_results(path)
+            read_results(path)
 
 
 # ------------------------------------------------------------------------------------------ report
@@ -406,10 +417,10 @@ GOALS = pd.DataFrame(
     }
 )
 FIGURES: dict[str, Callable[[], Figure]] = {
-    "growth": lambda: performance_figures.growth({f"series {k}": SERIES for k in range(8)}),
-    "ratios and budgets": lambda: performance_figures.against_targets(GOALS),
-    "ratios alone": lambda: performance_figures.against_targets(GOALS[:1]),
-    "budgets alone": lambda: performance_figures.against_targets(GOALS[3:]),
+    "growth": lambda: plot_growth({f"series {k}": SERIES for k in range(8)}),
+    "ratios and budgets": lambda: plot_against_targets(GOALS),
+    "ratios alone": lambda: plot_against_targets(GOALS[:1]),
+    "budgets alone": lambda: plot_against_targets(GOALS[3:]),
 }
 
 
@@ -422,14 +433,14 @@ def test_figures_are_labelled_and_small(draw: Callable[[], Figure]) -> None:
 
 
 def test_growth_figure_states_the_exponents() -> None:
-    figure = performance_figures.growth({"batch": SERIES})
+    figure = plot_growth({"batch": SERIES})
     texts = [text.get_text() for text in figure.legends[0].get_texts()]
     assert texts == ["batch: 1.00", "in proportion: 1"]
     assert figure.axes[0].get_xscale() == figure.axes[0].get_yscale() == "log"
 
 
 def test_missed_targets_differ_in_colour_and_shape() -> None:
-    ratios, budgets = performance_figures.against_targets(GOALS).axes
+    ratios, budgets = plot_against_targets(GOALS).axes
     reached, missed, free = (_dot(ratios, y) for y in range(3))
     assert reached == free != missed
     assert reached[0] != missed[0] and reached[1] != missed[1]
@@ -446,11 +457,11 @@ def _dot(axes, y: int) -> tuple[str, str]:
 @pytest.mark.parametrize(
     "draw",
     [
-        lambda: performance_figures.growth({}),
-        lambda: performance_figures.growth({"one": SERIES[:1]}),
-        lambda: performance_figures.against_targets(GOALS[:0]),
-        lambda: performance_figures.against_targets(GOALS.drop(columns="kind")),
-        lambda: performance_figures.against_targets(GOALS.assign(value=0.0)),
+        lambda: plot_growth({}),
+        lambda: plot_growth({"one": SERIES[:1]}),
+        lambda: plot_against_targets(GOALS[:0]),
+        lambda: plot_against_targets(GOALS.drop(columns="kind")),
+        lambda: plot_against_targets(GOALS.assign(value=0.0)),
     ],
 )
 def test_figures_refuse_what_cannot_be_drawn(draw: Callable[[], Figure]) -> None:

@@ -1,8 +1,8 @@
 """UniMat in small parts: three views of a crystal, aligned, fused, and read out.
 
-The modules follow the flow of the data and import only leftwards in this line:
-``crystals -> {diffraction, graphs, composition} -> encoders -> alignment -> fusion -> heads ->
-evaluate``. Importing the package loads none of them, opens no connection and sets neither a seed
+The folders follow the flow of the data, and each imports only from those before it:
+``crystals -> datasets, views -> encoders -> alignment -> fusion -> heads -> model -> training ->
+evaluation``. Importing the package loads none of them, opens no connection and sets neither a seed
 nor a plot style.
 """
 

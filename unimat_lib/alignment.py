@@ -20,8 +20,6 @@ ALIGNMENT_KINDS = ("clip", "siglip")
 TIE_TOLERANCE = 1e-6
 """Cosine similarities closer than this count as equal in :func:`retrieval_ranks`."""
 
-_CHUNK = 1024  # queries compared at once
-
 
 def _check_pair(a: Tensor, b: Tensor) -> None:
     if a.ndim != 2 or a.shape != b.shape:
@@ -229,3 +227,6 @@ def recall_at_k(ranks: Tensor, k: int) -> float:
     if len(ranks) == 0:
         raise ValueError("expected at least one rank, got none: is the test split empty?")
     return float((ranks <= k).double().mean())
+
+
+_CHUNK = 1024  # queries compared at once

@@ -1,8 +1,9 @@
-"""Files that are whole or not there, and folders in which one process works at a time."""
+"""Paths in, files that are whole or not there out: write beside the target, then rename."""
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,17 +32,27 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 @contextmanager
-def alone_in(folder: str | os.PathLike[str]) -> Iterator[Path]:
-    """Wait until no other process works in a folder, and keep others waiting.
+def alone_in(folder: str | os.PathLike[str], *, wait: bool = True) -> Iterator[Path]:
+    """Keep other processes out of a folder as long as the block lasts; the lock dies with us.
 
     Args:
-        folder: The folder; it is made.
+        folder: It is made.
+        wait: Wait for another process that is in it; otherwise refuse.
+
+    Raises:
+        BlockingIOError: Another process is in the folder, and ``wait`` is False.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield folder
     finally:
         os.close(handle)
+
+
+def file_hash(path: str | os.PathLike[str]) -> str:
+    """Hexadecimal SHA-256 of a file's content."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unimat_lib.crystals import CRYSTAL_SYSTEMS
-from unimat_lib.views import Targets
+from unimat_lib.crystals.table import CRYSTAL_SYSTEMS
+from unimat_lib.views.batch import Targets
 
 CELL_TARGETS = ("lengths", "scaled_lengths", "angles")
 

@@ -20,14 +20,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from unimat_lib.alignment import AlignmentLoss
-from unimat_lib.composition import MAGPIE_FEATURES
-from unimat_lib.diffraction import Grid
-from unimat_lib.encoders import CompositionEncoder, PatternEncoder
+from unimat_lib.encoders.composition import CompositionEncoder
+from unimat_lib.encoders.pattern import PatternEncoder
 from unimat_lib.files import replacing
 from unimat_lib.fusion import make_fusion
-from unimat_lib.graphs import PeriodicGraph
 from unimat_lib.heads import CellHead, CellScaler, CrystalSystemHead
-from unimat_lib.views import MODALITIES, CrystalViews
+from unimat_lib.views.batch import MODALITIES, CrystalViews
+from unimat_lib.views.composition import MAGPIE_FEATURES
+from unimat_lib.views.graphs import PeriodicGraph
+from unimat_lib.views.grid import Grid
 
 FORMAT_VERSION = 1
 
@@ -43,8 +44,8 @@ class UniMatConfig:
             aligned with XRD".
         dim: Width of the embeddings.
         projection_dim: Width of the shared space in which modalities are aligned.
-        fusion: One of ``fusion.FUSIONS``.
-        alignment: One of ``alignment.ALIGNMENT_KINDS``.
+        fusion: One of ``unimat_lib.fusion.FUSIONS``.
+        alignment: One of ``unimat_lib.alignment.ALIGNMENT_KINDS``.
         start_scale: Inverse temperature at the start of the alignment, ``None`` for its papers'.
         grid: 2theta grid of the pattern encoder.
         cutoff: Radius of the periodic graph, angstrom.
@@ -241,7 +242,7 @@ def check_views(config: UniMatConfig, views: CrystalViews) -> None:
 def _make_encoder(name: str, config: UniMatConfig) -> nn.Module:
     if name == "structure":
         # Here, because PyTorch Geometric takes seconds to import.
-        from unimat_lib.structure_encoder import StructureEncoder
+        from unimat_lib.encoders.structure import StructureEncoder
 
         return StructureEncoder(dim=config.dim, cutoff=config.cutoff, **config.structure)
     if name == "xrd":

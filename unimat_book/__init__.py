@@ -1,0 +1,1 @@
+"""What only the book needs: running and building it, its figures, tables and ledger."""

@@ -1,0 +1,1 @@
+"""One module per chapter with what would be too long to read in it."""

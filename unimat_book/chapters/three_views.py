@@ -1,0 +1,160 @@
+"""Crystal tables in, what chapter 02 asks of them out: pymatgen, look-alikes, costs."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+
+from unimat_lib.crystals.table import CrystalTable
+from unimat_lib.views.batch import MODALITIES, CrystalViews, build_views
+from unimat_lib.views.bragg import bragg_reflections, g_max_of
+from unimat_lib.views.grid import Grid
+from unimat_lib.views.render import render
+from unimat_powder.lines import merged_peaks
+
+
+class Comparison(NamedTuple):
+    """Agreement and speed of the batch simulator and pymatgen's ``XRDCalculator``."""
+
+    checked: int
+    """Crystals compared."""
+    merged_otherwise: int
+    """Crystals with another number of peaks, because equal angles were rounded apart."""
+    angle_gap: float
+    """Largest difference of a peak position, degrees, on all other crystals."""
+    height_gap: float
+    """Largest difference of a peak height, relative to the crystal's highest."""
+    batch_ms: float
+    """Time per crystal of the batch simulator, milliseconds."""
+    pymatgen_ms: float
+    """Time per crystal of pymatgen, milliseconds."""
+
+
+def compare_with_pymatgen(table: CrystalTable, grid: Grid) -> Comparison:
+    """Compare the peaks of every crystal of a (small) table with pymatgen's, one by one.
+
+    Args:
+        table: Crystals.
+        grid: Range of 2theta and wavelength; the points play no part.
+    """
+    from pymatgen.analysis.diffraction.xrd import XRDCalculator
+
+    span = (grid.two_theta_min, grid.two_theta_max)
+    calculator = XRDCalculator(grid.wavelength)
+    bragg_reflections(table.select([0]), g_max=g_max_of(grid))  # first calls load tables: not timed
+    calculator.get_pattern(table.structure(0), two_theta_range=span)
+    start = time.perf_counter()
+    reflections = bragg_reflections(table, g_max=g_max_of(grid))
+    found = merged_peaks(reflections, wavelength=grid.wavelength, two_theta_range=span)
+    ours = time.perf_counter() - start
+
+    theirs, otherwise, angle_gap, height_gap = 0.0, 0, 0.0, 0.0
+    for i, (first, last) in enumerate(itertools.pairwise(found.offsets.tolist())):
+        structure = table.structure(i)
+        start = time.perf_counter()
+        pattern = calculator.get_pattern(structure, two_theta_range=span)
+        theirs += time.perf_counter() - start
+        if len(pattern.x) != last - first:
+            otherwise += 1
+        elif last > first:
+            height = found.intensity[first:last].cpu().numpy()
+            angle = found.two_theta[first:last].cpu().numpy()
+            angle_gap = max(angle_gap, float(np.abs(pattern.x - angle).max()))
+            gap = np.abs(pattern.y / 100 - height / height.max()).max()
+            height_gap = max(height_gap, float(gap))
+    per_crystal = 1000 / len(table)
+    return Comparison(
+        len(table), otherwise, angle_gap, height_gap, ours * per_crystal, theirs * per_crystal
+    )
+
+
+def view_costs(
+    table: CrystalTable, *, batch_size: int, seed: int = 0, **settings: Any
+) -> pd.DataFrame:
+    """Build each view of a table by itself, cut random batches from it, and say what that took.
+
+    Args:
+        table: The crystals.
+        batch_size: Crystals per batch.
+        seed: Of the choice of crystals.
+        **settings: Passed to :func:`.build_views`.
+
+    Returns:
+        One row per view: ``view``, ``build_seconds``, ``mebibytes``, ``batch_ms`` and
+        ``incomplete``, the number of crystals with an atom without neighbours, or without a peak.
+    """
+    batches = 10
+    index = torch.randint(
+        len(table), (batches, batch_size), generator=torch.Generator().manual_seed(seed)
+    )
+    rows = []
+    for modality in MODALITIES:
+        start = time.perf_counter()
+        views = build_views(table, modalities=(modality,), **settings)
+        _wait(views.device)
+        built = time.perf_counter() - start
+        index = index.to(views.device)
+        start = time.perf_counter()
+        for chosen in index:
+            views.batch(chosen, modalities=(modality,))
+        _wait(views.device)
+        cut = (time.perf_counter() - start) / batches
+        stored = next(x for x in (views.graph, views.reflections, views.magpie) if x is not None)
+        tensors = [stored] if torch.is_tensor(stored) else list(vars(stored).values())
+        size = sum(t.nbytes for t in tensors if torch.is_tensor(t)) / 2**20
+        rows.append((modality, built, size, 1000 * cut, _incomplete(views)))
+    columns = ["view", "build_seconds", "mebibytes", "batch_ms", "incomplete"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _incomplete(views: CrystalViews) -> int:
+    if views.graph is not None:
+        return len(views.graph.crystal[views.graph.num_neighbors == 0].unique())
+    if views.reflections is not None:
+        return int((views.reflections.offsets.diff() == 0).sum())
+    return 0
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def write_simulated_scan(
+    crystal: CrystalTable,
+    path: str | os.PathLike[str],
+    *,
+    two_theta_range: tuple[float, float],
+    fwhm: float,
+    step: float = 0.02,
+    seed: int = 0,
+) -> Path:
+    """Write what a diffractometer might: two columns of text, 2theta and counts.
+
+    Counting noise at 8,000 counts for the highest peak, over a background that slopes from 300 to
+    100 counts.
+
+    Args:
+        crystal: One crystal.
+        path: The file.
+        two_theta_range: Ends of the scan, degrees.
+        fwhm: Width of the peaks, degrees.
+        step: Degrees.
+        seed: Seed of the noise.
+    """
+    low, high = two_theta_range
+    bench = Grid(low, high, round((high - low) / step) + 1)
+    reflections = bragg_reflections(crystal, g_max=g_max_of(bench))
+    clean = render(reflections, torch.tensor([0]), bench, fwhm=fwhm)[0]
+    expected = 8000 * clean + torch.linspace(300, 100, bench.num_points)
+    counts = torch.poisson(expected, generator=torch.Generator().manual_seed(seed))
+    columns = torch.stack([bench.two_theta, counts.double()], dim=1)
+    np.savetxt(path, columns.numpy(), fmt="%.3f")
+    return Path(path)

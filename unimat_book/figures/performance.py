@@ -1,0 +1,129 @@
+"""Figures of the performance chapter, in the style of :mod:`unimat_book.figures.style`."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from unimat_book.figures.errors import write_right_of
+from unimat_book.figures.style import (
+    BLUE,
+    GREY,
+    INK,
+    MUTED,
+    PALETTE,
+    RED,
+    new_figure,
+    plain_log,
+    row_axis,
+    styled,
+)
+from unimat_book.performance import format_number, growth_exponent
+
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+
+@styled
+def plot_growth(series: Mapping[str, Iterable[Mapping[str, float]]]) -> Figure:
+    """Time against amount of data, both logarithmic, with the fitted exponent of each series.
+
+    A thin grey line of slope 1 runs through the largest point of each series: points that lie on it
+    grow in proportion to the data.
+
+    Args:
+        series: Name to points with ``crystals`` and ``seconds``, at two or more sizes.
+
+    Raises:
+        ValueError: If there is no series, or one has fewer than two sizes.
+    """
+    if not series:
+        raise ValueError("there is no series to draw: give at least one")
+    figure = new_figure(4.3 + 0.16 * len(series))
+    axes = figure.add_subplot()
+    handles = []
+    for k, (name, points) in enumerate(series.items()):
+        points = sorted(points, key=lambda point: point["crystals"])
+        size = np.array([point["crystals"] for point in points], dtype=float)
+        seconds = np.array([point["seconds"] for point in points], dtype=float)
+        ends = size[[0, -1]]
+        axes.plot(ends, seconds[-1] * ends / size[-1], color=GREY, linewidth=0.8, zorder=1)
+        color, marker = PALETTE[k % len(PALETTE)], _MARKERS[k % len(_MARKERS)]
+        look = {"color": color, "marker": marker, "ms": 6, "mec": "white", "mew": 0.8}
+        axes.plot(size, seconds, zorder=3, **look)
+        handles.append(Line2D([], [], label=f"{name}: {growth_exponent(points):.2f}", **look))
+    handles.append(Line2D([], [], color=GREY, linewidth=0.8, label="in proportion: 1"))
+    axes.set(xscale="log", yscale="log", xlabel="crystals", ylabel="time (s)")
+    axes.margins(x=0.06, y=0.08)
+    plain_log(axes.xaxis)
+    plain_log(axes.yaxis)
+    axes.grid()
+    look = {"title": "exponent of the growth", "alignment": "left"}
+    figure.legend(handles=handles, loc="outside upper left", ncols=2, **look)
+    return figure
+
+
+@styled
+def plot_against_targets(frame: pd.DataFrame) -> Figure:
+    """Dots for what was measured, open diamonds for what was aimed at; logarithmic.
+
+    Above, ratios to a baseline (more is better); below, use of a budget of time, memory or growth
+    (less is better). Blue circles reach their target, red squares do not.
+
+    Args:
+        frame: Columns `what`, `kind` (``ratio`` or ``budget``), `value` (the ratio, or the part of
+            the budget that is used) and `target` (NaN where there is none; 1 for a budget).
+
+    Raises:
+        ValueError: If a column or every row is missing, or a value is not positive.
+    """
+    missing = [name for name in ("what", "kind", "value", "target") if name not in frame.columns]
+    if missing or not len(frame):
+        raise ValueError(f"expected rows with what, kind, value, target; missing: {missing}")
+    if not (frame["value"] > 0).all():
+        raise ValueError("ratios and used parts of a budget are positive")
+    kinds = (
+        ("ratio", "times as fast as the baseline (more is better)"),
+        ("budget", "used part of the budget (less is better)"),
+    )
+    parts = [(kind, label, frame[frame["kind"] == kind]) for kind, label in kinds]
+    parts = [entry for entry in parts if len(entry[2])]
+    rows = [len(part) for _, _, part in parts]
+    figure = new_figure(1.0 + 0.75 * len(parts) + 0.42 * sum(rows))
+    panels = figure.subplots(len(parts), 1, height_ratios=rows, squeeze=False)[:, 0]
+    for axes, (kind, label, part) in zip(panels, parts, strict=True):
+        _dots(axes, part, more_is_better=kind == "ratio")
+        axes.set_xlabel(label)
+    handles = [
+        Line2D([], [], color=BLUE, marker="o", ls="", ms=7, label="reached, or no target"),
+        Line2D([], [], color=RED, marker="s", ls="", ms=7, label="missed"),
+        Line2D([], [], color=INK, marker="D", ls="", ms=7, mfc="white", label="target"),
+    ]
+    figure.legend(handles=handles, loc="outside upper left", ncols=3)
+    return figure
+
+
+def _dots(axes: Axes, part: pd.DataFrame, *, more_is_better: bool) -> None:
+    axes.axvline(1, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+    for y, row in enumerate(part.itertuples()):
+        axes.axhline(y, color="#EDEFF1", linewidth=1, zorder=0)
+        missed = row.value < row.target if more_is_better else row.value > row.target
+        color, marker = (RED, "s") if missed else (BLUE, "o")
+        if np.isfinite(row.target):
+            axes.plot([row.value, row.target], [y, y], color=color, linewidth=2, alpha=0.4)
+            axes.plot(row.target, y, "D", color=INK, markersize=8, markerfacecolor="white")
+        axes.plot(row.value, y, marker, color=color, markersize=7, mec="white", zorder=4)
+        text = f"{format_number(row.value)} ×" if more_is_better else f"{100 * row.value:.3g} %"
+        write_right_of(axes, y, text)
+    axes.set_xscale("log")
+    values = [*part["value"], *part["target"].dropna(), 1.0]
+    room = max(1.3, (max(values) / min(values)) ** 0.06)  # on both sides of the data
+    axes.set_xlim(min(values) / room, max(values) * room)
+    plain_log(axes.xaxis)
+    look = {"break_long_words": False, "break_on_hyphens": False}
+    row_axis(axes, [textwrap.fill(what, 34, **look) for what in part["what"]], 0.5)

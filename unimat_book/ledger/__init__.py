@@ -1,0 +1,1 @@
+"""Predictions on file in, every published number with its interval and verdict out."""

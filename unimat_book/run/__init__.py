@@ -1,0 +1,1 @@
+"""The book tool: chapters in, stamped notebooks and pages out."""

@@ -1,0 +1,128 @@
+"""Finished notebooks and Markdown in, checked HTML pages out."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import nbformat
+import yaml
+
+from unimat_book.run import stamps
+from unimat_book.run.checks import find_problems, status_table
+from unimat_book.run.headline import fill, results_block
+from unimat_book.run.sources import Book, BookError
+
+NOTICE = (
+    "Quick profile: partly synthetic crystals and minutes of training. "
+    "It shows that everything runs; no claim rests on its numbers."
+)
+
+
+def build(book: Book, args: argparse.Namespace) -> None:
+    """Check a profile's notebooks, then build its pages from a copy, so that the tree is clean."""
+    problems = find_problems(book, args.profile)
+    if problems:
+        again = f"unimat-book run all --profile {args.profile}"
+        raise BookError("\n".join([*problems, f"not built; to run everything anew: {again}"]))
+    folder = stage(book, args.profile)
+    log = book.build_dir(args.profile) / "build.log"
+    start = "from jupyter_book.cli.main import main; main()"
+    command = [sys.executable, "-c", start, "build", str(folder), "-n", "-W", "--keep-going"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    output = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout)
+    log.write_text(output, encoding="utf-8")
+    pages = folder / "_build" / "html"
+    wrong = [line for line in output.splitlines() if re.search(r"WARNING|ERROR|Exception", line)]
+    wrong += page_problems(book, pages)
+    if done.returncode or wrong:
+        listed = "\n".join(dict.fromkeys(wrong)) or "\n".join(output.splitlines()[-20:])
+        raise BookError(f"{listed}\nthe pages were not built without warnings; whole log: {log}")
+    print(f"{len(book.toc)} pages built. Open {pages / 'index.html'}")
+
+
+def stage(book: Book, profile: str) -> Path:
+    """Copy the pages of the table of contents, the generated tables filled in."""
+    folder = book.build_dir(profile) / "book"
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "chapters").mkdir(parents=True)
+    tables = {"results": results_block(book, profile), "status": status_table(book, profile)}
+    for page in book.toc:
+        target = folder / page
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if page.endswith(".ipynb"):
+            shutil.copyfile(book.notebook_path(Path(page).stem, profile), target)
+            if profile == "full" and Path(page).stem in book.pending:
+                _add_warning(target, book.pending[Path(page).stem])
+            continue
+        source = book.root / page
+        if not source.is_file():
+            raise BookError(f"_toc.yml lists {page}, which is missing")
+        text = source.read_text("utf-8")
+        for name, table in tables.items():
+            text = fill(text, name, table)
+        target.write_text(text, encoding="utf-8")
+    config = yaml.safe_load((book.root / "_config.yml").read_text("utf-8"))
+    if profile == "quick":
+        config.setdefault("html", {})["announcement"] = NOTICE
+    (folder / "_config.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    shutil.copyfile(book.root / "_toc.yml", folder / "_toc.yml")
+    for bibliography in config.get("bibtex_bibfiles", []):
+        shutil.copyfile(book.root / bibliography, folder / bibliography)
+    if (book.root / "_static").is_dir():
+        shutil.copytree(book.root / "_static", folder / "_static")
+    return folder
+
+
+def _add_warning(path: Path, text: str) -> None:
+    """Put a warning below the title of a staged notebook."""
+    notebook = stamps.read_notebook(path, "")
+    warning = f":::{{warning}}\nThis page is older than its source. {text}\n:::"
+    notebook.cells.insert(1, nbformat.v4.new_markdown_cell(warning, id="older-than-its-source"))
+    path.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8")
+
+
+class _Page(HTMLParser):
+    """Collects the title and the amount of text of an article."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.title = ""
+        self.letters = 0
+        self._open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in ("title", "article"):
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in self._open:
+            self._open.remove(tag)
+
+    def handle_data(self, data: str) -> None:
+        if "title" in self._open and "article" not in self._open:
+            self.title += data
+        if "article" in self._open:
+            self.letters += len("".join(data.split()))
+
+
+def page_problems(book: Book, pages: Path) -> list[str]:
+    """Pages of the table of contents that are missing, untitled or empty in the HTML."""
+    problems = []
+    for name in book.toc:
+        path = pages / Path(name).with_suffix(".html")
+        if not path.is_file():
+            problems.append(f"{name}: no page {path}")
+            continue
+        page = _Page()
+        page.feed(path.read_text("utf-8"))
+        if not page.title.strip():
+            problems.append(f"{name}: the page has no title")
+        if page.letters < 40:
+            problems.append(f"{name}: the page is all but empty ({page.letters} letters)")
+    return problems

@@ -1,0 +1,98 @@
+"""Runs and errors frames in, the tables that several chapters print out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from unimat_book.experiments import MAIN_METRICS, Run, split_rows
+from unimat_book.ledger.verdicts import change_verdict, paired_difference
+from unimat_lib.crystals.table import CRYSTAL_SYSTEMS, CrystalTable
+from unimat_lib.evaluation.metrics import LOWER_IS_BETTER, PER_CRYSTAL, cell_metrics
+from unimat_lib.model import num_parameters
+
+
+def main_table(runs: Mapping[str, Run], *, first_column: str = "view") -> pd.DataFrame:
+    """One row per run: mean ± standard deviation over seeds [95 % interval over crystals].
+
+    One seed has no standard deviation, and none is printed.
+    """
+    rows = []
+    for name, run in runs.items():
+        row, summary = {first_column: name}, run.summary
+        for metric, (label, spec) in MAIN_METRICS.items():
+            columns = ["mean", "std", "ci_low", "ci_high"]
+            mean, std, low, high = (format(x, spec) for x in summary.loc[metric, columns])
+            spread = f" ± {std}" if len(run.frames) > 1 else ""
+            row[label] = f"{mean}{spread} [{low}, {high}]"
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def cost_table(runs: Mapping[str, Run]) -> pd.DataFrame:
+    """One row per run: size, epochs, speed, memory, time per seed."""
+    return pd.DataFrame(
+        {
+            "model": name,
+            "parameters": num_parameters(run.model.encoders),
+            "epochs": len(run.fits[0].history),
+            "crystals/s": round(float(np.median([f.throughput for f in run.fits]))),
+            "peak memory (GiB)": max(f.peak_memory_gib for f in run.fits),
+            "seconds per seed": float(np.mean([f.seconds for f in run.fits])),
+        }
+        for name, run in runs.items()
+    )
+
+
+def change_table(
+    before: Run | Sequence[pd.DataFrame], after: Run | Sequence[pd.DataFrame]
+) -> pd.DataFrame:
+    """Paired changes of the main metrics between two settings (the median is left out).
+
+    Args:
+        before: A run, or the errors frames of its seeds.
+        after: Another one on the same crystals.
+
+    Returns:
+        Index: the metric's name. Columns ``metric`` (heading), ``before``, ``after``, ``change``,
+        ``95 % interval`` (text) and ``verdict``, see :func:`.change_verdict`.
+    """
+    old, new = (list(getattr(x, "frames", x)) for x in (before, after))
+    rows = {}
+    for metric, (label, spec) in MAIN_METRICS.items():
+        if metric not in PER_CRYSTAL:
+            continue
+        means = [np.mean([cell_metrics(f)[metric] for f in fs]) for fs in (old, new)]
+        change, low, high = paired_difference(old, new, metric)
+        values = [format(x, spec) for x in means]
+        word = change_verdict(low, high, lower_is_better=metric in LOWER_IS_BETTER)
+        interval = "–" if np.isnan(low) else f"{low:+{spec}} to {high:+{spec}}"
+        rows[metric] = [label, *values, f"{change:+{spec}}", interval, word]
+    columns = ["metric", "before", "after", "change", "95 % interval", "verdict"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+
+
+def worst_table(frames: Sequence[pd.DataFrame], table: CrystalTable, *, n: int = 6) -> pd.DataFrame:
+    """The ``n`` test crystals with the largest length error (mean over seeds) and their rows."""
+    test = split_rows(table)[2].numpy()
+    error = np.mean([PER_CRYSTAL["length_mae"](frame) for frame in frames], axis=0)
+    order = np.argsort(-error, kind="stable")[:n]
+    guess = np.mean([frame[list("abc")].to_numpy()[order] for frame in frames], axis=0)
+    rows = test[order]
+    return pd.DataFrame(
+        {
+            "row": rows,
+            "formula": table.info["formula"].to_numpy()[rows],
+            "crystal system": [CRYSTAL_SYSTEMS[k] for k in table.crystal_system[rows].tolist()],
+            "atoms": table.num_atoms[rows].tolist(),
+            "true a, b, c (Å)": [_triple(x) for x in table.lengths[rows].tolist()],
+            "predicted a, b, c (Å)": [_triple(x) for x in guess],
+            "mean error (Å)": error[order],
+        }
+    )
+
+
+def _triple(values: Sequence[float]) -> str:
+    return ", ".join(f"{x:.2f}" for x in values)

@@ -1,0 +1,1 @@
+"""Crystals as flat tensors: reading, reduction to the Niggli cell, tables and their files."""

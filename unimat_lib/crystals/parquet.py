@@ -1,0 +1,85 @@
+"""A crystal table in, a Parquet file out, and back."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from unimat_lib.crystals.table import CrystalTable
+from unimat_lib.files import replacing
+
+_TENSOR_COLUMNS = ("lattice", "atomic_numbers", "frac_coords")
+
+
+def save_table(table: CrystalTable, path: str | os.PathLike[str]) -> Path:
+    """Write a table to Parquet, one row per crystal; the file appears only when it is complete.
+
+    Args:
+        table: Crystals, on any device.
+        path: Target; its folder is created.
+
+    Returns:
+        The path written.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = Path(path)
+    offsets = table.offsets.cpu().numpy()
+
+    def lists(values: np.ndarray, bounds: np.ndarray) -> pa.ListArray:
+        return pa.ListArray.from_arrays(
+            pa.array(bounds.astype(np.int32)), pa.array(values.reshape(-1))
+        )
+
+    columns = {
+        "lattice": lists(table.lattice.cpu().numpy(), 9 * np.arange(len(table) + 1)),
+        "atomic_numbers": lists(table.atomic_numbers.cpu().numpy().astype(np.uint8), offsets),
+        "frac_coords": lists(table.frac_coords.cpu().numpy(), 3 * offsets),
+    }
+    arrow = pa.Table.from_pandas(table.info, preserve_index=False)
+    for name, column in columns.items():
+        arrow = arrow.append_column(name, column)
+    with replacing(path) as temporary:
+        pq.write_table(arrow, temporary, compression="zstd", compression_level=9)
+    return path
+
+
+def load_table(path: str | os.PathLike[str]) -> CrystalTable:
+    """Read a table that :func:`save_table` wrote.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is not such a table.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no crystal table at {path}; make one with python -m unimat_lib.datasets prepare NAME"
+        )
+    try:
+        arrow = pq.read_table(path)
+        flat = {name: arrow.column(name).combine_chunks() for name in _TENSOR_COLUMNS}
+    except (pa.ArrowInvalid, KeyError, OSError) as error:
+        raise ValueError(
+            f"{path} is not a crystal table ({error}); delete it and prepare it again"
+        ) from error
+    atoms = flat["atomic_numbers"]
+    offsets = atoms.offsets.to_numpy().astype(np.int64)
+
+    def values(name: str) -> np.ndarray:
+        return np.array(flat[name].flatten().to_numpy(zero_copy_only=False))  # own, writable memory
+
+    return CrystalTable(
+        atomic_numbers=torch.as_tensor(values("atomic_numbers").astype(np.int64)),
+        frac_coords=torch.as_tensor(values("frac_coords")).reshape(-1, 3),
+        lattice=torch.as_tensor(values("lattice")).reshape(-1, 3, 3),
+        offsets=torch.as_tensor(offsets - offsets[0]),
+        info=arrow.drop_columns(list(_TENSOR_COLUMNS)).to_pandas(),
+    )

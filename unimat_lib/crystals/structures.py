@@ -1,0 +1,67 @@
+"""Structures of pymatgen in, a crystal table out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from unimat_lib.crystals.reduction import reduce_crystal, reduced_formula, wrap_into_cell
+from unimat_lib.crystals.table import CrystalError, CrystalTable, table_from_arrays
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+
+def from_structures(
+    structures: Iterable[Structure], *, info: pd.DataFrame | None = None, reduce: bool = True
+) -> CrystalTable:
+    """A table from pymatgen structures.
+
+    Args:
+        structures: Ordered structures; they are not changed.
+        info: One row each; missing required columns are filled in (``material_id`` with the running
+            number, ``split`` with "train", ``source`` with "structure", ``space_group`` with
+            spglib's number).
+        reduce: Bring each to its Niggli-reduced primitive cell; otherwise cells stay as they are.
+
+    Raises:
+        CrystalError: A structure is disordered or otherwise unusable; the message begins with its
+            number.
+    """
+    lattices, coords, numbers, groups = [], [], [], []
+    for i, structure in enumerate(structures):
+        try:
+            if not structure.is_ordered:
+                raise CrystalError("disordered: a site is partially occupied")
+            crystal = (
+                structure.lattice.matrix,
+                structure.frac_coords,
+                np.array([site.specie.Z for site in structure], dtype=np.int64),
+            )
+            reduced = reduce_crystal(*crystal)
+        except CrystalError as error:
+            raise CrystalError(f"structure {i}: {error}") from None
+        lattice, frac, number = (
+            reduced[:3] if reduce else (crystal[0].copy(), wrap_into_cell(crystal[1]), crystal[2])
+        )
+        lattices.append(lattice)
+        coords.append(frac)
+        numbers.append(number)
+        groups.append(reduced.space_group)
+    if info is not None and len(info) != len(groups):
+        raise ValueError(
+            f"info must have one row per structure, {len(groups)}, but has {len(info)}"
+        )
+    info = pd.DataFrame(index=range(len(groups))) if info is None else info.reset_index(drop=True)
+    defaults = {
+        "material_id": [str(i) for i in range(len(groups))],
+        "formula": [reduced_formula(z) for z in numbers],
+        "space_group": groups,
+        "split": "train",
+        "source": "structure",
+    }
+    info = info.assign(**{name: value for name, value in defaults.items() if name not in info})
+    return table_from_arrays(lattices, coords, numbers, info)

@@ -1,0 +1,303 @@
+"""Lattices, coordinates and elements in, one :class:`CrystalTable` of many crystals out.
+
+A table keeps the atoms of all its crystals one after the other; ``offsets`` says where each crystal
+begins. Everything downstream (diffraction, graphs, composition) works on such a table as a whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+
+CRYSTAL_SYSTEMS = (
+    "triclinic",
+    "monoclinic",
+    "orthorhombic",
+    "tetragonal",
+    "trigonal",
+    "hexagonal",
+    "cubic",
+)
+LAST_SPACE_GROUP = (2, 15, 74, 142, 167, 194, 230)
+"""Highest space-group number of each crystal system, in the order of ``CRYSTAL_SYSTEMS``."""
+
+SPLITS = ("train", "val", "test")
+EXTRA_SPLIT = "extra"
+"""Split of crystals that only pretraining may see; no table calls them train, val or test."""
+
+REQUIRED_INFO = ("material_id", "formula", "space_group", "split", "source")
+
+
+class CrystalError(ValueError):
+    """One crystal cannot be used; the message is the reason."""
+
+
+def gather_segments(offsets: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    """Positions of the elements of some segments in a flat array, in the order asked for.
+
+    Args:
+        offsets: ``[C+1]`` int64; segment ``c`` is ``offsets[c]:offsets[c + 1]``.
+        index: ``[B]`` int64, the segments wanted; repeats are allowed.
+
+    Returns:
+        ``flat`` ``[M]`` int64, so that ``array[flat]`` holds the segments one after the other, and
+        the new offsets ``[B+1]`` int64.
+    """
+    start = offsets[index]  # [B]
+    count = offsets[index + 1] - start  # [B]
+    new_offsets = torch.zeros(len(index) + 1, dtype=torch.int64, device=offsets.device)
+    torch.cumsum(count, 0, out=new_offsets[1:])
+    shift = torch.repeat_interleave(start - new_offsets[:-1], count)  # [M]
+    return torch.arange(len(shift), device=offsets.device) + shift, new_offsets
+
+
+def crystal_system_index(space_group: Tensor | np.ndarray | Sequence[int] | int) -> Tensor:
+    """Crystal system of each space group, as its place in ``CRYSTAL_SYSTEMS``.
+
+    Trigonal (143 to 167) and hexagonal (168 to 194) are kept apart.
+
+    Args:
+        space_group: International number(s), 1 to 230, any shape.
+
+    Returns:
+        int64 tensor of the same shape, values 0 to 6.
+
+    Raises:
+        ValueError: A number lies outside 1 to 230.
+    """
+    number = torch.as_tensor(space_group)
+    if number.is_floating_point() or number.dtype == torch.bool:
+        raise ValueError(f"space groups must be integers from 1 to 230, but came as {number.dtype}")
+    number = number.to(torch.int64)
+    outside = (number < 1) | (number > 230)
+    if bool(outside.any()):
+        found = number[outside].unique().tolist()[:5]
+        raise ValueError(
+            f"space groups must lie in 1 to 230, but {found} came; check the space_group column"
+        )
+    last = torch.tensor(LAST_SPACE_GROUP, device=number.device)
+    return torch.searchsorted(last, number)
+
+
+@dataclass(frozen=True, eq=False)
+class CrystalTable:
+    """Crystals as flat tensors plus one row of information each.
+
+    Attributes:
+        atomic_numbers: ``[N]`` int64, 1 to 118.
+        frac_coords: ``[N, 3]`` float64, fractions of the cell vectors, in [0, 1).
+        lattice: ``[C, 3, 3]`` float64, rows are the cell vectors a, b, c in angstrom.
+        offsets: ``[C+1]`` int64; the atoms of crystal ``c`` are ``offsets[c]:offsets[c + 1]``.
+        info: ``C`` rows with at least ``material_id``, ``formula`` (reduced), ``space_group``
+            (int), ``split`` ("train", "val", "test" or "extra") and ``source``.
+    """
+
+    atomic_numbers: Tensor
+    frac_coords: Tensor
+    lattice: Tensor
+    offsets: Tensor
+    info: pd.DataFrame
+
+    def __post_init__(self) -> None:
+        """Refuse tables whose parts do not fit together."""
+        crystals, atoms = len(self.offsets) - 1, len(self.atomic_numbers)
+        shapes = {
+            "frac_coords": (tuple(self.frac_coords.shape), (atoms, 3)),
+            "lattice": (tuple(self.lattice.shape), (crystals, 3, 3)),
+            "info": ((len(self.info),), (crystals,)),
+        }
+        for name, (came, expected) in shapes.items():
+            if came != expected:
+                raise ValueError(
+                    f"{name} must have shape {expected} to fit the offsets, but has {came}"
+                )
+        if crystals < 0 or int(self.offsets[0]) != 0 or int(self.offsets[-1]) != atoms:
+            raise ValueError(f"offsets must run from 0 to the number of atoms, {atoms}")
+        missing = [name for name in REQUIRED_INFO if name not in self.info]
+        if missing:
+            raise ValueError(f"info lacks the columns {missing}; needed are {list(REQUIRED_INFO)}")
+
+    def __len__(self) -> int:
+        """Number of crystals."""
+        return len(self.offsets) - 1
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the tensors."""
+        return self.lattice.device
+
+    @property
+    def num_atoms(self) -> Tensor:
+        """``[C]`` int64, atoms in each cell."""
+        return self.offsets[1:] - self.offsets[:-1]
+
+    @property
+    def atom_crystal(self) -> Tensor:
+        """``[N]`` int64, the crystal each atom belongs to."""
+        return torch.repeat_interleave(torch.arange(len(self), device=self.device), self.num_atoms)
+
+    @property
+    def lengths(self) -> Tensor:
+        """``[C, 3]`` float64, a, b, c in angstrom."""
+        return self.lattice.norm(dim=-1)
+
+    @property
+    def scaled_lengths(self) -> Tensor:
+        """``[C, 3]`` float64, lengths over the cube root of the number of atoms, in angstrom."""
+        return self.lengths / self.num_atoms.to(self.lattice.dtype).pow(1 / 3)[:, None]
+
+    @property
+    def angles(self) -> Tensor:
+        """``[C, 3]`` float64, alpha (between b and c), beta (a, c), gamma (a, b) in degrees."""
+        unit = self.lattice / self.lattice.norm(dim=-1, keepdim=True)  # [C, 3, 3]
+        first, second = unit[:, [1, 0, 0]], unit[:, [2, 2, 1]]
+        cosine = (first * second).sum(-1)
+        sine = torch.linalg.cross(first, second).norm(dim=-1)
+        return torch.rad2deg(
+            torch.atan2(sine, cosine)
+        )  # accurate near 0 and 180 degrees, unlike acos
+
+    @property
+    def volume(self) -> Tensor:
+        """``[C]`` float64, cell volumes in cubic angstrom."""
+        return torch.linalg.det(self.lattice).abs()
+
+    @property
+    def space_group(self) -> Tensor:
+        """``[C]`` int64, international numbers from the ``info`` column."""
+        return torch.as_tensor(
+            self.info["space_group"].to_numpy(np.int64, copy=True), device=self.device
+        )
+
+    @property
+    def crystal_system(self) -> Tensor:
+        """``[C]`` int64, places in ``CRYSTAL_SYSTEMS``."""
+        return crystal_system_index(self.space_group)
+
+    def select(self, index: Tensor | np.ndarray | Sequence[int]) -> CrystalTable:
+        """Some of the crystals, in the order asked for.
+
+        Args:
+            index: ``[B]`` integers (repeats allowed, no negative ones) or a mask of ``C`` booleans.
+
+        Raises:
+            IndexError: An index or the length of a mask does not fit the table.
+        """
+        index = torch.as_tensor(index, device=self.device)
+        if index.dtype == torch.bool:
+            if index.shape != (len(self),):
+                raise IndexError(
+                    f"a mask must have {len(self)} values, but has shape {tuple(index.shape)}"
+                )
+            index = index.nonzero()[:, 0]
+        index = index.to(torch.int64).reshape(-1)
+        if len(index) and not 0 <= int(index.min()) <= int(index.max()) < len(self):
+            raise IndexError(
+                f"indices must lie in 0 to {len(self) - 1}, "
+                f"but run from {int(index.min())} to {int(index.max())}"
+            )
+        atoms, offsets = gather_segments(self.offsets, index)
+        return CrystalTable(
+            atomic_numbers=self.atomic_numbers[atoms],
+            frac_coords=self.frac_coords[atoms],
+            lattice=self.lattice[index],
+            offsets=offsets,
+            info=self.info.iloc[index.cpu().numpy()].reset_index(drop=True),
+        )
+
+    def split(self, name: str) -> CrystalTable:
+        """The crystals of one split: "train", "val", "test" or "extra".
+
+        Raises:
+            ValueError: No such split name, or no crystal in it.
+        """
+        known = (*SPLITS, EXTRA_SPLIT)
+        if name not in known:
+            raise ValueError(f"split must be one of {known}, but {name!r} came")
+        mask = (self.info["split"] == name).to_numpy(bool, copy=True)
+        if not mask.any():
+            raise ValueError(
+                f"the table has no crystal in split {name!r}; it has {self.info['split'].unique()}"
+            )
+        return self.select(mask)
+
+    def to(self, device: torch.device | str) -> CrystalTable:
+        """The same table with its tensors on ``device``."""
+        return CrystalTable(
+            atomic_numbers=self.atomic_numbers.to(device),
+            frac_coords=self.frac_coords.to(device),
+            lattice=self.lattice.to(device),
+            offsets=self.offsets.to(device),
+            info=self.info,
+        )
+
+    def structure(self, i: int) -> Structure:
+        """Crystal ``i`` as a pymatgen ``Structure``."""
+        from pymatgen.core import Structure
+
+        if not 0 <= i < len(self):
+            raise IndexError(f"crystal index must lie in 0 to {len(self) - 1}, but is {i}")
+        atoms = slice(int(self.offsets[i]), int(self.offsets[i + 1]))
+        return Structure(
+            self.lattice[i].cpu().numpy(),
+            self.atomic_numbers[atoms].tolist(),
+            self.frac_coords[atoms].cpu().numpy(),
+        )
+
+    def content_hash(self) -> str:
+        """12 hexadecimal digits over the tensors and the material ids."""
+        digest = hashlib.sha256()
+        for tensor in (self.atomic_numbers, self.frac_coords, self.lattice, self.offsets):
+            digest.update(np.ascontiguousarray(tensor.cpu().numpy()).tobytes())
+        digest.update("\n".join(self.info["material_id"].astype(str)).encode())
+        return digest.hexdigest()[:12]
+
+
+def table_from_arrays(
+    lattices: Sequence[np.ndarray],
+    frac_coords: Sequence[np.ndarray],
+    atomic_numbers: Sequence[np.ndarray],
+    info: pd.DataFrame,
+) -> CrystalTable:
+    """A table from lattices ``[3, 3]``, coordinates ``[n, 3]`` and elements ``[n]``."""
+    counts = [len(numbers) for numbers in atomic_numbers]
+    empty = len(counts) == 0
+    return CrystalTable(
+        atomic_numbers=torch.as_tensor(np.concatenate([[], *atomic_numbers]).astype(np.int64)),
+        frac_coords=torch.as_tensor(np.concatenate([np.zeros((0, 3)), *frac_coords])),
+        lattice=torch.as_tensor(
+            np.zeros((0, 3, 3)) if empty else np.stack(lattices).astype(np.float64)
+        ),
+        offsets=torch.as_tensor(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)),
+        info=info.reset_index(drop=True),
+    )
+
+
+def concatenate(tables: Sequence[CrystalTable]) -> CrystalTable:
+    """One table of several, in their order, with the columns of ``info`` that all of them have.
+
+    Raises:
+        ValueError: If there is no table.
+    """
+    if not tables:
+        raise ValueError("expected at least one table to concatenate, got none")
+    counts = torch.cat([table.num_atoms for table in tables])
+    common = [c for c in tables[0].info.columns if all(c in t.info.columns for t in tables)]
+    return CrystalTable(
+        atomic_numbers=torch.cat([table.atomic_numbers for table in tables]),
+        frac_coords=torch.cat([table.frac_coords for table in tables]),
+        lattice=torch.cat([table.lattice for table in tables]),
+        offsets=torch.cat([counts.new_zeros(1), counts.cumsum(0)]),
+        info=pd.concat([table.info[common] for table in tables], ignore_index=True),
+    )

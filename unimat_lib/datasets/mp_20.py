@@ -1,0 +1,124 @@
+"""The three public MP-20 files in, or the ones of a folder; the rows of a data set out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from unimat_lib.crystals.table import SPLITS
+from unimat_lib.datasets.download import download
+from unimat_lib.datasets.report import DataError, PreparationReport
+from unimat_lib.datasets.source import (
+    Source,
+    as_integer,
+    as_number,
+    manifest,
+    read_cif_row,
+    read_csv,
+)
+
+_PROPERTIES = ("formation_energy_per_atom", "band_gap", "e_above_hull")
+
+
+def find_mp_20(folder: Path) -> dict[str, Path]:
+    """The three files in ``folder`` or ``folder/mp_20``, plain or gzipped."""
+    for place in (folder, folder / "mp_20"):
+        found = {}
+        for split in SPLITS:
+            for name in (f"{split}.csv", f"{split}.csv.gz"):
+                if (place / name).is_file():
+                    found.setdefault(split, place / name)
+        if len(found) == len(SPLITS):
+            return found
+        if found:
+            missing = sorted(set(SPLITS) - set(found))
+            raise DataError(f"{place} lacks the files of {missing}, as .csv or .csv.gz")
+    raise DataError(
+        f"train, val and test (.csv or .csv.gz) were expected in {folder} or {folder / 'mp_20'}, "
+        "but are not there; point UNIMAT_DATA (or data_dir) at the folder that holds them, or "
+        "unset it to download the public files"
+    )
+
+
+def download_mp_20(folder: str | os.PathLike[str]) -> dict[str, Path]:
+    """Download the public MP-20 files that are not in ``folder`` yet.
+
+    A file gets its name only after its content was checked.
+
+    Args:
+        folder: Target folder; it is created.
+
+    Returns:
+        Path of each split.
+
+    Raises:
+        DataError: The download fails, or its content is not the expected one.
+    """
+    paths = {}
+    for split, entry in manifest()["mp_20"]["files"].items():
+        paths[split] = Path(folder) / f"{split}.csv"
+        if not paths[split].is_file():
+            download(entry["url"], paths[split], blob=entry["git_blob"])
+    return paths
+
+
+def mp_20_source(paths: Mapping[str, Path], limit: int | None) -> Source:
+    entries = manifest()["mp_20"]
+    public_rows = {split: entry["rows"] for split, entry in entries["files"].items()}
+    rows: list[dict[str, Any]] = []
+    dropped: list[dict[str, Any]] = []
+    seen: set[str] = set()
+    is_public = True
+    for split in SPLITS:
+        frame, blob = read_csv(paths[split])
+        public = blob == entries["files"][split]["git_blob"]
+        is_public &= public
+        _check_columns(frame, paths[split], public=public)
+        for record in frame.head(limit).to_dict("records"):
+            material_id, row = str(record["material_id"]), len(rows) + len(dropped)
+            if material_id in seen:
+                reason = "this material_id was there before"
+                dropped.append({"row": row, "material_id": material_id, "reason": reason})
+                continue
+            seen.add(material_id)
+            info = {
+                "space_group": as_integer(record["spacegroup.number"]),
+                "split": split,
+                "source": "public" if public else str(record["source"]),
+                **{name: as_number(record.get(name)) for name in _PROPERTIES},
+            }
+            cif = record["cif"] if isinstance(record["cif"], str) else ""
+            rows.append({"row": row, "material_id": material_id, "cif": cif, "info": info})
+
+    def describe(report: PreparationReport) -> str:
+        part = f" The first {limit:,} rows of each file were read." if limit else ""
+        if is_public:
+            return (
+                f"The public MP-20 files: {report.num_used:,} of {report.num_rows:,} crystals "
+                f"used.{part}"
+            )
+        sources = ", ".join(f"{n:,} {name}" for name, n in report.counts["source"].items())
+        return (
+            f"A rebuilt copy of MP-20, not the public files: {report.num_used:,} of "
+            f"{sum(public_rows.values()):,} crystals, by source {sources}.{part}"
+        )
+
+    return Source(rows=rows, read=read_cif_row, describe=describe, dropped=dropped)
+
+
+def _check_columns(frame: pd.DataFrame, path: Path, *, public: bool) -> None:
+    missing = [name for name in ("material_id", "cif", "spacegroup.number") if name not in frame]
+    if missing:
+        raise DataError(f"{path} lacks the columns {missing}; it has {list(frame.columns)}")
+    if public:
+        return
+    if "source" not in frame or frame["source"].isna().any():
+        raise DataError(
+            f"{path} is not the public MP-20 file and has no (complete) source column, so nobody "
+            "could say which data this is; add a column 'source' that names the origin of each "
+            "row, or use the public file"
+        )

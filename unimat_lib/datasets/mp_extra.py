@@ -1,0 +1,146 @@
+"""Further crystals of the Materials Project in, rows for pretraining out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from unimat_lib.crystals.reduction import ReducedCrystal, reduce_crystal
+from unimat_lib.crystals.table import EXTRA_SPLIT, CrystalError, CrystalTable, concatenate
+from unimat_lib.datasets.report import DataError, PreparationReport
+from unimat_lib.datasets.source import Source, manifest
+
+
+def _from_cell(row: Mapping[str, Any]) -> ReducedCrystal:
+    """A crystal of ``mp_extra``: lengths and angles, coordinates with five decimals."""
+    frac = np.asarray(row["frac_coords"], dtype=np.float64).reshape(-1, 3).round(5)
+    # 0.33333 stands for 1/3, or symmetry would hold to a few 1e-5 angstrom only.
+    special = np.round(12 * frac) / 12
+    frac = np.where(np.abs(frac - special) < 6e-6, special, frac)
+    crystal = reduce_crystal(_lattice(*row["lattice"]), frac, row["atomic_numbers"])
+    # The file has single precision; further decimals are noise that takes space.
+    return crystal._replace(lattice=crystal.lattice.round(6))
+
+
+def _lattice(*parameters: float) -> np.ndarray:
+    """Rows a, b, c ``[3, 3]`` in angstrom from three lengths and three angles in degrees.
+
+    a lies along x, b in the plane of x and y.
+    """
+    a, b, c, alpha, beta, gamma = map(float, parameters)
+    cosine = np.cos(np.radians([alpha, beta, gamma]))
+    sine = math.sin(math.radians(gamma))
+    y = (cosine[0] - cosine[1] * cosine[2]) / sine
+    z_squared = 1 - cosine[1] ** 2 - y**2
+    if not z_squared > 0:
+        raise CrystalError(f"no cell has the angles {alpha:g}, {beta:g}, {gamma:g}")
+    rows = [[a, 0, 0], [b * cosine[2], b * sine, 0]]
+    return np.array([*rows, [c * cosine[1], c * y, c * math.sqrt(z_squared)]])
+
+
+def find_mp_extra(folder: Path | None) -> Path:
+    name = manifest()["mp_extra"]["file"]
+    path = Path(name) if folder is None else folder / name
+    if folder is None or not path.is_file():
+        where = "UNIMAT_DATA is not set" if folder is None else f"{folder} has no such file"
+        raise DataError(
+            f"mp_extra is read from {name}, but {where}; point UNIMAT_DATA (or data_dir) at the "
+            "folder that holds it"
+        )
+    return path
+
+
+def mp_extra_source(path: Path, checksum: str, limit: int | None) -> Source:
+    entry = manifest()["mp_extra"]
+    if checksum != entry["sha256"]:
+        raise DataError(
+            f"{path}: content with sha256 {entry['sha256']} expected, but {checksum} came; "
+            "the file is damaged or another one: fetch it again"
+        )
+    frame = pd.read_parquet(path).head(limit)
+    repeated = frame["material_id"].duplicated()
+    dropped = [
+        {"row": row, "material_id": name, "reason": "this material_id was there before"}
+        for row, name in frame["material_id"][repeated].items()
+    ]
+    rows = [
+        {
+            "row": row.Index,
+            "material_id": row.material_id,
+            "lattice": row.lattice,
+            "frac_coords": row.frac_coords,
+            "atomic_numbers": row.atomic_numbers,
+            "info": {
+                "space_group": int(row.spacegroup_number),
+                "split": EXTRA_SPLIT,
+                "source": entry["source"],
+            },
+        }
+        for row in frame[~repeated].itertuples()
+    ]
+
+    def describe(report: PreparationReport) -> str:
+        part = f" The first {limit:,} rows were read." if limit else ""
+        return (
+            f"{report.num_used:,} of {report.num_rows:,} further crystals of the Materials Project "
+            f"({entry['release']}), for pretraining only: those of MP-20 were left out when the "
+            "file was made, and those with formula and space group of a crystal in MP-20's "
+            f"validation or test split.{part}"
+        )
+
+    return Source(rows=rows, read=_from_cell, describe=describe, dropped=dropped)
+
+
+def apart_from(extra: CrystalTable, table: CrystalTable) -> CrystalTable:
+    """Crystals of ``extra`` that give nothing away about the validation and test splits.
+
+    Left out are the materials of ``table``, whatever their split, and every crystal that shares
+    formula and space group with one in its validation or test split, whether the space group is
+    the declared one or spglib's. The file of ``mp_extra`` was made like that, but it counted O and
+    O2 as two formulas and knew one space group of each crystal.
+
+    Args:
+        extra: Crystals for pretraining.
+        table: The data set whose splits are to be kept unseen.
+
+    Returns:
+        Those that remain, in their order.
+    """
+
+    def keys(info: pd.DataFrame) -> set[tuple[str, int]]:
+        columns = [name for name in ("space_group", "space_group_spglib") if name in info]
+        return {key for name in columns for key in zip(info["formula"], info[name], strict=True)}
+
+    unseen = keys(table.info[table.info["split"].isin(("val", "test"))])
+    known = extra.info["material_id"].isin(table.info["material_id"]).to_numpy(bool, copy=True)
+    alike = np.zeros(len(extra), dtype=bool)
+    for name in ("space_group", "space_group_spglib"):
+        if name in extra.info:
+            pairs = zip(extra.info["formula"], extra.info[name], strict=True)
+            alike |= np.fromiter((pair in unseen for pair in pairs), bool, len(extra))
+    return extra.select(~(known | alike))
+
+
+def pretraining_pool(
+    table: CrystalTable, extra: CrystalTable | None, *, max_atoms: int
+) -> CrystalTable:
+    """The crystals of a data set followed by further ones for pretraining.
+
+    Args:
+        table: The data set with its splits; all its rows come first, under their numbers.
+        extra: Crystals that may be trained on beside its training split, ``None`` for none. What
+            :func:`apart_from` leaves out is left out.
+        max_atoms: Largest cell of ``extra`` that is taken.
+
+    Returns:
+        Both in one table; ``info["split"]`` of the further ones is "extra".
+    """
+    if extra is None:
+        return table
+    further = apart_from(extra.select(extra.num_atoms <= max_atoms), table)
+    return concatenate([table, further])

@@ -1,0 +1,332 @@
+"""The name of a data set in, its crystal table out, prepared once and kept.
+
+Four names are known. ``prototypes`` needs no download. ``mp_20`` is the Materials Project subset of
+the CDVAE paper, read from a folder or downloaded from its repository at a pinned commit.
+``mp_extra``, read from a folder, holds further crystals of the Materials Project, which only
+pretraining may use. ``cif_folder`` is any folder of CIF files. :func:`prepare_dataset` does the
+work and says in its report what became of every row; :func:`load_dataset` returns the table and
+prepares it when it is not there yet.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from unimat_lib.crystals.parquet import load_table, save_table
+from unimat_lib.crystals.table import CrystalTable
+from unimat_lib.datasets.chunks import run_chunks
+from unimat_lib.datasets.cif_folder import cif_files, cif_folder_source
+from unimat_lib.datasets.mp_20 import download_mp_20, find_mp_20, mp_20_source
+from unimat_lib.datasets.mp_extra import find_mp_extra, mp_extra_source
+from unimat_lib.datasets.prototypes import prototypes_source
+from unimat_lib.datasets.report import DataError, PreparationReport, count_crystals
+from unimat_lib.datasets.source import Source, data_folder
+from unimat_lib.files import alone_in, file_hash, replacing
+from unimat_lib.identity import Identity, identity_of, short_hash
+from unimat_lib.paths import cache_folder
+
+logger = logging.getLogger(__name__)
+
+
+DATASETS = ("prototypes", "mp_20", "mp_extra", "cif_folder")
+
+# What reads the rows of each data set; whatever it calls in this module or in crystals counts too.
+_READERS = {
+    "prototypes": prototypes_source,
+    "mp_20": mp_20_source,
+    "mp_extra": mp_extra_source,
+    "cif_folder": cif_folder_source,
+}
+
+
+def preparation_identity(name: str) -> Identity:
+    """Identity of the code and packages that turn the rows of a data set into crystals.
+
+    A table that was made by others is made anew.
+
+    Args:
+        name: One of ``DATASETS``.
+    """
+    reader = _READERS[name]
+    return identity_of(f"{reader.__module__}:{reader.__name__}", f"{__name__}:_finish")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the rows of a data set come from, and how many of them are wanted.
+
+    Attributes:
+        data_dir: Folder with the files of ``mp_20`` or ``mp_extra``, in place of the environment
+            variable ``UNIMAT_DATA``; without either MP-20's are downloaded.
+        folder: Folder of CIF files, for ``cif_folder``.
+        properties: CSV with a column ``file`` or ``material_id`` and properties, optionally
+            ``split`` and ``space_group``, for ``cif_folder``.
+        limit: Read only the first so many rows of each file (``mp_20``, ``mp_extra``), files
+            (``cif_folder``), or make only about so many crystals (``prototypes``).
+
+    Raises:
+        ValueError: The limit is below 1.
+    """
+
+    data_dir: str | os.PathLike[str] | None = None
+    folder: str | os.PathLike[str] | None = None
+    properties: str | os.PathLike[str] | None = None
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse to read nothing."""
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit must be at least 1, but {self.limit} came")
+
+    def is_given(self, name: str) -> bool:
+        """Whether the source of a data set is at hand without a download."""
+        if name == "cif_folder":
+            return self.folder is not None
+        return name == "prototypes" or data_folder(self.data_dir) is not None
+
+
+def prepare_dataset(
+    name: str,
+    *,
+    cache_dir: str | os.PathLike[str] | None = None,
+    workers: int = 2,
+    show_progress: bool | None = None,
+    **origin: Any,
+) -> PreparationReport:
+    """Turn a data set into a table of crystals and say what became of every row.
+
+    Writes ``{name}-{hash}.parquet`` and then ``{name}.json`` (table, inputs, report, versions) into
+    ``cache_dir``. An interrupted preparation goes on where it stopped when it is called again.
+
+    Args:
+        name: One of ``DATASETS``.
+        cache_dir: Where the results go; by default :func:`.cache_folder`.
+        workers: Processes.
+        show_progress: Progress bar; by default when standard error is a terminal.
+        origin: Fields of :class:`Origin`: ``data_dir``, ``folder``, ``properties``, ``limit``.
+
+    Raises:
+        ValueError: Unknown name, or an argument out of range.
+        DataError: The source is absent, damaged or not acceptable.
+    """
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1, but {workers} came")
+    wanted = Origin(**origin)
+    with alone_in(cache_folder(cache_dir)) as cache:
+        return _prepare(name, wanted, cache, workers=workers, show_progress=show_progress)
+
+
+def _prepare(
+    name: str, wanted: Origin, cache: Path, *, workers: int, show_progress: bool | None
+) -> PreparationReport:
+    started = time.perf_counter()
+    inputs, source = _open(name, wanted, cache)
+    identity = preparation_identity(name)
+    key = short_hash(json.dumps([identity.digest, name, inputs, wanted.limit]))
+    scratch = cache / f".{name}-{key}"
+    table, dropped = run_chunks(
+        source.read, source.rows, scratch, workers=workers, show_progress=show_progress
+    )
+    report = _report(name, table, source, dropped)
+    table = _finish(table)
+    path = save_table(table, cache / f"{name}-{table.content_hash()}.parquet")
+    report.table = path.name
+    report.seconds = round(time.perf_counter() - started, 2)
+    record = {
+        "code": identity.digest,
+        "table": path.name,
+        "sha256": file_hash(path),
+        "limit": wanted.limit,
+        "inputs": inputs,
+        "report": asdict(report),
+        "versions": identity.versions,
+    }
+    with replacing(cache / f"{name}.json") as temporary:
+        temporary.write_text(json.dumps(record, indent=1), encoding="utf-8")
+    shutil.rmtree(scratch, ignore_errors=True)
+    logger.info("%s: %d of %d rows used", name, report.num_used, report.num_rows)
+    return report
+
+
+def load_dataset(
+    name: str,
+    *,
+    cache_dir: str | os.PathLike[str] | None = None,
+    workers: int = 2,
+    show_progress: bool | None = None,
+    **origin: Any,
+) -> CrystalTable:
+    """The table of a data set, prepared first when it is not there or its source has changed.
+
+    Without ``data_dir``, ``folder`` and ``UNIMAT_DATA`` a prepared table is taken as it is. The
+    arguments and errors are those of :func:`prepare`.
+    """
+    _check_name(name)
+    wanted = Origin(**origin)
+    path = _prepared(name, wanted, cache_folder(cache_dir))
+    if path is None:
+        with alone_in(cache_folder(cache_dir)) as cache:
+            path = _prepared(name, wanted, cache)  # by another process, while this one waited
+            if path is None:
+                report = _prepare(name, wanted, cache, workers=workers, show_progress=show_progress)
+                path = cache / report.table
+    return load_table(path)
+
+
+def _prepared(name: str, origin: Origin, cache: Path) -> Path | None:
+    """The table of a data set if it is there and made from this source by this code."""
+    record = _record(name, cache)
+    if record is None or record["limit"] != origin.limit:
+        return None
+    path = cache / record["table"]
+    same_code = record["code"] == preparation_identity(name).digest
+    if origin.is_given(name):
+        same_inputs = same_code and _inputs(name, origin, cache)[0] == record["inputs"]
+        return path if same_inputs else None
+    if not same_code:
+        logger.warning(
+            "%s was prepared by another version of the code and is taken as it is; "
+            "point UNIMAT_DATA at its source to prepare it anew",
+            path.name,
+        )
+    return path
+
+
+def dataset_provenance(
+    name: str, cache_dir: str | os.PathLike[str] | None = None
+) -> dict[str, Any]:
+    """Which data a prepared data set is, for the pages that are built from it.
+
+    Returns:
+        ``name``, ``text`` (in words), ``table`` (file name with its content hash), ``num_rows``,
+        ``num_used``, and counts by split, by source, and by source within each split.
+
+    Raises:
+        DataError: The data set was not prepared.
+    """
+    report = read_report(name, cache_dir)
+    counts = {k: v for k, v in report.counts.items() if k not in report.counts["split"]}
+    return {
+        "name": name,
+        "text": report.provenance,
+        "table": report.table,
+        "num_rows": report.num_rows,
+        "num_used": report.num_used,
+        "crystals_by_split": counts.pop("split"),
+        "crystals_by_source": counts.pop("source"),
+        **counts,
+    }
+
+
+def read_report(name: str, cache_dir: str | os.PathLike[str] | None = None) -> PreparationReport:
+    """The report of a prepared data set.
+
+    Raises:
+        DataError: The data set was not prepared.
+    """
+    _check_name(name)
+    record = _record(name, cache_folder(cache_dir))
+    if record is None:
+        raise DataError(
+            f"{name} is not prepared in {cache_dir}; "
+            f"run python -m unimat_lib.datasets prepare {name}"
+        )
+    return PreparationReport(**record["report"])
+
+
+def _check_name(name: str) -> None:
+    if name not in DATASETS:
+        raise ValueError(f"data set must be one of {DATASETS}, but {name!r} came")
+
+
+def _record(name: str, cache: Path) -> dict[str, Any] | None:
+    """What ``{name}.json`` says, when it is whole and its table is there."""
+    try:
+        record = json.loads((cache / f"{name}.json").read_text(encoding="utf-8"))
+        whole = file_hash(cache / record["table"]) == record["sha256"] and "code" in record
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+    if not whole:
+        logger.warning("%s is damaged and is not used", cache / record["table"])
+    return record if whole else None
+
+
+def _inputs(name: str, origin: Origin, cache: Path) -> tuple[dict[str, str], Any]:
+    """Checksums of everything that goes in, and the files."""
+    if name == "prototypes":
+        return {}, None
+    given = data_folder(origin.data_dir)
+    if name == "mp_20":
+        paths = find_mp_20(given) if given else download_mp_20(cache / "mp_20_public")
+        return {split: file_hash(path) for split, path in paths.items()}, paths
+    if name == "mp_extra":
+        path = find_mp_extra(given)
+        return {"file": file_hash(path)}, path
+    files = cif_files(origin.folder)
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.name} {file_hash(file)}\n".encode())
+    inputs = {"files": digest.hexdigest()}
+    if origin.properties is not None and Path(origin.properties).is_file():
+        inputs["properties"] = file_hash(Path(origin.properties))
+    return inputs, files
+
+
+def _open(name: str, origin: Origin, cache: Path) -> tuple[dict[str, str], Source]:
+    _check_name(name)
+    properties = None if origin.properties is None else Path(origin.properties)
+    if name == "cif_folder" and properties is not None and not properties.is_file():
+        raise DataError(f"no table of properties at {properties}")
+    inputs, files = _inputs(name, origin, cache)
+    if name == "prototypes":
+        return inputs, prototypes_source(origin.limit)
+    if name == "mp_20":
+        return inputs, mp_20_source(files, origin.limit)
+    if name == "mp_extra":
+        return inputs, mp_extra_source(files, inputs["file"], origin.limit)
+    return inputs, cif_folder_source(files, properties, origin.limit)
+
+
+def _report(
+    name: str, table: CrystalTable, source: Source, dropped: list[dict[str, Any]]
+) -> PreparationReport:
+    dropped = sorted([*source.dropped, *dropped], key=lambda record: record["row"])
+    info = table.info
+    report = PreparationReport(
+        name=name,
+        num_rows=len(table) + len(dropped),
+        num_used=len(table),
+        dropped=dropped,
+        counts=count_crystals(info),
+        notes={
+            **source.notes,
+            "reduced_to_primitive": int((~info["was_primitive"]).sum()),
+            "space_group_disagreements": int(
+                (info["space_group"] != info["space_group_spglib"]).sum()
+            ),
+        },
+        provenance="",
+    )
+    report.provenance = source.describe(report)
+    return report
+
+
+def _finish(table: CrystalTable) -> CrystalTable:
+    """Columns of the final table, the required ones first."""
+    first = ["material_id", "formula", "space_group", "space_group_spglib", "split", "source"]
+    others = [c for c in table.info if c not in (*first, "row", "was_primitive")]
+    return CrystalTable(
+        table.atomic_numbers,
+        table.frac_coords,
+        table.lattice,
+        table.offsets,
+        table.info[first + others],
+    )

@@ -1,0 +1,395 @@
+"""AFLOW's prototypes (in pymatgen) in, a data set of them and of chemical variants out.
+
+It needs no download, which makes it the data set of the quick profile and of the tests.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import importlib.util
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from unimat_lib.crystals.reduction import ReducedCrystal, reduce_crystal, reduced_formula
+from unimat_lib.crystals.table import (
+    SPLITS,
+    CrystalError,
+    CrystalTable,
+    crystal_system_index,
+    table_from_arrays,
+)
+from unimat_lib.datasets.report import PreparationReport
+from unimat_lib.datasets.source import SPLIT_SHARES, Source
+
+NUM_PROTOTYPE_CRYSTALS = 3000
+MAX_PROTOTYPE_ATOMS = 20
+PROTOTYPE_SYMPREC = 0.01
+"""Prototypes have exact coordinates; a wider tolerance would take FeS2 in P1 for cubic pyrite."""
+
+MAX_SCATTERING_Z = 94
+"""Heaviest element whose X-ray scattering parameters pymatgen tabulates."""
+
+# Elements that take each other's place in the variants: groups of the periodic table without noble
+# gases, hydrogen, elements that have no long-lived isotope, and Eu, Tb, Yb, to which pymatgen gives
+# no electronegativity (its volume predictor needs one). Lanthanides, Th and U count to group 3.
+SUBSTITUTION_GROUPS = (
+    ("Li", "Na", "K", "Rb", "Cs"),
+    ("Be", "Mg", "Ca", "Sr", "Ba"),
+    ("Sc", "Y", "La", "Ce", "Pr", "Nd", "Sm", "Gd", "Dy", "Ho", "Er", "Tm", "Lu", "Th", "U"),
+    ("Ti", "Zr", "Hf"),
+    ("V", "Nb", "Ta"),
+    ("Cr", "Mo", "W"),
+    ("Mn", "Re"),
+    ("Fe", "Ru", "Os"),
+    ("Co", "Rh", "Ir"),
+    ("Ni", "Pd", "Pt"),
+    ("Cu", "Ag", "Au"),
+    ("Zn", "Cd", "Hg"),
+    ("B", "Al", "Ga", "In", "Tl"),
+    ("C", "Si", "Ge", "Sn", "Pb"),
+    ("N", "P", "As", "Sb", "Bi"),
+    ("O", "S", "Se", "Te"),
+    ("F", "Cl", "Br", "I"),
+)
+
+# Published prototypes may contain an element that no variant does; it is replaced all the same.
+_ALSO_IN_GROUP = {"Np": 2, "Pu": 2, "Pa": 2, "Cf": 2, "Eu": 2, "Tb": 2, "Yb": 2, "Po": 15, "Tc": 6}
+
+
+def aflow_prototypes() -> list[dict[str, Any]]:
+    """The AFLOW library of crystallographic prototypes that ships inside pymatgen.
+
+    The file is read directly: building all 288 structures through ``pymatgen.analysis.prototypes``
+    costs several seconds, of which nearly all goes into imports that nobody needs here.
+
+    Returns:
+        One dictionary per prototype: ``tags`` (``pearson``, ``aflow``, ``strukturbericht``,
+        ``mineral``), ``lattice`` ``[3, 3]`` angstrom, ``frac_coords`` ``[n, 3]`` and ``symbols`` (n
+        element symbols).
+
+    Raises:
+        FileNotFoundError: This version of pymatgen keeps the file elsewhere.
+
+    Source: Mehl et al., Comput. Mater. Sci. 136, S1 (2017).
+    """
+    spec = importlib.util.find_spec("pymatgen.analysis.prototypes")
+    folders = list(spec.submodule_search_locations or []) if spec else []
+    files = [Path(f) / "aflow_prototypes.json.gz" for f in folders]
+    found = [file for file in files if file.is_file()]
+    if not found:
+        raise FileNotFoundError(
+            "pymatgen's AFLOW prototypes were expected as aflow_prototypes.json.gz in "
+            f"{folders or 'pymatgen.analysis.prototypes'}; "
+            "install the pymatgen version named in requirements.lock"
+        )
+    with gzip.open(found[0], "rt", encoding="utf-8") as handle:
+        entries = json.load(handle)
+    return [
+        {
+            "tags": entry["tags"],
+            "lattice": np.array(entry["snl"]["lattice"]["matrix"]),
+            "frac_coords": np.array([site["abc"] for site in entry["snl"]["sites"]]),
+            "symbols": [site["species"][0]["element"] for site in entry["snl"]["sites"]],
+        }
+        for entry in entries
+    ]
+
+
+def worked_crystal() -> CrystalTable:
+    """The crystal that recurs in every chapter: rutile, TiO2, from the AFLOW prototypes."""
+    from pymatgen.core import Element
+
+    entry = next(e for e in aflow_prototypes() if e["tags"]["mineral"] == "Rutile")
+    numbers = np.array([Element(symbol).Z for symbol in entry["symbols"]])
+    crystal = reduce_crystal(entry["lattice"], entry["frac_coords"], numbers)
+    info = pd.DataFrame(
+        {
+            "material_id": ["rutile"],
+            "formula": [reduced_formula(numbers)],
+            "space_group": [crystal.space_group],
+            "split": ["train"],
+            "source": ["aflow"],
+            "prototype": [entry["tags"]["aflow"]],
+        }
+    )
+    return table_from_arrays(
+        [crystal.lattice], [crystal.frac_coords], [crystal.atomic_numbers], info
+    )
+
+
+def _from_prototype(row: Mapping[str, Any]) -> ReducedCrystal:
+    """A published prototype as it is, or a variant of it at the predicted volume."""
+    from pymatgen.core import Element
+
+    lattice = np.asarray(row["lattice"])
+    if row["info"]["source"] == "variant":
+        ratio = predicted_volume_ratio(row["shortest"], row["symbols"])
+        per_atom = ratio * abs(np.linalg.det(lattice)) / len(row["symbols"])
+        if not 5 <= per_atom <= 100:
+            raise CrystalError(f"predicted volume {per_atom:.3g} cubic angstrom per atom")
+        lattice = lattice * ratio ** (1 / 3)
+    numbers = np.array([Element(symbol).Z for symbol in row["symbols"]])
+    crystal = reduce_crystal(lattice, row["frac_coords"], numbers, symprec=PROTOTYPE_SYMPREC)
+    if crystal.space_group != row["space_group"]:
+        raise CrystalError(
+            f"space group {crystal.space_group} found, the prototype has {row['space_group']}"
+        )
+    return crystal
+
+
+def shortest_distances(crystal: ReducedCrystal) -> list[tuple[int, int, float]]:
+    """Shortest distance between atoms of each pair of elements.
+
+    Args:
+        crystal: Cell and atoms.
+
+    Returns:
+        For each pair of elements an atom of the one, an atom of the other and the shortest distance
+        in angstrom between atoms of these two elements; pairs farther apart than 6 angstrom, which
+        never limit a volume, are left out.
+    """
+    from pymatgen.core import Structure
+
+    structure = Structure(crystal.lattice, crystal.atomic_numbers.tolist(), crystal.frac_coords)
+    centre, neighbour, _, distance = structure.get_neighbor_list(6.0, exclude_self=True)
+    shortest: dict[tuple[int, int], tuple[int, int, float]] = {}
+    numbers = crystal.atomic_numbers
+    for i, j, d in zip(centre.tolist(), neighbour.tolist(), distance.tolist(), strict=True):
+        pair = (int(numbers[i]), int(numbers[j]))
+        if pair[0] <= pair[1] and (pair not in shortest or d < shortest[pair][2]):
+            shortest[pair] = (i, j, d)
+    return list(shortest.values())
+
+
+def predicted_volume_ratio(
+    shortest: Sequence[tuple[int, int, float]], symbols: Sequence[str]
+) -> float:
+    """Predicted over present volume of a cell, as pymatgen's ``DLSVolumePredictor`` has it.
+
+    The cell is scaled until the tightest pair of neighbours has the bond length that data mining
+    expects. Only the shortest distance of each pair of elements counts, and all variants of a
+    prototype share it; pymatgen looks for the neighbours anew each time, which takes a hundred
+    times longer. DLS rather than RLS: it needs no oxidation states, which alloys do not have. Its
+    optional limits on the ratio are left out, because replacing F by I rightly triples a volume.
+
+    Args:
+        shortest: Pairs of atoms and their distance in angstrom, by :func:`shortest_distances`.
+        symbols: Element of each atom.
+
+    Raises:
+        CrystalError: There are no neighbours.
+
+    Source: Chu et al., Comput. Mater. Sci. 146, 184 (2018).
+    """
+    from pymatgen.core import Element
+    from pymatgen.core.structure_prediction.volume_predictor import bond_params
+
+    elements = {symbol: Element(symbol) for symbol in set(symbols)}
+    spread = float(np.std([elements[symbol].X for symbol in symbols]))
+
+    def expected(first: str, second: str) -> float:
+        if first in bond_params and second in bond_params:
+            mined = (bond_params[first], bond_params[second])
+            return sum(float(p["r"]) + float(p["k"]) * spread for p in mined)
+        return float(elements[first].atomic_radius) + float(elements[second].atomic_radius)
+
+    ratios = [d / expected(symbols[i], symbols[j]) for i, j, d in shortest]
+    if not ratios:
+        raise CrystalError("no neighbours within 6 angstrom, so no volume can be predicted")
+    return min(ratios) ** -3
+
+
+@dataclass
+class _Prototype:
+    """Crystals of one AFLOW label: the published ones first, then variants in a fixed order."""
+
+    label: str
+    system: int
+    candidates: list[dict[str, Any]]
+
+
+def prototypes_source(limit: int | None) -> Source:
+    groups, dropped, notes = _prototype_groups()
+    total = limit or NUM_PROTOTYPE_CRYSTALS
+    sizes = _allot_prototypes(groups, total)
+    splits = _split_prototypes(groups, sizes)
+    rows = []
+    for group, size in zip(groups, sizes, strict=True):
+        for candidate in group.candidates[:size]:
+            row = {**candidate, "row": len(rows) + len(dropped)}
+            row["material_id"] = _prototype_id(candidate)
+            row["info"] = {**candidate["info"], "split": splits[group.label]}
+            rows.append(row)
+    notes["prototypes_used"] = sum(size > 0 for size in sizes)
+
+    def describe(report: PreparationReport) -> str:
+        used = report.counts["source"]
+        return (
+            f"{used.get('aflow', 0):,} published crystals of the AFLOW prototype library and "
+            f"{used.get('variant', 0):,} synthetic chemical variants of them at predicted volumes. "
+            "The variants are made for teaching and testing; no published claim rests on them. "
+            f"{notes['too_many_atoms']} published prototypes with more than {MAX_PROTOTYPE_ATOMS} "
+            "atoms in the primitive cell are left out."
+        )
+
+    return Source(rows, _from_prototype, describe, dropped, notes)
+
+
+def _prototype_groups() -> tuple[list[_Prototype], list[dict[str, Any]], dict[str, int]]:
+    """All usable prototypes with all their possible variants, and those left out."""
+    from pymatgen.core import Element
+
+    groups: dict[str, _Prototype] = {}
+    dropped: list[dict[str, Any]] = []
+    for entry in aflow_prototypes():
+        label = entry["tags"]["aflow"]
+        numbers = np.array([Element(symbol).Z for symbol in entry["symbols"]])
+        material_id = f"{label}:{reduced_formula(numbers)}"
+        try:
+            crystal = reduce_crystal(
+                entry["lattice"], entry["frac_coords"], numbers, symprec=PROTOTYPE_SYMPREC
+            )
+            declared = int(label.split("_")[2])
+            if crystal.space_group != declared:
+                raise CrystalError(
+                    f"space group {crystal.space_group} found, the label says {declared}"
+                )
+            if len(crystal.atomic_numbers) > MAX_PROTOTYPE_ATOMS:
+                raise CrystalError(f"more than {MAX_PROTOTYPE_ATOMS} atoms in the primitive cell")
+        except CrystalError as error:
+            reason = {"row": len(dropped), "material_id": material_id, "reason": str(error)}
+            dropped.append(reason)
+            continue
+        system = int(crystal_system_index(crystal.space_group))
+        group = groups.setdefault(label, _Prototype(label, system, []))
+        group.candidates += _candidates(crystal, entry["tags"])
+    notes = {"too_many_atoms": sum("more than" in d["reason"] for d in dropped)}
+    for group in groups.values():
+        group.candidates = _ordered(group.candidates, dropped)
+    return list(groups.values()), dropped, notes
+
+
+def _candidates(crystal: ReducedCrystal, tags: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The published crystal and all its variants."""
+    from pymatgen.core import Element
+
+    symbols = [Element.from_Z(int(z)).symbol for z in crystal.atomic_numbers]
+    shortest = shortest_distances(crystal)
+    distinct = sorted(set(symbols))
+    rows = []
+    for choice in [tuple(distinct), *itertools.product(*map(_substitutes, distinct))]:
+        if len(set(choice)) < len(distinct):
+            continue  # two elements became one: another prototype
+        swap = dict(zip(distinct, choice, strict=True))
+        published = choice == tuple(distinct)
+        info = {
+            "source": "aflow" if published else "variant",
+            "prototype": tags["aflow"],
+            "mineral": tags["mineral"] if published else "",
+        }
+        rows.append(
+            {
+                "lattice": crystal.lattice,
+                "frac_coords": crystal.frac_coords,
+                "symbols": [swap[symbol] for symbol in symbols],
+                "shortest": shortest,
+                "space_group": crystal.space_group,
+                "info": info,
+            }
+        )
+    return rows
+
+
+def _substitutes(symbol: str) -> tuple[str, ...]:
+    for group in SUBSTITUTION_GROUPS:
+        if symbol in group:
+            return group
+    if symbol in _ALSO_IN_GROUP:
+        return SUBSTITUTION_GROUPS[_ALSO_IN_GROUP[symbol]]
+    return (symbol,)
+
+
+def _ordered(
+    candidates: list[dict[str, Any]], dropped: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """One candidate per formula, the published ones first, the others shuffled by a hash.
+
+    Published crystals that cannot be used are added to ``dropped``.
+    """
+    from pymatgen.core import Element
+
+    kept: dict[str, dict[str, Any]] = {}
+    for row in sorted(candidates, key=lambda row: row["info"]["source"]):  # "aflow" < "variant"
+        key = " ".join(sorted(row["symbols"]))
+        if key in kept:
+            continue
+        if max(Element(symbol).Z for symbol in set(row["symbols"])) > MAX_SCATTERING_Z:
+            reason = "an element without X-ray scattering parameters in pymatgen"
+            dropped.append(
+                {"row": len(dropped), "material_id": _prototype_id(row), "reason": reason}
+            )
+            continue
+        order = hashlib.sha256(f"{row['info']['prototype']} {key}".encode()).hexdigest()
+        kept[key] = {**row, "order": (row["info"]["source"], order)}
+    return sorted(kept.values(), key=lambda row: row["order"])
+
+
+def _prototype_id(row: Mapping[str, Any]) -> str:
+    from pymatgen.core import Element
+
+    numbers = np.array([Element(symbol).Z for symbol in row["symbols"]])
+    return f"{row['info']['prototype']}:{reduced_formula(numbers)}"
+
+
+def _level(available: Sequence[int], total: int) -> list[int]:
+    """Shares of ``total``, as equal as ``available`` allows."""
+    shares = [0] * len(available)
+    left = min(total, sum(available))
+    while left:
+        open_ = [i for i, n in enumerate(available) if shares[i] < n]
+        step = max(left // len(open_), 1)
+        for i in open_[:left]:
+            added = min(step, available[i] - shares[i])
+            shares[i] += added
+            left -= added
+    return shares
+
+
+def _allot_prototypes(groups: Sequence[_Prototype], total: int) -> list[int]:
+    """Crystals of each prototype: crystal systems level, then prototypes within a system."""
+    members = [[i for i, g in enumerate(groups) if g.system == s] for s in range(7)]
+    available = [sum(len(groups[i].candidates) for i in group) for group in members]
+    sizes = [0] * len(groups)
+    for group, share in zip(members, _level(available, total), strict=True):
+        counts = _level([len(groups[i].candidates) for i in group], share)
+        for i, size in zip(group, counts, strict=True):
+            sizes[i] = size
+    return sizes
+
+
+def _split_prototypes(groups: Sequence[_Prototype], sizes: Sequence[int]) -> dict[str, str]:
+    """Split of each prototype, so that each crystal system keeps the shares of the splits.
+
+    The largest prototypes go first, each to the split that lacks most; but no split stays empty.
+    """
+    splits = {}
+    for system in range(7):
+        members = [(n, g.label) for g, n in zip(groups, sizes, strict=True) if g.system == system]
+        total = sum(size for size, _ in members)
+        filled = dict.fromkeys(SPLITS, 0)
+        order = sorted(members, key=lambda m: (-m[0], hashlib.sha256(m[1].encode()).hexdigest()))
+        for size, label in order:
+            lacking = {name: SPLIT_SHARES[name] * total - filled[name] for name in SPLITS}
+            empty = [name for name in SPLITS if not filled[name]]
+            split = empty[0] if empty else max(lacking, key=lambda name: lacking[name])
+            splits[label] = split
+            filled[split] += size
+    return splits

@@ -1,0 +1,91 @@
+"""What every data set shares: a folder or a file in, rows ready for preparation out."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from unimat_lib.crystals.cif import read_cif
+from unimat_lib.crystals.reduction import ReducedCrystal, reduce_crystal
+from unimat_lib.datasets.report import DataError, PreparationReport
+
+SPLIT_SHARES = {"train": 0.70, "val": 0.15, "test": 0.15}
+
+
+def data_folder(data_dir: str | os.PathLike[str] | None) -> Path | None:
+    """The folder given, else ``UNIMAT_DATA``, else none."""
+    chosen = data_dir or os.environ.get("UNIMAT_DATA")
+    return Path(chosen).expanduser() if chosen else None
+
+
+@dataclass
+class Source:
+    """A data set before its preparation.
+
+    ``rows`` holds dictionaries with ``row`` (a number), ``material_id``, ``info`` (columns of the
+    table) and whatever ``read`` needs.
+    """
+
+    rows: list[dict[str, Any]]
+    read: Callable[[Mapping[str, Any]], ReducedCrystal]
+    describe: Callable[[PreparationReport], str]
+    dropped: list[dict[str, Any]] = field(default_factory=list)
+    notes: dict[str, int] = field(default_factory=dict)
+
+
+def git_blob_id(content: bytes) -> str:
+    """Identifier that git gives to a file of this content (sha1 with a header)."""
+    header = b"blob %d\0" % len(content)
+    return hashlib.sha1(header + content, usedforsecurity=False).hexdigest()
+
+
+def manifest() -> dict[str, Any]:
+    """Content of ``manifest.yml``: where the public files are and what they contain."""
+    import yaml
+
+    return yaml.safe_load(Path(__file__).with_name("manifest.yml").read_text(encoding="utf-8"))
+
+
+def read_csv(path: Path, text_columns: Sequence[str] = ()) -> tuple[pd.DataFrame, str]:
+    """A CSV, plain or gzipped, and the git blob id of its plain content."""
+    import io
+    import zlib
+
+    content = path.read_bytes()
+    try:
+        plain = gzip.decompress(content) if path.suffix == ".gz" else content
+        # An empty cell is a missing value; the text "NaN" may be a formula.
+        types = dict.fromkeys(text_columns, str)
+        frame = pd.read_csv(io.BytesIO(plain), dtype=types, keep_default_na=False, na_values=[""])
+    except (EOFError, OSError, zlib.error, ValueError) as error:
+        raise DataError(
+            f"{path} cannot be read ({error}); it may be truncated: fetch it again"
+        ) from error
+    return frame, git_blob_id(plain)
+
+
+def as_number(value: Any) -> float:
+    """``value`` as a number, NaN where it is none."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan
+
+
+def as_integer(value: Any) -> int:
+    """``value`` as an integer; 0, which is no space group, where it is not one."""
+    number = as_number(value)
+    return int(number) if number == number and number == int(number) else 0
+
+
+def read_cif_row(row: Mapping[str, Any]) -> ReducedCrystal:
+    """The crystal of a row whose column ``cif`` holds a CIF."""
+    return reduce_crystal(*read_cif(row["cif"]))

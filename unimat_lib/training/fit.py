@@ -1,0 +1,186 @@
+"""A model, views and settings in, the trained model out: epochs, checkpoints, resume, a log file."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import math
+import os
+import resource
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from unimat_lib.files import replacing
+from unimat_lib.identity import identity_of
+from unimat_lib.model import UniMat, check_views
+from unimat_lib.training.checkpoint import (
+    load_state,
+    load_weights,
+    restore,
+    save_checkpoint,
+    save_tensors,
+)
+from unimat_lib.training.config import FitConfig, FitResult, make_fabric
+from unimat_lib.training.loop import Loop, train_epoch, validate
+from unimat_lib.views.batch import CrystalViews
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+logger = logging.getLogger(__name__)
+
+
+# An interrupted run is taken up from a checkpoint at most about this old.
+CHECKPOINT_SECONDS = 60.0
+
+
+def fit(
+    model: UniMat,
+    views: CrystalViews,
+    *,
+    train: Tensor,
+    val: Tensor,
+    config: FitConfig,
+    run_dir: str | os.PathLike[str],
+    fabric: Fabric | None = None,
+) -> FitResult:
+    """Train ``model`` in place and leave the best averaged weights in it.
+
+    The folder of the run is ``run_dir`` plus a hash of everything that decides the result
+    (settings, starting weights, data, code), so a finished run is loaded, an interrupted one is
+    resumed, and a changed one starts afresh.
+
+    Args:
+        model: The model; weights as they are are the starting point.
+        views: All crystals.
+        train: Rows to train on, int64 ``[T]``.
+        val: Rows that choose the epoch, int64 ``[V]``; never the test split.
+        config: The settings.
+        run_dir: Parent folder of the run's own folder.
+        fabric: Device and precision; by default what :func:`make_fabric` gives for the device
+            on which the views lie. With several devices every process brings its own copy of the
+            views; the batches are shared out, and each process contrasts its own crystals only.
+
+    Returns:
+        The history and the costs.
+
+    Raises:
+        ValueError: If a split is empty or smaller than a batch, the splits overlap, the model
+            expects other views, or the losses are not finite.
+    """
+    fabric = fabric or make_fabric(views.device.type)
+    check_views(model.config, views)
+    _check_splits(train=train, val=val, batch_size=config.batch_size * fabric.world_size)
+    if config.modality_dropout:
+        model.optional_inputs = model.config.inputs
+    train, val = train.to(views.device), val.to(views.device)
+    run_hash = _run_hash(model, views, fabric, train=train, val=val, config=config)
+    run_dir = Path(run_dir) / run_hash
+    run_dir.mkdir(parents=True, exist_ok=True)
+    state = load_state(run_dir)
+    if not state["finished"]:
+        model.to(fabric.device)
+        loop = Loop(model, views, train, val, config, fabric)
+        if state["epoch"]:
+            restore(loop, run_dir)
+        _run_epochs(loop, state, run_dir)
+        fabric.barrier()
+    load_weights(run_dir / "best.safetensors", model)
+    model.to(fabric.device).requires_grad_(True).eval()
+    history = pd.DataFrame(state["history"])
+    world_batch = config.batch_size * fabric.world_size
+    crystals = max(1, len(train) // world_batch) * world_batch
+    return FitResult(
+        history=history,
+        best_epoch=state["best_epoch"],
+        seconds=float((history["seconds"] + history["seconds_val"]).sum()),
+        throughput=float(crystals / history["seconds"].median()),
+        peak_memory_gib=state["peak_memory_gib"],
+        run_dir=run_dir,
+    )
+
+
+def _run_epochs(loop: Loop, state: dict[str, object], run_dir: Path) -> None:
+    """Train to the end and leave the best weights and the log in the folder."""
+    config, fabric = loop.config, loop.fabric
+    saved = time.monotonic()
+    while not state["finished"]:
+        epoch = state["epoch"]
+        row = train_epoch(loop, epoch)
+        started = time.perf_counter()
+        row |= validate(loop)
+        row["seconds_val"] = time.perf_counter() - started
+        row = fabric.broadcast(row)  # one opinion on which epoch is best and when to stop
+        if not math.isfinite(row["loss"]) or not math.isfinite(row["val_loss"]):
+            raise ValueError(
+                f"the loss is not finite in epoch {epoch} ({row['loss']}, {row['val_loss']}): "
+                "lower lr, or look for NaN among the inputs"
+            )
+        state["history"].append(row)
+        state["epoch"] = epoch + 1
+        if row["val_loss"] <= min(r["val_loss"] for r in state["history"]):
+            state["best_epoch"] = epoch
+            loop.best = {name: x.clone() for name, x in loop.average.state_dict().items()}
+        waited = epoch - state["best_epoch"]
+        out_of_patience = config.patience is not None and waited >= config.patience
+        state["finished"] = state["epoch"] >= config.epochs or out_of_patience
+        state["peak_memory_gib"] = max(state["peak_memory_gib"], _peak_memory_gib(fabric.device))
+        if fabric.global_rank == 0:
+            _write_log(run_dir / "log.jsonl", state["history"])
+            if state["finished"]:
+                save_tensors(run_dir / "best.safetensors", loop.best, state)
+                (run_dir / "last.safetensors").unlink(missing_ok=True)
+            elif time.monotonic() - saved >= CHECKPOINT_SECONDS:
+                save_checkpoint(run_dir / "last.safetensors", loop, state)
+                saved = time.monotonic()
+        logger.info("%s epoch %d %s", run_dir, epoch, row)
+
+
+def _check_splits(*, train: Tensor, val: Tensor, batch_size: int) -> None:
+    if len(val) == 0:
+        raise ValueError("the validation split is empty: the best epoch cannot be chosen")
+    if len(train) < batch_size:
+        raise ValueError(
+            f"expected at least one batch of {batch_size} training crystals, got {len(train)}: "
+            "lower batch_size or use more data"
+        )
+    if (
+        train is not val
+        and torch.isin(val.cpu(), train.cpu()).any()
+        and not torch.equal(val, train)
+    ):
+        raise ValueError(
+            "some validation crystals are training crystals: the splits must not overlap (pass "
+            "the very same rows for both to test whether a model can fit at all)"
+        )
+
+
+def _run_hash(model, views, fabric, *, train: Tensor, val: Tensor, config: FitConfig) -> str:
+    """Twelve hex digits over everything that decides the outcome of a run."""
+    digest = hashlib.sha256()
+    digest.update(json.dumps(model.config.to_dict(), sort_keys=True).encode())
+    digest.update(json.dumps(dataclasses.asdict(config), sort_keys=True).encode())
+    digest.update(views.content_hash.encode())
+    for tensor in (*model.state_dict().values(), train, val):
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    where = (views.device.type, fabric.world_size, type(fabric._precision).__name__)
+    digest.update(repr((where, identity_of(f"{__name__}:fit").digest)).encode())
+    return digest.hexdigest()[:12]
+
+
+def _peak_memory_gib(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts in KiB
+
+
+def _write_log(path: Path, history: list[dict[str, float]]) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in history))

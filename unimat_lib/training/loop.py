@@ -1,0 +1,298 @@
+"""What an epoch does: batches in, losses and updated weights out.
+
+All data lie on the device, so an epoch is a permutation of row numbers. Everything random in an
+epoch (order, dropout, measurement effects) is seeded from the seed and the number of the epoch
+alone, so a run that was interrupted and resumed takes the very same steps as one that was not.
+On one GPU the whole step, optimiser included, is replayed as a CUDA graph (``captured_step``).
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from unimat_lib.heads import supervised_loss
+from unimat_lib.model import UniMat
+from unimat_lib.training.captured_step import CapturedStep
+from unimat_lib.training.config import FitConfig
+from unimat_lib.views.batch import Batch, CrystalViews
+from unimat_lib.views.effects import Measurement
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+logger = logging.getLogger(__name__)
+
+
+class Loop:
+    """What the epochs of a run share: the network, its average, the optimiser and the two steps."""
+
+    def __init__(
+        self,
+        model: UniMat,
+        views: CrystalViews,
+        train: Tensor,
+        val: Tensor,
+        config: FitConfig,
+        fabric: Fabric,
+    ) -> None:
+        self.model, self.views, self.train, self.val = model, views, train, val
+        self.config, self.fabric = config, fabric
+        self.average = copy.deepcopy(model).requires_grad_(False).eval()
+        self.best: dict[str, Tensor] = {}  # averaged weights of the best epoch so far
+        pairs = list(
+            zip(
+                (*self.average.parameters(), *self.average.buffers()),
+                (*model.parameters(), *model.buffers()),
+                strict=True,
+            )
+        )
+        # Running statistics belong to the weights and are averaged with them; counters and
+        # constants in double precision are copied.
+        averaged = [pair for pair in pairs if pair[0].dtype == torch.float32]
+        self.averaged = list(zip(*averaged, strict=True))
+        self.copied = [pair for pair in pairs if pair[0].dtype != torch.float32]
+        on_gpu = fabric.device.type == "cuda"
+        optimizer = torch.optim.AdamW(
+            _parameter_groups(self.model, config),
+            # A recorded step reads the rate from the GPU.
+            lr=torch.tensor(config.lr, device=fabric.device) if on_gpu else config.lr,
+            fused=on_gpu,
+            capturable=on_gpu,
+        )
+        self.network, self.optimizer = fabric.setup(_TrainingStep(self.model, config), optimizer)
+        # The gradients of several processes meet outside of what a graph can hold.
+        capture = {"device": self.views.device, "capture": fabric.world_size == 1}
+        self.training_step = CapturedStep(self._training_step, **capture)
+        self.validation_step = CapturedStep(self._validation_step, **capture)
+        self.capacity = _capacity(self.views, (self.train, self.val), config.batch_size)
+        self.modalities = _modalities_needed(self.model, config)
+
+    @property
+    def steps(self) -> int:
+        """Steps of one epoch."""
+        return max(1, len(self.train) // (self.config.batch_size * self.fabric.world_size))
+
+    def batch(
+        self, index: Tensor, *, measurement: Measurement | None = None, generator=None
+    ) -> Batch:
+        """A batch of some rows; on a GPU its graphs are padded to the size that was recorded."""
+        batch = self.views.batch(
+            index, modalities=self.modalities, measurement=measurement, generator=generator
+        )
+        return _padded(batch, self.capacity)
+
+    def _training_step(self, inputs: tuple[Batch, dict[str, Tensor] | None]) -> dict[str, Tensor]:
+        batch, mask = inputs
+        parts = self.network(lambda: batch, mask)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.fabric.backward(parts["loss"])
+        # A loss that is not finite is reported once per epoch: asking here waits for the GPU.
+        self.fabric.clip_gradients(
+            self.network, self.optimizer, max_norm=self.config.clip_norm, error_if_nonfinite=False
+        )
+        self.optimizer.step()
+        return {name: value.detach() for name, value in parts.items()}
+
+    @torch.no_grad()
+    def _validation_step(self, batch: Batch) -> dict[str, Tensor]:
+        with self.fabric.autocast():
+            return losses(self.average, batch, config=self.config)
+
+
+class _TrainingStep(nn.Module):
+    """From a batch to its losses in one forward, which is where Fabric and DDP hook in.
+
+    The batch comes wrapped in a function because Fabric would take a dataclass apart.
+    """
+
+    def __init__(self, model: UniMat, config: FitConfig) -> None:
+        super().__init__()
+        self.model = model
+        self.config = config
+
+    def forward(
+        self, get_batch: Callable[[], Batch], mask: dict[str, Tensor] | None
+    ) -> dict[str, Tensor]:
+        return losses(self.model, get_batch(), config=self.config, mask=mask)
+
+
+def losses(
+    model: UniMat, batch: Batch, *, config: FitConfig, mask: dict[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """The weighted sum of the losses and its parts, for one batch.
+
+    Args:
+        model: The model.
+        batch: The batch.
+        config: For the weights; a part with weight zero is not computed.
+        mask: As in :meth:`UniMat.forward`.
+
+    Returns:
+        ``loss`` and those of ``cell``, ``system``, ``contrastive`` that have a weight.
+    """
+    output = model(batch.views, mask)
+    parts: dict[str, Tensor] = {}
+    total = output.cell.new_zeros(())
+    if config.cell_weight or config.system_weight:
+        parts["cell"], parts["system"] = supervised_loss(
+            cell=output.cell,
+            system_log_probs=output.system_log_probs,
+            targets=batch.targets,
+            scaler=model.cell_scaler,
+        )
+        total = total + config.cell_weight * parts["cell"] + config.system_weight * parts["system"]
+    if config.contrastive_weight:
+        parts["contrastive"] = model.alignment(output.projections)
+        total = total + config.contrastive_weight * parts["contrastive"]
+    return {"loss": total, **parts}
+
+
+def validate(loop: Loop) -> dict[str, float]:
+    """Losses of the averaged weights on clean patterns, averaged over crystals, ``val_<name>``.
+
+    Batches have the size of training's and a fixed random order, because a contrastive loss
+    depends on who else is in the batch, and data sets keep similar crystals side by side.
+    """
+    config, index = loop.config, loop.val
+    order = torch.randperm(len(index), generator=torch.Generator().manual_seed(0))
+    order = order.to(index.device)
+    if config.contrastive_weight and len(order) > 1 and len(order) % config.batch_size == 1:
+        order = order[:-1]  # a crystal alone has nothing to be told apart from
+    totals: dict[str, Tensor] = {}
+    for start in range(0, len(order), config.batch_size):
+        with loop.validation_step.preparing():
+            chunk = index[order[start : start + config.batch_size]]
+            batch = loop.batch(chunk)
+        for name, value in loop.validation_step(batch).items():
+            totals[name] = totals.get(name, 0.0) + value * (len(chunk) / len(order))
+    return {f"val_{name}": float(value) for name, value in totals.items()}
+
+
+def _modalities_needed(model: UniMat, config: FitConfig) -> Sequence[str]:
+    """Encoders that no loss reads are not run."""
+    settings = model.config
+    return settings.modalities if config.contrastive_weight else settings.inputs
+
+
+def train_epoch(loop: Loop, epoch: int) -> dict[str, float]:
+    """One pass over the training crystals; returns the epoch's row of the history."""
+    config, train, steps, device = loop.config, loop.train, loop.steps, loop.views.device
+    seed = _epoch_seed(config.seed, epoch)
+    rank, world = loop.fabric.global_rank, loop.fabric.world_size
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed)).to(device)
+    # Three streams: the order (shared by all ranks), the measurement effects, dropout.
+    generator = torch.Generator(device=device).manual_seed(seed + 1 + 2 * rank)
+    totals: dict[str, Tensor] = {}
+    loop.network.train()
+    started = time.perf_counter()
+    # Dropout draws from the global generator: seed it per epoch, give it back as it was.
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed + 2 + 2 * rank)
+        for step in range(steps):
+            start = (step * world + rank) * config.batch_size
+            with loop.training_step.preparing():
+                index = train[order[start : start + config.batch_size]]
+                batch = loop.batch(index, measurement=config.measurement, generator=generator)
+                mask = _modality_mask(loop.model, len(index), config, generator)
+            number = epoch * steps + step
+            _set_learning_rate(loop.optimizer, config, number, steps * config.epochs)
+            parts = loop.training_step((batch, mask))
+            _update_average(loop, number)
+            for name, value in parts.items():
+                totals[name] = totals.get(name, 0.0) + value
+    means = {name: float(value) / steps for name, value in totals.items()}
+    seconds = time.perf_counter() - started  # float() above waited for the device
+    rate = float(loop.optimizer.param_groups[0]["lr"])
+    return {"epoch": epoch, **means, "lr": rate, "seconds": seconds}
+
+
+def _capacity(
+    views: CrystalViews, splits: Sequence[Tensor], batch_size: int
+) -> tuple[int, int] | None:
+    """Atoms and edges that all but one batch in 10,000 stay below, or ``None`` on a CPU.
+
+    A recorded step has fixed shapes, so the graphs of every batch are filled up to this size.
+    """
+    if views.graph is None or views.device.type == "cpu":
+        return None
+    sizes = []
+    for counts in (views.graph.num_atoms, views.graph.num_edges):
+        means, spreads = zip(
+            *((float(c.mean()), float(c.std())) for c in (counts[s].double() for s in splits)),
+            strict=True,
+        )
+        size = batch_size * max(means) + 4 * math.sqrt(batch_size) * max(spreads)
+        sizes.append(64 * math.ceil(size / 64))
+    return sizes[0], sizes[1]
+
+
+def _padded(batch: Batch, capacity: tuple[int, int] | None) -> Batch:
+    graph = batch.views.get("structure")
+    if capacity is None or graph is None:
+        return batch
+    atoms, edges = capacity
+    if len(graph.atomic_numbers) >= atoms or len(graph.distance) > edges:
+        return batch  # one in thousands; its step is not replayed
+    padded = graph.padded(num_atoms=atoms, num_edges=edges)
+    return dataclasses.replace(batch, views=batch.views | {"structure": padded})
+
+
+def _modality_mask(
+    model: UniMat, size: int, config: FitConfig, generator: torch.Generator
+) -> dict[str, Tensor] | None:
+    """Hide each input modality with the set probability, but leave every crystal one."""
+    inputs = model.config.inputs
+    if not config.modality_dropout or len(inputs) < 2:
+        return None
+    device = generator.device
+    keep = torch.rand(size, len(inputs), generator=generator, device=device)
+    # The modality with the largest draw stays whatever happens.
+    mask = (keep >= config.modality_dropout) | (keep == keep.max(dim=1, keepdim=True).values)
+    return dict(zip(inputs, mask.unbind(dim=1), strict=True))
+
+
+def _epoch_seed(seed: int, epoch: int) -> int:
+    digest = hashlib.sha256(f"{seed}/{epoch}".encode()).digest()
+    return int.from_bytes(digest[:6], "big")
+
+
+def _set_learning_rate(optimizer, config: FitConfig, step: int, total: int) -> None:
+    """Linear warm-up, then a cosine down to one hundredth of the peak."""
+    warmup = max(1, int(config.warmup * total))
+    if step < warmup:
+        factor = (step + 1) / warmup
+    else:
+        progress = (step - warmup) / max(1, total - warmup)
+        factor = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress))
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(config.lr * factor)
+        else:
+            group["lr"] = config.lr * factor
+
+
+@torch.no_grad()
+def _update_average(loop: Loop, step: int) -> None:
+    """Move the averaged weights towards the current ones; young averages forget faster."""
+    decay = min(loop.config.ema, (1 + step) / (10 + step))
+    torch._foreach_lerp_(*loop.averaged, 1 - decay)
+    for old, new in loop.copied:
+        old.copy_(new)
+
+
+def _parameter_groups(model: UniMat, config: FitConfig) -> list[dict[str, object]]:
+    matrices = [p for p in model.parameters() if p.ndim >= 2]
+    vectors = [p for p in model.parameters() if p.ndim < 2]
+    return [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]

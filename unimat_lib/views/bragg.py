@@ -1,0 +1,429 @@
+"""Bragg reflections of many crystals at once: where each crystal diffracts, and how strongly.
+
+Everything is a batched tensor computation without a loop over crystals and runs alike on CPU and
+GPU, in double precision. The conventions, and with them the intensities, are those of pymatgen's
+``XRDCalculator``: no absorption, no anomalous dispersion, no thermal motion.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from unimat_lib.crystals.table import CrystalTable, gather_segments
+from unimat_lib.views.grid import Grid
+
+EDGE_MARGIN = 1.0
+"""Reflections up to this many degrees outside a grid are drawn too.
+
+Their tails, or a zero shift, may bring them in.
+"""
+
+NEGLIGIBLE = 1e-15
+"""Reflections with |F|^2 below this fraction of F(000)^2, the electrons squared, are dropped."""
+
+# Reflections per piece of work. On a CPU the arrays of one piece should stay in the cache, on a GPU
+# they should be large.
+_CHUNK_CPU, _CHUNK_GPU = 2**16, 2**23
+
+# fmt: off
+_SYMBOLS = (
+    "H", "He", "Li", "Be", "B", "C", "N", "O", "F", "Ne", "Na", "Mg", "Al", "Si", "P", "S", "Cl",
+    "Ar", "K", "Ca", "Sc", "Ti", "V", "Cr", "Mn", "Fe", "Co", "Ni", "Cu", "Zn", "Ga", "Ge", "As",
+    "Se", "Br", "Kr", "Rb", "Sr", "Y", "Zr", "Nb", "Mo", "Tc", "Ru", "Rh", "Pd", "Ag", "Cd", "In",
+    "Sn", "Sb", "Te", "I", "Xe", "Cs", "Ba", "La", "Ce", "Pr", "Nd", "Pm", "Sm", "Eu", "Gd", "Tb",
+    "Dy", "Ho", "Er", "Tm", "Yb", "Lu", "Hf", "Ta", "W", "Re", "Os", "Ir", "Pt", "Au", "Hg", "Tl",
+    "Pb", "Bi", "Po", "At", "Rn", "Fr", "Ra", "Ac", "Th", "Pa", "U", "Np", "Pu", "Am", "Cm", "Bk",
+    "Cf", "Es", "Fm", "Md", "No", "Lr", "Rf", "Db", "Sg", "Bh", "Hs", "Mt", "Ds", "Rg", "Cn", "Nh",
+    "Fl", "Mc", "Lv", "Ts", "Og",
+)
+
+# fmt: on
+@functools.cache
+def scattering_parameters() -> Tensor:
+    """Coefficients of the atomic scattering factors, read from the file that ships with pymatgen.
+
+    Returns:
+        float64 ``[119, 4, 2]``: a and b (b in square angstrom) by atomic number; NaN where an
+        element has none.
+
+    Raises:
+        FileNotFoundError: This version of pymatgen keeps the file elsewhere, or pymatgen is
+            missing.
+
+    Source: De Graef and McHenry, Structure of Materials (2007), chapter 12.
+    """
+    spec = importlib.util.find_spec("pymatgen")  # locates it; an import would take seconds
+    folders = list(spec.submodule_search_locations or []) if spec else []
+    files = [Path(f, "analysis/diffraction/atomic_scattering_params.json") for f in folders]
+    found = [file for file in files if file.is_file()]
+    if not found:
+        raise FileNotFoundError(
+            "pymatgen's atomic scattering parameters were expected at "
+            f"{[str(f) for f in files] or 'pymatgen'}; "
+            "install the pymatgen version named in requirements.lock"
+        )
+    by_symbol = json.loads(found[0].read_text(encoding="utf-8"))
+    parameters = torch.full((len(_SYMBOLS) + 1, 4, 2), math.nan, dtype=torch.float64)
+    for z, symbol in enumerate(_SYMBOLS, start=1):
+        if symbol in by_symbol:
+            parameters[z] = torch.tensor(by_symbol[symbol], dtype=torch.float64)
+    return parameters
+
+
+def form_factors(atomic_numbers: Tensor, which: Tensor, g: Tensor) -> Tensor:
+    """Atomic scattering factors f(s) = Z - 41.78214 s^2 sum_i a_i exp(-b_i s^2), with s = g / 2.
+
+    Args:
+        atomic_numbers: Some elements, int64 ``[S]``.
+        which: The element of each factor as its place among them, int64 ``[M]``.
+        g: 1/d in 1/angstrom, float64 ``[M]``.
+
+    Returns:
+        float64 ``[M]``, electrons.
+    """
+    z = atomic_numbers.double()[:, None]
+    parameters = scattering_parameters().to(g.device)[atomic_numbers].flatten(1)  # a1, b1, a2, ...
+    # Transposed, so that each coefficient is contiguous and can be picked quickly.
+    z, *coefficients = torch.cat([z, parameters], dim=1).T.contiguous()  # [S] each
+    s2 = (g * g).div_(4)
+    total = torch.zeros_like(g)
+    for a, b in zip(coefficients[0::2], coefficients[1::2], strict=True):
+        decay = b.neg().index_select(0, which).mul_(s2).exp_()
+        total.addcmul_(a.index_select(0, which), decay)
+    return z.index_select(0, which).addcmul_(s2, total, value=-41.78214)
+
+
+def _check_elements(atomic_numbers: Tensor) -> None:
+    """Raise ``ValueError`` that names the elements without scattering parameters."""
+    present = atomic_numbers.unique().cpu()
+    missing = present[scattering_parameters()[present, 0, 0].isnan()].tolist()
+    if missing:
+        names = ", ".join(f"{_SYMBOLS[z - 1]} (Z = {z})" for z in missing)
+        raise ValueError(
+            f"no atomic scattering parameters exist for {names}; "
+            "leave crystals with these elements out of the table"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Reflections:
+    """Bragg reflections of ``C`` crystals, one after the other.
+
+    Of each pair (hkl), (-h -k -l) one member is kept; its intensity counts for both.
+
+    Attributes:
+        hkl: Miller indices, int16 ``[R, 3]``.
+        g: 1/d in 1/angstrom, float64 ``[R]``.
+        intensity: 2 |F|^2 in electrons squared, float64 ``[R]``, without Lorentz-polarisation
+            factor.
+        offsets: int64 ``[C+1]``; the reflections of crystal ``c`` are ``offsets[c]:offsets[c +
+            1]``.
+        reciprocal: float64 ``[C, 3, 3]``, rows a*, b*, c* in 1/angstrom (a . a* = 1, without 2 pi).
+        g_max: All reflections up to this g are there, 1/angstrom.
+    """
+
+    hkl: Tensor
+    g: Tensor
+    intensity: Tensor
+    offsets: Tensor
+    reciprocal: Tensor
+    g_max: float
+
+    def __len__(self) -> int:
+        """Number of crystals."""
+        return len(self.offsets) - 1
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the tensors."""
+        return self.g.device
+
+    @property
+    def crystal(self) -> Tensor:
+        """int64 ``[R]``, the crystal each reflection belongs to."""
+        crystals = torch.arange(len(self), device=self.device)
+        return torch.repeat_interleave(crystals, self.offsets.diff())
+
+    @functools.cached_property
+    def largest(self) -> int:
+        """Number of reflections of the crystal that has most; the first use waits for a GPU."""
+        return int(self.offsets.diff().max()) if len(self) else 0
+
+    def select(self, index: Tensor) -> Reflections:
+        """Reflections of some of the crystals; ``index`` is int64 ``[B]``, repeats allowed."""
+        flat, offsets = gather_segments(self.offsets, index)
+        return Reflections(
+            hkl=self.hkl[flat],
+            g=self.g[flat],
+            intensity=self.intensity[flat],
+            offsets=offsets,
+            reciprocal=self.reciprocal[index],
+            g_max=self.g_max,
+        )
+
+    def to(self, device: torch.device | str) -> Reflections:
+        """The same reflections on another device."""
+        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Reflections(**{k: v if k == "g_max" else v.to(device) for k, v in moved.items()})
+
+
+def g_max_of(grid: Grid, max_strain: float = 0.0) -> float:
+    """How far reflections must reach, in 1/angstrom, to fill a grid.
+
+    Args:
+        grid: The grid to render on.
+        max_strain: Largest isotropic strain that will be drawn; stretching a cell by it pulls
+            reflections from beyond the grid's end into it.
+    """
+    end = min(grid.two_theta_max + EDGE_MARGIN, 180.0)
+    return 2 * math.sin(math.radians(end / 2)) / grid.wavelength * (1 + max_strain)
+
+
+def bragg_reflections(
+    table: CrystalTable, *, g_max: float, chunk_size: int | None = None
+) -> Reflections:
+    """List all reflections of all crystals, with their structure factors.
+
+    Reflections with |F|^2 below ``NEGLIGIBLE`` times F(000)^2 are left out: that removes systematic
+    absences, which rounding leaves at about 1e-30, and nothing that a measurement could see.
+
+    Args:
+        table: Crystals; the computation runs on their device. Any cell of the crystal will do.
+        g_max: Largest 1/d in 1/angstrom, see :func:`g_max_of`.
+        chunk_size: About how many reflections to work on at once. Memory is about 500 bytes times
+            this, beside the result's 22 bytes per reflection. The default suits the device.
+
+    Raises:
+        ValueError: An element has no scattering parameters, or ``g_max`` is not positive.
+    """
+    if not 0 < g_max < math.inf:
+        raise ValueError(f"g_max must be positive (1/angstrom), but is {g_max}")
+    _check_elements(table.atomic_numbers)
+    on_cpu = table.device.type == "cpu"
+    chunks = _chunks(table, g_max, chunk_size or (_CHUNK_CPU if on_cpu else _CHUNK_GPU))
+    pieces = _in_threads(lambda chunk: _reflections_of(chunk, g_max), chunks, on_cpu=on_cpu)
+
+    def joined(name: str, empty: Tensor) -> Tensor:
+        return torch.cat([empty, *(getattr(piece, name) for piece in pieces)])
+
+    nothing = table.lattice.new_zeros(0)
+    start = torch.zeros(1, dtype=torch.int64, device=table.device)
+    counts = torch.cat([start, *(piece.offsets.diff() for piece in pieces)])
+    return Reflections(
+        hkl=joined("hkl", nothing.to(torch.int16).reshape(0, 3)),
+        g=joined("g", nothing),
+        intensity=joined("intensity", nothing),
+        offsets=counts.cumsum(0),
+        reciprocal=_reciprocal(table.lattice),
+        g_max=float(g_max),
+    )
+
+
+def _in_threads(
+    work: Callable[[_Chunk], Reflections], items: Iterable[_Chunk], *, on_cpu: bool
+) -> list[Reflections]:
+    """Results of ``work`` on each item.
+
+    On a CPU whole items are shared out among torch's threads, which then need not wait for each
+    other after every small operation.
+    """
+    threads = torch.get_num_threads() if on_cpu else 1
+    if threads == 1:
+        return [work(item) for item in items]
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(work, items))
+    finally:
+        torch.set_num_threads(threads)
+
+
+class _Chunk(NamedTuple):
+    """A few consecutive crystals, their atoms sorted by crystal and element.
+
+    A species is one element in one crystal. Species come with the most numerous first, so that
+    those with a j-th atom are always the leading ones.
+    """
+
+    reciprocal: Tensor  # [C, 3, 3]
+    frac_coords: Tensor  # [N, 3]
+    first_atom: Tensor  # [S], where each species' atoms begin
+    num_atoms: Tensor  # [S], descending
+    atomic_number: Tensor  # [S]
+    crystal: Tensor  # [S]
+
+
+def _chunks(table: CrystalTable, g_max: float, chunk_size: int) -> Iterator[_Chunk]:
+    """Cut a table into runs of crystals that have about ``chunk_size`` reflections together."""
+    half_sphere = 2 / 3 * math.pi * g_max**3
+    piece = (half_sphere * table.volume.cumsum(0) / chunk_size).long()
+    crystals = torch.unique_consecutive(piece, return_counts=True)[1].cumsum(0)  # where pieces end
+    atoms = table.offsets[crystals]
+    reciprocal = _reciprocal(table.lattice)
+    key = table.atom_crystal * 128 + table.atomic_numbers  # [N]
+    start = atom_start = 0
+    for end, atom_end in zip(crystals.tolist(), atoms.tolist(), strict=True):
+        inside = slice(atom_start, atom_end)
+        sorted_key, order = key[inside].sort(stable=True)
+        species, num_atoms = torch.unique_consecutive(sorted_key, return_counts=True)
+        first_atom = num_atoms.cumsum(0) - num_atoms
+        most = num_atoms.argsort(descending=True, stable=True)
+        species = species[most]
+        yield _Chunk(
+            reciprocal=reciprocal[start:end],
+            frac_coords=table.frac_coords[inside][order],
+            first_atom=first_atom[most],
+            num_atoms=num_atoms[most],
+            atomic_number=species % 128,
+            crystal=species // 128 - start,
+        )
+        start, atom_start = end, atom_end
+
+
+def _reciprocal(lattice: Tensor) -> Tensor:
+    """Rows a*, b*, c* ``[C, 3, 3]`` in 1/angstrom of the cells ``[C, 3, 3]``."""
+    return torch.linalg.inv(lattice).transpose(-1, -2)
+
+
+def _reflections_of(chunk: _Chunk, g_max: float) -> Reflections:
+    """Reflections of one chunk of crystals."""
+    hkl, g, crystal = half_sphere(chunk.reciprocal, g_max)
+    crystals = len(chunk.reciprocal)
+    offsets = offsets_of(crystal, crystals)
+    intensity = _squared_structure_factors(chunk, hkl, g, offsets).mul_(2)
+    electrons = torch.zeros(crystals, dtype=torch.float64, device=g.device)
+    electrons.index_add_(0, chunk.crystal, (chunk.num_atoms * chunk.atomic_number).double())
+    threshold = 2 * NEGLIGIBLE * electrons.square()
+    keep = (intensity > threshold.index_select(0, crystal)).nonzero()[:, 0]
+    return Reflections(
+        hkl=torch.stack([index.index_select(0, keep).to(torch.int16) for index in hkl], dim=1),
+        g=g.index_select(0, keep),
+        intensity=intensity.index_select(0, keep),
+        offsets=offsets_of(crystal.index_select(0, keep), crystals),
+        reciprocal=chunk.reciprocal,
+        g_max=g_max,
+    )
+
+
+def offsets_of(segment: Tensor, num_segments: int) -> Tensor:
+    """Offsets ``[num_segments + 1]`` of sorted segment numbers."""
+    bounds = torch.arange(num_segments + 1, device=segment.device)
+    return torch.searchsorted(segment, bounds)
+
+
+def half_sphere(
+    reciprocal: Tensor, g_max: float
+) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor, Tensor]:
+    """All lattice points of half a reciprocal sphere, for every crystal at once.
+
+    Writing g = h a* + k b* + l c* along orthogonal axes, with a* on the first and b* in the plane
+    of the first two, makes |g|^2 a sum of three squares, the last of which knows l only and the
+    second k and l only. So l runs over an interval; given l, so does k; given both, so does h.
+    Nothing outside the sphere is ever listed, however oblique the cell (Fincke and Pohst, Math.
+    Comp. 44, 463 (1985)). Of each Friedel pair the member with l > 0 is listed, or k > 0 where l =
+    0, or h > 0 where both are.
+
+    Args:
+        reciprocal: Rows a*, b*, c*, ``[C, 3, 3]``.
+        g_max: Radius, 1/angstrom.
+
+    Returns:
+        h, k, l (float64 ``[R]`` each, whole numbers), g ``[R]`` and the crystal ``[R]``, sorted by
+        crystal.
+    """
+    lower = torch.linalg.cholesky(
+        reciprocal @ reciprocal.mT
+    )  # [C, 3, 3]; rows: a*, b*, c* on the orthogonal axes
+    radius = g_max * (1 + 1e-9)  # planes exactly at g_max are in
+
+    edge, last = lower[:, 2, 2], torch.zeros_like(lower[:, 2, 2])
+    crystal, el = _ragged_range(last, radius / edge)
+    edge, slope, height = lower[crystal, 1, 1], lower[crystal, 2, 1], el * lower[crystal, 2, 2]
+    half = (radius**2 - height**2).clamp_min(0).sqrt() / edge
+    centre = -el * slope / edge
+    column, k = _ragged_range(torch.where(el == 0, 0.0, centre - half), centre + half)
+    crystal, el = crystal[column], el[column]  # [columns along h]
+
+    edge = lower[crystal, 0, 0]
+    start = k * lower[crystal, 1, 0] + el * lower[crystal, 2, 0]  # where h = 0 lies
+    middle = k * lower[crystal, 1, 1] + el * lower[crystal, 2, 1]
+    distance2 = middle**2 + height[column] ** 2  # of the column from the origin
+    half = (radius**2 - distance2).clamp_min(0).sqrt() / edge
+    centre = -start / edge
+    first = torch.where((el == 0) & (k == 0), 1.0, centre - half)
+    column, h = _ragged_range(first, centre + half)
+    k, el, crystal, edge, start, distance2 = (
+        each.index_select(0, column) for each in (k, el, crystal, edge, start, distance2)
+    )
+    along = start.addcmul_(h, edge)
+    return (h, k, el), distance2.addcmul_(along, along).sqrt_(), crystal
+
+
+def _ragged_range(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """Whole numbers from ``low[i]`` to ``high[i]``, for every i.
+
+    Returns:
+        Which i, int64 ``[M]``, and the number, float64 ``[M]``.
+    """
+    first = low.ceil()
+    count = (high.floor() - first + 1).clamp_min(0).long()
+    parent = torch.repeat_interleave(torch.arange(len(low), device=low.device), count)
+    start = first + count - count.cumsum(0)
+    return parent, start.index_select(0, parent).add_(torch.arange(len(parent), device=low.device))
+
+
+def _squared_structure_factors(
+    chunk: _Chunk, hkl: tuple[Tensor, Tensor, Tensor], g: Tensor, offsets: Tensor
+) -> Tensor:
+    """|F|^2 ``[R]`` in electrons squared.
+
+    F is a sum over elements of f(g) times the sum over their atoms of exp(2 pi i hkl . r).
+    Both sums run over (reflection, species) pairs, so each form factor is evaluated once, not once
+    per atom. The inner sum takes the j-th atom of all species in one step. Species that have one
+    lead the chunk, and so do their pairs: a step works on a leading slice and needs neither padding
+    nor scattered additions.
+    """
+    pair, block = gather_segments(offsets, chunk.crystal)  # the reflection of each pair [M]
+    species = torch.repeat_interleave(
+        torch.arange(len(chunk.crystal), device=g.device), block.diff(), output_size=len(pair)
+    )
+    h, k, el = (index.index_select(0, pair) for index in hkl)
+    real, imag = torch.zeros_like(h), torch.zeros_like(h)
+    ends, counts = block.tolist(), chunk.num_atoms.tolist()
+    with_jth = len(counts)
+    for j in range(counts[0] if counts else 0):
+        while counts[with_jth - 1] <= j:
+            with_jth -= 1
+        part = slice(ends[with_jth])
+        x, y, z = (
+            column.index_select(0, species[part])
+            for column in chunk.frac_coords[chunk.first_atom[:with_jth] + j].unbind(1)
+        )
+        turns = x.mul_(h[part]).addcmul_(y, k[part]).addcmul_(z, el[part])
+        phase = turns.frac_().mul_(2 * math.pi)  # cos and sin are fastest near 0
+        real[part] += phase.cos()
+        imag[part] += phase.sin()
+    f = form_factors(chunk.atomic_number, species, g.index_select(0, pair))
+    real = torch.zeros_like(g).index_add_(0, pair, real.mul_(f))
+    imag = torch.zeros_like(g).index_add_(0, pair, imag.mul_(f))
+    return real.mul_(real).addcmul_(imag, imag)
+
+
+def check_reach(reflections: Reflections, g: float, what: str) -> None:
+    """Raise ``ValueError`` when reflections end before ``g`` (1/angstrom), which ``what`` needs."""
+    if reflections.g_max < g * (1 - 1e-9):
+        raise ValueError(
+            f"these reflections end at g = {reflections.g_max:.4f} 1/angstrom, "
+            f"but {what} needs {g:.4f}; "
+            "compute them with a larger g_max, see g_max_of"
+        )

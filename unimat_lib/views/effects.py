@@ -1,0 +1,159 @@
+"""Ranges of what an instrument does in, effects drawn for a batch of patterns out."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+from unimat_lib.views.bragg import EDGE_MARGIN
+
+CHEBYSHEV_TERMS = 5
+_RANGES = {  # field: (smallest, largest, what it is)
+    "fwhm": (1e-6, 20.0, "peak width in degrees"),
+    "eta": (0.0, 1.0, "Lorentzian share"),
+    "texture": (0.05, 20.0, "March-Dollase r"),
+    "strain": (0.0, 0.5, "isotropic strain"),
+    "zero_shift": (0.0, EDGE_MARGIN, "zero shift in degrees"),
+    "background": (0.0, 100.0, "background height"),
+    "noise": (0.0, 1.0, "counting noise"),
+    "impurity": (0.0, 1.0, "impurity fraction"),
+}
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Ranges of what a measurement does to a pattern. The defaults do nothing.
+
+    Values are drawn uniformly between the ends of a range.
+
+    Attributes:
+        fwhm: Smallest and largest full width of peaks at half maximum, degrees.
+        eta: Smallest and largest Lorentzian share of the pseudo-Voigt profile, 0 to 1.
+        strain: Largest isotropic strain s, either sign: lengths are multiplied by 1 + s.
+        zero_shift: Largest shift of the whole pattern, either sign, degrees.
+        texture: Smallest and largest March-Dollase r; 1 is a perfect powder, below 1 are platelets.
+        background: Largest background, relative to the highest peak.
+        noise: Largest relative counting noise at the highest peak, 1 / sqrt(its counts).
+        impurity: Largest share of another crystal's pattern.
+    """
+
+    fwhm: tuple[float, float] = (0.1, 0.1)
+    eta: tuple[float, float] = (0.0, 0.0)
+    strain: float = 0.0
+    zero_shift: float = 0.0
+    texture: tuple[float, float] = (1.0, 1.0)
+    background: float = 0.0
+    noise: float = 0.0
+    impurity: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse ranges that are reversed or mean nothing."""
+        for name, (smallest, largest, what) in _RANGES.items():
+            value = getattr(self, name)
+            low, high = value if isinstance(value, tuple | list) else (smallest, value)
+            if not smallest <= low <= high <= largest:
+                raise ValueError(
+                    f"{name} ({what}) must lie within {smallest:g} to {largest:g}, but is {value}"
+                )
+
+
+@dataclass(frozen=True, eq=False)
+class Effects:
+    """Effects drawn for ``B`` patterns. ``None`` stands for an effect that is switched off.
+
+    Attributes:
+        fwhm: float32 ``[B]``, degrees.
+        eta: float32 ``[B]``.
+        strain: float64 ``[B]``; multiply the lengths of the cells by 1 + strain.
+        zero_shift: float64 ``[B]``, degrees.
+        texture: March-Dollase r, float64 ``[B]``.
+        texture_axis: Miller indices of the preferred direction, float64 ``[B, 3]``.
+        impurity: Share of the other pattern, float32 ``[B]``.
+        impurity_from: Which pattern of the batch is the other one, int64 ``[B]``.
+        background: Height relative to the highest peak, float32 ``[B]``.
+        background_shape: Chebyshev coefficients, then share, centre and width of a hump, float32
+            ``[B, 8]``.
+        noise: Relative counting noise at the highest peak, float32 ``[B]``.
+    """
+
+    fwhm: Tensor
+    eta: Tensor
+    strain: Tensor
+    zero_shift: Tensor
+    texture: Tensor | None = None
+    texture_axis: Tensor | None = None
+    impurity: Tensor | None = None
+    impurity_from: Tensor | None = None
+    background: Tensor | None = None
+    background_shape: Tensor | None = None
+    noise: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> Effects:
+        """The same effects on another device."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Effects(**{k: None if v is None else v.to(device) for k, v in values.items()})
+
+
+def draw_effects(
+    measurement: Measurement,
+    batch_size: int,
+    *,
+    generator: torch.Generator,
+    device: torch.device | str = "cpu",
+) -> Effects:
+    """Draw the effects of a batch of patterns.
+
+    Args:
+        measurement: Ranges to draw from.
+        batch_size: Number of patterns ``B``.
+        generator: Source of all random numbers; it must live on ``device``.
+        device: Where the values go.
+    """
+
+    def uniform(low: float, high: float, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        draw = torch.rand(batch_size, *shape, generator=generator, device=device, dtype=dtype)
+        return low + (high - low) * draw
+
+    m, double = measurement, torch.float64
+    effects = Effects(
+        fwhm=uniform(*m.fwhm),
+        eta=uniform(*m.eta),
+        strain=uniform(-m.strain, m.strain, dtype=double),
+        zero_shift=uniform(-m.zero_shift, m.zero_shift, dtype=double),
+    )
+    if tuple(m.texture) != (1.0, 1.0):
+        axes = _texture_axes(torch.device(device))
+        choice = torch.randint(len(axes), (batch_size,), generator=generator, device=device)
+        effects = replace(
+            effects, texture=uniform(*m.texture, dtype=double), texture_axis=axes[choice]
+        )
+    if m.impurity > 0:
+        step = torch.randint(
+            max(batch_size - 1, 1), (batch_size,), generator=generator, device=device
+        )
+        other = (torch.arange(batch_size, device=device) + 1 + step) % batch_size
+        effects = replace(effects, impurity=uniform(0, m.impurity), impurity_from=other)
+    if m.background > 0:
+        shape = torch.cat(
+            [
+                uniform(-1, 1, CHEBYSHEV_TERMS),
+                uniform(0, 1, 1),
+                uniform(0.1, 0.5, 1),
+                uniform(0.03, 0.15, 1),
+            ],
+            1,
+        )
+        effects = replace(effects, background=uniform(0, m.background), background_shape=shape)
+    if m.noise > 0:
+        effects = replace(effects, noise=uniform(0, m.noise))
+    return effects
+
+
+@functools.cache
+def _texture_axes(device: torch.device) -> Tensor:
+    """The 13 low-index directions, one of each pair (hkl), (-h -k -l), float64 ``[13, 3]``."""
+    steps = torch.arange(-1.0, 2.0, dtype=torch.float64, device=device)
+    return torch.cartesian_prod(steps, steps, steps)[14:]

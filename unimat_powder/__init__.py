@@ -1,0 +1,1 @@
+"""From a measured powder pattern to a unit cell: files, peaks, indexing, refinement, answers."""

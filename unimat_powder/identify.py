@@ -1,0 +1,237 @@
+"""From a measured powder pattern, and a formula if it is known, to a cell and a crystal system.
+
+This is the model as a reader uses it: a file in, a cell out. The pattern may come from any
+instrument; it is brought to the wavelength and the grid of the model first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from unimat_lib.crystals.table import CRYSTAL_SYSTEMS
+from unimat_lib.model import UniMat, load_model
+from unimat_lib.paths import book_root
+from unimat_lib.views.composition import magpie_features
+from unimat_lib.views.grid import CU_K_ALPHA, Grid
+from unimat_powder.pattern import Pattern, PatternError
+from unimat_powder.peaks import find_peaks
+from unimat_powder.preparation import to_grid
+from unimat_powder.reading import read_pattern
+from unimat_powder.refinement import refine_cells
+
+PRETRAINED = "data/pretrained/xrd_composition.safetensors"
+"""The model of the command line, from the folder of the book."""
+
+POSITION_ERROR = 0.02
+"""Degrees; what the peaks of an aligned diffractometer are off by (zero, height of the sample)."""
+
+MIN_EXPLAINED = 0.9
+"""Share of the peaks that a refined cell has to explain: lines at random angles reach 0.8."""
+
+
+@dataclass(frozen=True)
+class Identification:
+    """What a model says about one pattern.
+
+    Attributes:
+        lengths: a, b, c of the Niggli-reduced primitive cell, angstrom.
+        angles: alpha, beta, gamma of that cell, degrees.
+        crystal_system: Probability of each crystal system; they sum to one.
+    """
+
+    lengths: tuple[float, float, float]
+    angles: tuple[float, float, float]
+    crystal_system: dict[str, float]
+
+    @property
+    def best_system(self) -> str:
+        """The most probable crystal system."""
+        return max(self.crystal_system, key=self.crystal_system.__getitem__)
+
+    def __str__(self) -> str:
+        """Three lines of text: lengths, angles, the likely crystal systems."""
+        likely = sorted(self.crystal_system.items(), key=lambda item: -item[1])[:3]
+        systems = ", ".join(f"{name} {100 * p:.0f} %" for name, p in likely)
+        return f"{_cell_text(self.lengths, self.angles)}\ncrystal system     {systems}"
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """The cell that explains the peaks of a pattern, if one was found.
+
+    Attributes:
+        lengths: a, b, c of the Niggli-reduced primitive cell, angstrom.
+        angles: alpha, beta, gamma of that cell, degrees.
+        accepted: Whether it explains the peaks better than the predicted cell does; if not, lengths
+            and angles are the prediction.
+        explained: Share of the peaks that it explains.
+        num_peaks: Number of peaks it was compared with.
+    """
+
+    lengths: tuple[float, float, float]
+    angles: tuple[float, float, float]
+    accepted: bool
+    explained: float
+    num_peaks: int
+
+    def __str__(self) -> str:
+        """The cell and how well it fits, or that none was found."""
+        if not self.accepted:
+            return f"refinement         no cell explains the {self.num_peaks} peaks better"
+        share = f"explains {100 * self.explained:.0f} % of {self.num_peaks} peaks"
+        return f"{_cell_text(self.lengths, self.angles)}\nrefined cell       {share}"
+
+
+def _cell_text(lengths: Sequence[float], angles: Sequence[float]) -> str:
+    return "\n".join(
+        [
+            "a, b, c            " + "  ".join(f"{x:8.3f}" for x in lengths) + "  angstrom",
+            "alpha, beta, gamma " + "  ".join(f"{x:8.2f}" for x in angles) + "  degrees",
+        ]
+    )
+
+
+@torch.inference_mode()
+def identify(model: UniMat, pattern: Pattern, formula: str | None = None) -> Identification:
+    """Predict the cell and the crystal system behind one measured pattern.
+
+    Args:
+        model: A model that reads XRD, alone or with other modalities; it is put in evaluation mode.
+        pattern: The measurement, see :func:`.read_pattern`.
+        formula: Chemical formula such as ``"TiO2"``, for a model that also reads the composition.
+            Without it the composition counts as absent.
+
+    Returns:
+        The prediction, on the Niggli-reduced primitive cell.
+
+    Raises:
+        ValueError: If the model does not read XRD, a formula came to a model that reads none, the
+            model needs an input that is missing, or the formula cannot be read.
+        PatternError: If the pattern lies outside the model's grid or holds nothing.
+    """
+    inputs = model.config.inputs
+    if "xrd" not in inputs:
+        raise ValueError(f"expected a model that reads 'xrd', but this one reads {inputs}")
+    if formula is not None and "composition" not in inputs:
+        raise ValueError(
+            f"the formula {formula!r} came, but this model reads {inputs}: leave the formula out, "
+            "or choose a model that reads the composition"
+        )
+    given = {"xrd"} if formula is None else {"xrd", "composition"}
+    needed = [name for name in inputs if name not in given and name not in model.optional_inputs]
+    if needed:
+        raise ValueError(
+            f"this model was not trained to do without {needed}: "
+            + ("give the formula" if needed == ["composition"] else "choose another model")
+        )
+    model.eval()
+    device = model.cell_scaler.mean.device
+    views = {"xrd": to_grid(pattern, model.config.grid)[None].to(device)}  # [1, P]
+    if formula is not None:
+        views["composition"] = magpie_features([formula]).to(device)  # [1, F]
+    half = any(x.dtype == torch.bfloat16 for x in model.encoders["xrd"].parameters())
+    with torch.autocast(device.type, torch.bfloat16, enabled=half):
+        output = model(views)
+    cell = model.cell_scaler.decode(output.cell.float())
+    probabilities = output.system_log_probs.float().exp()[0].tolist()
+    return Identification(
+        lengths=tuple(cell["lengths"][0].tolist()),
+        angles=tuple(cell["angles"][0].tolist()),
+        crystal_system=dict(zip(CRYSTAL_SYSTEMS, probabilities, strict=True)),
+    )
+
+
+def refine_cell(found: Identification, pattern: Pattern) -> Refinement:
+    """Improve a predicted cell with the positions of the pattern's own peaks.
+
+    The peaks are those of the measurement at its own wavelength and step, not of the model's grid.
+    A spectrum with two lines (K-alpha 1 and 2) splits them at high angles; strip the second line.
+
+    Args:
+        found: The prediction for this pattern.
+        pattern: The measurement.
+
+    Raises:
+        PatternError: If the pattern shows no peak.
+    """
+    low, high = float(pattern.two_theta[0]), float(pattern.two_theta[-1])
+    step = float(pattern.two_theta.diff().median())
+    grid = Grid(low, high, max(2, round((high - low) / step) + 1), pattern.wavelength)
+    peaks = find_peaks(to_grid(pattern, grid)[None], grid, position_error=POSITION_ERROR)
+    if not bool(peaks.mask.any()):
+        raise PatternError("no peak stands out of the noise: measure longer, or do not refine")
+    cells = refine_cells(
+        torch.tensor([found.lengths]),
+        torch.tensor([found.angles]),
+        peaks,
+        system_probs=torch.tensor([[found.crystal_system[name] for name in CRYSTAL_SYSTEMS]]),
+    )
+    explained = float(cells.explained[0])
+    kept = bool(cells.accepted[0]) and explained >= MIN_EXPLAINED
+    return Refinement(
+        lengths=tuple(cells.lengths[0].tolist()) if kept else found.lengths,
+        angles=tuple(cells.angles[0].tolist()) if kept else found.angles,
+        accepted=kept,
+        explained=explained,
+        num_peaks=int(peaks.mask.sum()),
+    )
+
+
+def pretrained_model() -> Path:
+    """The model that comes with the book.
+
+    Raises:
+        FileNotFoundError: If it is not there; the message says what to do.
+    """
+    root = book_root()
+    installed = Path(__file__).parent / "pretrained" / Path(PRETRAINED).name
+    places = [installed] if root is None else [root / PRETRAINED, installed]
+    for path in places:
+        if path.is_file():
+            return path
+    raise FileNotFoundError(
+        f"expected a pretrained model at {places[0]}, but there is none: name one with --model, or "
+        "train it with unimat-book run 05 --profile full"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line: ``python -m unimat_powder.identify pattern.xy --formula TiO2 --refine``."""
+    parser = argparse.ArgumentParser(
+        prog="python -m unimat_powder.identify",
+        description="Predict the cell and the crystal system behind a measured powder pattern.",
+    )
+    parser.add_argument("pattern", help="two-column text (.xy .txt .dat .csv) or .xrdml")
+    parser.add_argument(
+        "--model", help=f"*.safetensors, its .json beside it (default: the book's {PRETRAINED})"
+    )
+    parser.add_argument("--formula", help="chemical formula, such as TiO2, if it is known")
+    parser.add_argument(
+        "--wavelength",
+        type=float,
+        default=CU_K_ALPHA,
+        help="angstrom, for files that do not state it (default: %(default)s, Cu K-alpha)",
+    )
+    parser.add_argument(
+        "--refine", action="store_true", help="improve the cell with the positions of the peaks"
+    )
+    given = parser.parse_args(arguments)
+    try:
+        pattern = read_pattern(given.pattern, wavelength=given.wavelength)
+        found = identify(load_model(given.model or pretrained_model()), pattern, given.formula)
+        answers = [found, refine_cell(found, pattern)] if given.refine else [found]
+    except (ValueError, OSError) as error:  # PatternError is a ValueError
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(*answers, sep="\n\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""Angles and counts in, a checked measured pattern out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from unimat_lib.views.grid import CU_K_ALPHA
+
+
+class PatternError(ValueError):
+    """A measured pattern cannot be used; the message says where and why."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pattern:
+    """One measured powder pattern.
+
+    Attributes:
+        two_theta: ``[P]`` float64, strictly increasing, degrees.
+        intensity: ``[P]`` float64, counts or any other unit; some may be negative, but not all.
+        wavelength: X-ray wavelength in angstrom.
+    """
+
+    two_theta: Tensor
+    intensity: Tensor
+    wavelength: float = CU_K_ALPHA
+
+    def __post_init__(self) -> None:
+        """Refuse what is not a pattern."""
+        check_points(
+            self.two_theta.numpy(), self.intensity.numpy(), "pattern", lambda i: f"point {i + 1}"
+        )
+        if not 0 < self.wavelength < math.inf:
+            raise PatternError(
+                f"the wavelength must be positive (angstrom), but is {self.wavelength}"
+            )
+
+
+def check_points(
+    two_theta: np.ndarray, intensity: np.ndarray, name: str, where: Callable[[int], str]
+) -> None:
+    """Raise ``PatternError`` unless the points make a pattern; ``where(i)`` names point ``i``."""
+    if two_theta.ndim != 1 or two_theta.shape != intensity.shape:
+        raise PatternError(
+            f"{name}: expected as many intensities as angles, "
+            f"but came {tuple(intensity.shape)} and {tuple(two_theta.shape)}"
+        )
+    if len(two_theta) < 2:
+        raise PatternError(
+            f"{name}: expected at least 2 points of 2theta and intensity, but came {len(two_theta)}"
+        )
+    for label, values in (("2theta", two_theta), ("intensity", intensity)):
+        bad = np.flatnonzero(~np.isfinite(values))
+        if len(bad):
+            raise PatternError(
+                f"{name}: expected finite numbers, but the {label} at {where(bad[0])} is "
+                f"{values[bad[0]]}; "
+                "remove or repair that point"
+            )
+    if two_theta[0] < 0 or two_theta[-1] > 180:
+        raise PatternError(
+            f"{name}: 2theta must lie in 0 to 180 degrees, "
+            f"but runs from {two_theta[0]:g} to {two_theta[-1]:g}"
+        )
+    bad = np.flatnonzero(np.diff(two_theta) <= 0) + 1
+    if len(bad):
+        i = int(bad[0])
+        kind = "repeats" if two_theta[i] == two_theta[i - 1] else "falls back to"
+        raise PatternError(
+            f"{name}: 2theta must increase, but {kind} {two_theta[i]:g} at {where(i)} "
+            f"(after {two_theta[i - 1]:g}); sort the points and keep one of each angle"
+        )
+    if intensity.max() <= 0:
+        raise PatternError(
+            f"{name}: no intensity is positive (the largest is {intensity.max():g}); "
+            "is this the right column?"
+        )
