@@ -1,9 +1,11 @@
 # Every target is one line that calls the real tool; run the tool itself for anything finer.
 PYTHON ?= python3
+# Which build of torch: cpu or cuda. The one for the CPU is a tenth of the size.
+TORCH ?= $(shell (nvidia-smi -L || ls /proc/driver/nvidia/gpus) 2>/dev/null | grep -q . && echo cuda || echo cpu)
 BIN := .venv/bin
 READY := .venv/.installed
 
-.PHONY: help book test lint check table html lab clean
+.PHONY: help book test lint check table html lab lock licences imports clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -30,14 +32,30 @@ html: $(READY) ## build the pages from the published notebooks, running nothing
 lab: $(READY) ## JupyterLab on the chapters (open chapters/src/*.md as notebooks)
 	UNIMAT_ROOT=$(CURDIR) $(BIN)/jupyter lab --notebook-dir=$(CURDIR)
 
+lock: $(READY) ## write the hashes of the versions in requirements.lock (needs uv and the network)
+	$(BIN)/python .ci/lock.py
+
+licences: $(READY) ## write LICENCES.md, the licence of every package of the environment
+	$(BIN)/pip-licenses --with-system --format=markdown --output-file=LICENCES.md --packages $$(sed -n 's/==.*//p' requirements.lock)
+
+imports: $(READY) ## draw who imports whom: _static/imports.svg
+	$(BIN)/python -m unimat_book.figures.imports
+
 clean: ## remove everything built (not the environment, not data/cache)
 	rm -rf _build
 
-# One environment, made from the lock; made anew when the lock or the package's own declaration changes.
-$(READY): requirements.lock pyproject.toml
+# One environment, made from the locks; made anew when they or the package's own declaration change.
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -qq
+WHY_cpu := no NVIDIA GPU was found, so torch is PyTorch's build for the CPU (TORCH=cuda takes the other)
+WHY_cuda := an NVIDIA GPU was found, so torch is the build with CUDA (TORCH=cpu takes the small one)
+LOCKS_cuda := -r requirements-cuda.lock
+
+$(READY): requirements.lock requirements-cpu.lock requirements-cuda.lock pyproject.toml
+	$(if $(filter cpu cuda,$(TORCH)),,$(error TORCH is cpu or cuda, but $(TORCH) came))
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python 3.11 or newer is needed, {sys.executable} is {sys.version.split()[0]}: make PYTHON=/path/to/python3.11")'
-	@echo "Installing requirements.lock into .venv (the first time: a few minutes of downloads)"
+	@echo "Installing requirements.lock into .venv (the first time: a few minutes of downloads); $(WHY_$(TORCH))"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	@test $(TORCH) = cuda || $(INSTALL) --retries 2 --require-hashes --no-deps -r requirements-cpu.lock
+	@$(INSTALL) --require-hashes -r requirements.lock $(LOCKS_$(TORCH))
+	@$(INSTALL) --no-build-isolation --no-deps -e .
 	@touch $@

@@ -112,7 +112,7 @@ def test_readme_is_up_to_date() -> None:
 def test_chapter_prints_these_results() -> None:
     path = ROOT / "data/results/A1_performance.json"
     if not path.is_file():
-        pytest.skip("not published yet: unimat-book run 08 --profile full")
+        pytest.skip("not published yet: unimat-book run A1 --profile full")
     chapter = json.loads(path.read_text(encoding="utf-8"))
     measured = {k.removeprefix("measured_"): v for k, v in chapter.items() if "measured_" in k}
     measured.pop("count_not_measured", None)

@@ -4,8 +4,6 @@ The card is Markdown with a head in YAML, the form of Mitchell et al., "Model ca
 reporting", arXiv 1810.03993, and of the Hugging Face hub. Its numbers are computed, never typed.
 """
 
-from __future__ import annotations
-
 import os
 import tempfile
 from collections.abc import Mapping
@@ -36,6 +34,25 @@ INPUTS: Mapping[str, str] = {
     "xrd": "a powder pattern",
     "composition": "a chemical formula (Magpie features of the reduced formula)",
 }
+
+_WITH_PATTERN = """\
+from unimat_lib.model import load_model
+from unimat_powder.identify import identify
+from unimat_powder.reading import read_pattern
+model = load_model("{path}")
+pattern = read_pattern("scan.xy", wavelength=1.5406)  # angstrom
+print(identify(model, pattern{formula}))"""
+_WITH_STRUCTURE = """\
+import torch
+from unimat_lib.datasets.preparation import load_dataset
+from unimat_lib.evaluation.predict import embed
+from unimat_lib.model import load_model
+from unimat_lib.views.batch import build_views
+model, crystals = load_model("{path}"), load_dataset("cif_folder", folder="my_cifs")
+c, rows = model.config, torch.arange(len(crystals))
+graph = dict(cutoff=c.cutoff, max_neighbors=c.max_neighbors)
+views = build_views(crystals, grid=c.grid, fwhm=c.fwhm, **graph)
+points = embed(model, views, rows)  # of the shared space, by view"""
 
 _SYSTEM_METRICS = ("scaled_length_mae", "length_mae", "angle_mae", "crystal_system_accuracy")
 
@@ -83,7 +100,7 @@ def publish_model(
 def card(
     model: UniMat, *, name: str, title: str, frame: pd.DataFrame, training: Mapping[str, object]
 ) -> str:
-    """The text of a model card; arguments as of :func:`publish`."""
+    """The text of a model card; arguments as of :func:`publish_model`."""
     if frame.empty:
         raise ValueError(f"{name}: expected the errors of test crystals, got a frame without rows")
     if lacking := {"data", "seed"} - set(training):
@@ -92,9 +109,8 @@ def card(
             "the model has seen and which seed it has"
         )
     values = cell_metrics(frame)
-    head = yaml.safe_dump(
-        _front_matter(name, title, values), sort_keys=False, allow_unicode=True, width=100
-    )
+    head = _front_matter(name, title, values)
+    head = yaml.safe_dump(head, sort_keys=False, allow_unicode=True, width=100)
     reads = list(model.config.inputs)
     parts = {
         "": _summary(model, reads),
@@ -118,40 +134,34 @@ def _front_matter(name: str, title: str, values: Mapping[str, float]) -> dict[st
         {
             "type": "accuracy" if key == "crystal_system_accuracy" else "mae",
             "name": key,
-            "value": round(values[key], digits),
+            "value": round(values[key], METRICS[key][1]),
         }
-        for key, (_, digits) in METRICS.items()
-        if key in ("scaled_length_mae", "length_mae", "angle_mae", "crystal_system_accuracy")
+        for key in _SYSTEM_METRICS
     ]
+    result = {
+        "task": {"type": "tabular-regression", "name": title},
+        "dataset": {"type": "mp_20", "name": "MP-20", "split": "test"},
+        "metrics": metrics,
+    }
     return {
         "license": "mit",
         "library_name": "unimat_lib",
         "tags": ["crystallography", "powder-diffraction", "materials-science", "unit-cell"],
         "datasets": ["Materials Project, MP-20 (CC-BY-4.0)"],
         "metrics": ["mae", "accuracy"],
-        "model-index": [
-            {
-                "name": name,
-                "results": [
-                    {
-                        "task": {"type": "tabular-regression", "name": title},
-                        "dataset": {"type": "mp_20", "name": "MP-20", "split": "test"},
-                        "metrics": metrics,
-                    }
-                ],
-            }
-        ],
+        "model-index": [{"name": name, "results": [result]}],
     }
 
 
 def _summary(model: UniMat, reads: list[str]) -> str:
-    optional = [name for name in reads if name in model.optional_inputs]
+    # One that may be absent can still not be the last one to go.
+    absent = dict.fromkeys(model.optional_inputs, "; may be left out if another input is given")
     lines = [
         "A model of [UniMat, the book](https://github.com/unimat-book/unimat-book), "
         f"{num_parameters(model) / 1e6:.1f} million parameters; matrices in float16, vectors in "
         "float32.",
         "",
-        *(f"- Reads {INPUTS[name]}" + _if_absent(name, optional) for name in reads),
+        *(f"- Reads {INPUTS[name]}" + absent.get(name, "") for name in reads),
         "- Predicts a, b, c (angstrom) and alpha, beta, gamma (degrees) of the Niggli-reduced "
         "primitive cell, and the probability of each of the seven crystal systems",
     ]
@@ -160,36 +170,10 @@ def _summary(model: UniMat, reads: list[str]) -> str:
     return "\n".join(lines)
 
 
-def _if_absent(name: str, optional: list[str]) -> str:
-    # One that may be absent can still not be the last one to go.
-    return "; may be left out if another input is given" if name in optional else ""
-
-
 def _usage(name: str, reads: list[str]) -> str:
-    load = f'model = load_model("data/pretrained/{name}.safetensors")'
-    if "structure" not in reads:
-        formula = ', "TiO2"' if "composition" in reads else ""
-        return "\n".join(
-            [
-                "from unimat_powder.identify import identify",
-                "from unimat_lib.model import load_model",
-                "from unimat_lib.patterns import read_pattern",
-                load,
-                'pattern = read_pattern("scan.xy", wavelength=1.5406)  # angstrom',
-                f"print(identify(model, pattern{formula}))",
-            ]
-        )
-    return "\n".join(
-        [
-            "import torch",
-            "from unimat_lib import datasets, evaluate, model, views",
-            f'unimat = model.load_model("data/pretrained/{name}.safetensors")',
-            'crystals, c = datasets.load("cif_folder", folder="my_cifs"), unimat.config',
-            "graph = dict(cutoff=c.cutoff, max_neighbors=c.max_neighbors)",
-            "seen = views.build_views(crystals, grid=c.grid, fwhm=c.fwhm, **graph)",
-            "points = evaluate.embed(unimat, seen, torch.arange(len(crystals)))  # shared space",
-        ]
-    )
+    formula = ', "TiO2"' if "composition" in reads else ""
+    code = _WITH_STRUCTURE if "structure" in reads else _WITH_PATTERN
+    return code.format(path=f"data/pretrained/{name}.safetensors", formula=formula)
 
 
 def _metrics(values: Mapping[str, float], frame: pd.DataFrame) -> str:
@@ -221,7 +205,7 @@ def _limits(model: UniMat, reads: list[str]) -> str:
     limits = [
         "Crystals: relaxed and ordered ones of the Materials Project with at most 20 atoms in the "
         "primitive cell. Pretraining may have used further crystals of the same database (see "
-        "Training), so the numbers say nothing about crystals from elsewhere.",
+        "Training), so the numbers say nothing about crystals from elsewhere."
     ]
     if "xrd" in model.config.modalities:
         limits += [
@@ -242,14 +226,10 @@ def _limits(model: UniMat, reads: list[str]) -> str:
 def publish_best(
     run: Run, folder: str | os.PathLike[str], *, name: str, title: str, data: str
 ) -> Path:
-    """:func:`publish` the seed with the smallest validation loss of its last training.
+    """:func:`publish_model` the seed with the smallest validation loss of its last training.
 
-    Args:
-        run: All seeds, with their predictions of the test crystals.
-        folder: As of :func:`publish`.
-        name: As of :func:`publish`.
-        title: As of :func:`publish`.
-        data: Which crystals the models were trained on.
+    ``run`` holds all seeds with their predictions of the test crystals, ``data`` says which
+    crystals they were trained on.
     """
     losses = [float(fit.history["val_loss"].min()) for fit in run.fits]
     best = losses.index(min(losses))

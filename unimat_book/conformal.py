@@ -4,8 +4,6 @@ Errors of crystals that were not trained on say what to expect of the next one, 
 like them. No assumption about the model is needed, and none about the distribution of its errors.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Sequence
@@ -13,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from unimat_book.ledger.verdicts import share_row
+from unimat_book.statistics import wilson_interval
 from unimat_lib.crystals.table import CRYSTAL_SYSTEMS
 from unimat_lib.evaluation.metrics import PROBABILITY_COLUMNS
 
@@ -123,29 +121,27 @@ def interval_table(
         coverages: Promises, in (0, 1).
 
     Returns:
-        One row per kind and coverage: ``interval``, ``promised (%)``, ``covered (%)``, ``median
-        half width (Å)``, ``(%)`` of the length, and ``worst system (%)``, the lowest coverage among
-        the crystal systems. A width that is unbounded for half of the crystals is NaN.
+        One row per kind and coverage, in percent and angstrom; ``worst system (%)`` is the lowest
+        coverage among the crystal systems. A width that is unbounded for half of the crystals is
+        NaN.
     """
     rows = []
     lengths = frame[list("abc")].to_numpy(dtype=float).clip(min=_MIN_LENGTH)
     for kind, coverage in itertools.product(INTERVALS, coverages):
         widths = half_widths(calibration, frame, coverage=coverage, kind=kind)
         inside = covered(frame, widths)
-        middle = np.median(widths.mean(axis=1))
-        part = 100 * np.median((widths / lengths).mean(axis=1))
         by_system = pd.Series(inside).groupby(frame["crystal_system"].to_numpy()).mean()
         rows.append(
             {
                 "interval": kind,
                 "promised (%)": 100 * coverage,
                 "covered (%)": 100 * inside.mean(),
-                "median half width (Å)": middle if np.isfinite(middle) else np.nan,
-                "median half width (%)": part if np.isfinite(part) else np.nan,
+                "median half width (Å)": np.median(widths.mean(axis=1)),
+                "median half width (%)": 100 * np.median((widths / lengths).mean(axis=1)),
                 "worst system (%)": 100 * by_system.min(),
             }
         )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).replace(np.inf, np.nan)
 
 
 def coverage_by_system(
@@ -153,30 +149,15 @@ def coverage_by_system(
 ) -> pd.DataFrame:
     """Coverage in each true crystal system that occurs, with Wilson's 95 % interval.
 
-    Args:
-        calibration: Errors frame of crystals that were not trained on.
-        frame: Errors frame of the test crystals.
-        coverage: The promise, in (0, 1).
-        kinds: Some of ``INTERVALS``.
-
-    Returns:
-        One row per system and kind: ``crystal system`` (with its number of crystals), ``interval``,
-        ``value``, ``low``, ``high`` in percent, as :func:`.plot_fusion_comparison`
-        draws it.
+    Arguments as of :func:`half_widths`, ``kinds`` are some of ``INTERVALS``. One row per system and
+    kind: ``crystal system`` (with its number of crystals), ``interval``, ``value``, ``low``,
+    ``high`` in percent, as :func:`.plot_fusion_comparison` draws it.
     """
     rows = []
     systems = frame["crystal_system"].to_numpy()
     for number, kind in itertools.product(np.unique(systems), kinds):
         inside = covered(frame, half_widths(calibration, frame, coverage=coverage, kind=kind))
         n, share = int((systems == number).sum()), inside[systems == number].mean()
-        low, high = share_row(100 * share, n, setting="", variant="", metric="")["ci95"]
-        rows.append(
-            {
-                "crystal system": f"{CRYSTAL_SYSTEMS[number]} ({n:,})",
-                "interval": kind,
-                "value": 100 * share,
-                "low": low,
-                "high": high,
-            }
-        )
-    return pd.DataFrame(rows)
+        low, high = wilson_interval(100 * share, n)
+        rows.append((f"{CRYSTAL_SYSTEMS[number]} ({n:,})", kind, 100 * share, low, high))
+    return pd.DataFrame(rows, columns=["crystal system", "interval", "value", "low", "high"])

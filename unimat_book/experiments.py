@@ -1,13 +1,8 @@
-"""What every training chapter does around `fit`: seeds, predictions on file, tables, comparisons.
-
-A chapter names the settings and says what the results mean; the loops over seeds and the shape of
-the tables are here, so that all chapters report alike.
-"""
-
-from __future__ import annotations
+"""Settings in, trained models of all seeds and their test predictions on file out."""
 
 import dataclasses
 import functools
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +25,6 @@ from unimat_lib.training.config import FitConfig, FitResult
 from unimat_lib.training.fit import fit
 from unimat_lib.views.batch import CrystalViews, build_views
 
-# Metrics of the chapters' main tables: heading and number format.
 MAIN_METRICS = {
     "scaled_length_mae": ("scaled length MAE (Å)", ".3f"),
     "length_mae": ("length MAE (Å)", ".3f"),
@@ -38,28 +32,25 @@ MAIN_METRICS = {
     "angle_mae": ("angle MAE (°)", ".2f"),
     "crystal_system_accuracy": ("crystal system (%)", ".1f"),
 }
+"""Metrics of the chapters' main tables: heading and number format."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One setting, trained once per seed.
-
-    Attributes:
-        fits: History and cost of each seed's training.
-        frames: Errors frame of each seed on the test crystals (empty where none were asked for).
-        models: Each seed's model, best epoch.
-        seeds: The seeds, in the order of the other lists.
-    """
+    """One setting, trained once per seed; all lists in the order of the seeds."""
 
     fits: list[FitResult]
+    """History and cost of each training."""
     frames: list[pd.DataFrame]
+    """Errors frames on the test crystals (empty where none were asked for)."""
     models: list[UniMat]
+    """The models, at their best epochs."""
     seeds: list[int]
 
     @classmethod
     def load(
         cls, folder: str | os.PathLike[str], *, setting: str, variant: str, made_by: str
-    ) -> Run:
+    ) -> "Run":
         """A setting that another chapter trained, see :func:`.load_predictions`."""
         frames = load_predictions(folder, setting=setting, variant=variant, made_by=made_by)
         return cls(fits=[], frames=list(frames.values()), models=[], seeds=list(frames))
@@ -110,13 +101,12 @@ def train_seeds(
         predictions: Folder of the predictions; ``None`` predicts nothing (for a model whose
             heads were not trained).
         setting: Name of the setting in the predictions' file names.
-        variant: Name of the variant.
-        rows: Rows to train on, int64, where it is not the whole training split (part of it, or
-            crystals for pretraining beside it). Units of inputs and outputs come from the training
-            split all the same, so that one model can start from another.
-        start: What each seed starts from, one entry per seed. A model of the same description
-            hands over everything, any other its encoders and projections; a mapping says for each
-            modality from whose encoder. The rest starts from the seed.
+        variant: Name of the variant there.
+        rows: Rows to train on, int64, where it is not the whole training split. Units of inputs and
+            outputs come from that split all the same, so that one model can start from another.
+        start: What each seed starts from. A model of the same description hands over everything,
+            any other its encoders and projections; a mapping says for each modality from whose
+            encoder. The rest starts from the seed.
 
     Raises:
         ValueError: If there is no seed or one comes twice, predictions have no setting, or there is
@@ -157,23 +147,16 @@ def _take_over(source: UniMat | Mapping[str, UniMat], target: UniMat) -> None:
     if isinstance(source, UniMat) and source.config == target.config:
         target.load_state_dict(source.state_dict())
         return
-    for name in target.encoders:
+    for name, part in itertools.product(target.encoders, ("encoders", "projections")):
         model = source if isinstance(source, UniMat) else source.get(name)
         if model is not None:
-            for part in ("encoders", "projections"):
-                weights = getattr(model, part)[name].state_dict()
-                getattr(target, part)[name].load_state_dict(weights)
+            getattr(target, part)[name].load_state_dict(getattr(model, part)[name].state_dict())
 
 
 def pretraining_data(
-    table: CrystalTable,
-    name: str,
-    *,
-    max_atoms: int,
-    modalities: Sequence[str],
-    **settings: object,
+    table: CrystalTable, name: str, *, max_atoms: int, modalities: Sequence[str], **settings: object
 ) -> tuple[CrystalViews, CrystalTable, Tensor]:
-    """What a model is pretrained on: views, table, and the rows to train on.
+    """Views and table of a data set and further crystals, and the rows to pretrain on, int64.
 
     Args:
         table: The data set with its splits.
@@ -181,10 +164,6 @@ def pretraining_data(
         max_atoms: Largest of their cells.
         modalities: Views to build.
         settings: As of :func:`.build_views`.
-
-    Returns:
-        Views and table of both data sets together, and the rows of the training split and of the
-        further crystals, int64.
     """
     extra = load_dataset(name) if name else None
     pool = pretraining_pool(table, extra, max_atoms=max_atoms)
@@ -193,15 +172,9 @@ def pretraining_data(
 
 
 def ranks_of_test(run: Run, views: CrystalViews, table: CrystalTable) -> dict[int, pd.DataFrame]:
-    """Ranks of the test crystals in retrieval among themselves, by seed.
+    """Ranks of the test crystals of ``table`` in retrieval among themselves, by seed.
 
-    Args:
-        run: Trained models with a contrastive loss.
-        views: Views of ``table``.
-        table: The crystals.
-
-    Returns:
-        As :func:`.save_ranks` takes it.
+    ``run`` holds models with a contrastive loss; :func:`.save_ranks` takes the result.
     """
     test = split_rows(table)[2]
     names = table.info["material_id"].to_numpy()[test.numpy()]
@@ -214,16 +187,13 @@ def ranks_of_test(run: Run, views: CrystalViews, table: CrystalTable) -> dict[in
 def load_starts(
     folder: str | os.PathLike[str], views: Sequence[str], seeds: Sequence[int], *, made_by: str
 ) -> list[dict[str, UniMat]]:
-    """The models of single views that an earlier chapter left for others to start from.
+    """For each seed the models of single views that an earlier chapter left to start from.
 
     Args:
         folder: Where it saved ``<view>_seed<seed>.safetensors``.
         views: Names of the modalities.
         seeds: Which seeds.
         made_by: The exact command that makes the files, for the error message.
-
-    Returns:
-        For each seed what :func:`train_seeds` takes as a start.
 
     Raises:
         FileNotFoundError: If a file is missing; the message holds the command.

@@ -5,8 +5,6 @@ lengths of the seven pairs of Voronoi vectors do not: they belong to the lattice
 was given in, and change continuously with it. So lattices are compared by them.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import math
@@ -29,6 +27,7 @@ SAME_LATTICE = 0.03
 LARGEST_MULTIPLE = 4
 """Largest index of the sublattices that are compared."""
 
+_MAX_STEPS = 200
 _SKETCH = 512  # dimensions of the sketches that choose which patterns are compared
 _MARGIN = 0.01  # of a sketch's cosine: its standard deviation at 0.99 is 0.001
 
@@ -55,29 +54,37 @@ def voronoi_lengths(metric: np.ndarray) -> np.ndarray:
         ``[n, 7]`` in the unit of the cell.
 
     Raises:
-        ValueError: If a metric is not positive definite: no cell has it.
+        ValueError: If a metric is not positive definite (no cell has it), is too skewed for double
+            precision, or its reduction does not converge.
 
     Source: Conway and Sloane, Proc. R. Soc. A 436, 55 (1992).
     """
     metric = np.asarray(metric, dtype=float)
-    if not np.isfinite(metric).all() or (len(metric) and np.linalg.eigvalsh(metric).min() <= 0):
+    size = np.sqrt(np.clip(metric.diagonal(axis1=1, axis2=2), 1e-300, None))
+    cosines = metric / size[:, :, None] / size[:, None, :]
+    # Rounding moves the lengths by about 1e-16 over the smallest eigenvalue.
+    if not np.isfinite(metric).all() or (np.linalg.eigvalsh(cosines) <= 1e-10).any():
         raise ValueError(
-            "expected positive definite metrics, got one that no cell has: leave those crystals out"
+            "expected positive definite metrics, got one that no cell has or that is too skewed "
+            "for double precision: give reduced cells, or leave those crystals out"
         )
     closed = np.concatenate([np.eye(3), -np.ones((1, 3))])  # the fourth vector closes the sum
-    gram = closed @ metric @ closed.T  # [n, 4, 4]
+    gram = closed @ _pair_reduced(metric) @ closed.T  # [n, 4, 4]
     pairs = list(itertools.combinations(range(4), 2))
     rows, columns = np.array(pairs).T
     steps = np.stack([_selling_step(*pair) for pair in pairs])  # [6, 4, 4]
-    slack = 1e-9 * np.trace(metric, axis1=1, axis2=2)
-    for _ in range(200):  # each step shortens a vector; skewed cells need some tens
+    slack = 1e-9 * np.trace(gram, axis1=1, axis2=2)
+    for _ in range(_MAX_STEPS):  # each step shortens a vector
         products = gram[:, rows, columns]  # [n, 6]
-        worst = products.argmax(axis=1)
         acute = products.max(axis=1, initial=-np.inf) > slack
         if not acute.any():
             break
-        step = steps[worst[acute]]
+        step = steps[products[acute].argmax(axis=1)]
         gram[acute] = step @ gram[acute] @ step.transpose(0, 2, 1)
+    else:
+        raise ValueError(
+            f"{_MAX_STEPS} steps did not reduce {acute.sum()} cells: reduce them first"
+        )
     singles = gram.diagonal(axis1=1, axis2=2)  # [n, 4]
     sums = singles[:, :1] + singles[:, 1:] + 2 * gram[:, 0, 1:]  # [n, 3]
     return np.sort(np.sqrt(np.concatenate([singles, sums], axis=1)), axis=1)
@@ -90,6 +97,28 @@ def _selling_step(i: int, j: int) -> np.ndarray:
     for k in set(range(4)) - {i, j}:
         step[k, i] = 1
     return step
+
+
+def _pair_reduced(metric: np.ndarray) -> np.ndarray:
+    """Metrics of the same lattices in which no vector shortens another one, ``[n, 3, 3]``.
+
+    Whole multiples are subtracted, as in Euclid's algorithm. Selling's steps subtract once at a
+    time, which takes thousands of them in a very skewed cell.
+    """
+    metric = metric.copy()
+    i, j = np.array(list(itertools.permutations(range(3), 2))).T  # [6]
+    for _ in range(_MAX_STEPS):
+        square, product = metric.diagonal(axis1=1, axis2=2), metric[:, i, j]  # [n, 3], [n, 6]
+        times = np.round(product / square[:, j])
+        gain = times * (2 * product - times * square[:, j]) / square[:, i]  # of v_i - times v_j
+        rows = np.flatnonzero(gain.max(axis=1) > 1e-9)
+        if not len(rows):
+            return metric
+        best = gain[rows].argmax(axis=1)
+        change = np.tile(np.eye(3), (len(rows), 1, 1))
+        change[np.arange(len(rows)), i[best], j[best]] = -times[rows, best]
+        metric[rows] = change @ metric[rows] @ change.transpose(0, 2, 1)
+    raise ValueError(f"{_MAX_STEPS} steps did not reduce {len(rows)} cells: reduce them first")
 
 
 def sublattices(index: int) -> np.ndarray:
@@ -106,14 +135,10 @@ def sublattices(index: int) -> np.ndarray:
 def lattice_multiple(metric: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """Whether lattices are those of reference cells, or whole multiples or parts of them.
 
-    Args:
-        metric: Metrics to judge, ``[n, 3, 3]``.
-        reference: Metrics of the true cells, ``[n, 3, 3]``.
-
-    Returns:
-        int64 ``[n]``: 1 where both are the same lattice, ``m`` where the first is a sublattice of
-        index ``m`` of the reference (its cell is ``m`` times too large), ``-m`` where it is the
-        other way round, 0 where it is neither, for ``m`` up to ``LARGEST_MULTIPLE``.
+    Both metrics are ``[n, 3, 3]``. The result is int64 ``[n]``: 1 where both are the same lattice,
+    ``m`` where the first is a sublattice of index ``m`` of the reference (its cell is ``m`` times
+    too large), ``-m`` where it is the other way round, 0 where it is neither, for ``m`` up to
+    ``LARGEST_MULTIPLE``.
     """
     multiple = np.zeros(len(metric), dtype=np.int64)
     here, there = voronoi_lengths(metric), voronoi_lengths(reference)
@@ -128,17 +153,11 @@ def lattice_multiple(metric: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
 
 def niggli_jumps(table: CrystalTable, *, strain: float = 1e-4, seed: int = 0) -> pd.DataFrame:
-    """How far the Niggli cells of crystals move when the lattices are strained by a hair.
+    """How far the Niggli cells of ``C`` crystals move under a small random symmetric strain.
 
-    Args:
-        table: ``C`` crystals.
-        strain: Size of the random symmetric strain.
-        seed: Of the strain.
-
-    Returns:
-        ``C`` rows: ``length``, the largest relative change of a length, and ``angle``, the largest
-        change of an angle in degrees, both of the reduced cells. What changes smoothly changes by
-        about the strain.
+    ``C`` rows: ``length``, the largest relative change of a length, and ``angle``, the largest
+    change of an angle in degrees, both of the reduced cells. What changes smoothly changes by about
+    the strain.
     """
     generator = torch.Generator().manual_seed(seed)
     noise = strain * (2 * torch.rand(len(table), 3, 3, generator=generator).double() - 1)
@@ -192,15 +211,14 @@ def lookalikes(
     sketch = _sketches(reflections, grid, fwhm)
     logs = table.lengths.log().float()
     found = pd.DataFrame({"row": -1, "cosine": np.nan, "gap": 0.0}, index=range(len(rows)))
-    first, second = [], []
+    pairs = []
     for some in torch.arange(len(rows)).split(512):
         near = sketch[rows[some]] @ sketch.T > cosine - _MARGIN  # [B, C]
         query, other = near.nonzero().T
         query = some[query]
         differ = (logs[rows[query]] - logs[other]).abs().amax(1) > math.log(ratio)
-        first.append(query[differ])
-        second.append(other[differ])
-    query, other = torch.cat(first), torch.cat(second)
+        pairs.append(torch.stack([query, other])[:, differ])
+    query, other = torch.cat(pairs, dim=1)
     exact = _cosines(reflections, rows[query], other, grid, fwhm)
     scaled = table.scaled_lengths
     order = torch.argsort(exact)  # the most similar one is written last

@@ -1,10 +1,8 @@
 """Measured speeds beside what they were to reach: reading, judging, and one form for all pages.
 
 ``benchmarks/`` measures and writes ``results.json``; its README and the performance chapter both
-print what :func:`overview` says, so the two cannot differ.
+print what :func:`speed_overview` says, so the two cannot differ.
 """
-
-from __future__ import annotations
 
 import json
 import math
@@ -18,14 +16,9 @@ import pandas as pd
 import yaml
 
 UNITS: dict[str, tuple[str, float]] = {
-    "s": ("time", 1.0),
-    "ms": ("time", 1e-3),
-    "min": ("time", 60.0),
-    "minutes": ("time", 60.0),
-    "h": ("time", 3600.0),
-    "GiB": ("memory", 1.0),
-    "MiB": ("memory", 1 / 1024),
-    "1": ("share", 1.0),
+    **{name: ("time", size) for name, size in (("s", 1.0), ("ms", 1e-3), ("h", 3600.0))},
+    **dict.fromkeys(("min", "minutes"), ("time", 60.0)),
+    **{"GiB": ("memory", 1.0), "MiB": ("memory", 1 / 1024), "1": ("share", 1.0)},
     "%": ("share", 0.01),
 }
 """Unit to the quantity it measures and its size, so that a goal and a result can be compared."""
@@ -36,10 +29,7 @@ NOT_MEASURED, NO_GOAL, REACHED = "not measured yet", "no goal set", "reached"
 
 
 def read_results(path: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
-    """Read the measured results, by name.
-
-    Args:
-        path: ``benchmarks/results.json``.
+    """Read the measured results (``benchmarks/results.json``), by name.
 
     Raises:
         FileNotFoundError: If it is missing; the message names the way to make it.
@@ -63,8 +53,7 @@ def read_results(path: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
 def read_targets(path: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
     """Read what is to be reached, by name, in the order of the file.
 
-    Args:
-        path: ``benchmarks/targets.yml``, whose comments describe the form.
+    The comments of that file, ``benchmarks/targets.yml``, describe its form.
 
     Raises:
         ValueError: For an unknown field or goal, a name that occurs twice, or a unit not in
@@ -90,7 +79,7 @@ def growth_exponent(series: Iterable[Mapping[str, float]]) -> float:
     """Exponent b of time = a * crystals^b, by least squares on the logarithms; 1 is linear.
 
     Args:
-        series: Points with ``crystals`` and ``seconds``, at two or more different sizes.
+        series: Points with ``crystals`` and ``seconds``.
 
     Raises:
         ValueError: If there are fewer than two sizes.
@@ -108,9 +97,6 @@ def shortfall(result: Mapping[str, Any], reach: Mapping[str, Any]) -> dict[str, 
     Args:
         result: One entry of ``results.json``.
         reach: The goals of the entry of the same name in ``targets.yml``.
-
-    Returns:
-        Goal to factor. For an exponent it is the exponent over its limit.
 
     Raises:
         ValueError: If the result lacks what a goal is about, or its unit measures something else.
@@ -145,11 +131,10 @@ def in_unit(result: Mapping[str, Any], unit: str) -> float:
 
 
 def times_floor(result: Mapping[str, Any]) -> float:
-    """How many times better a result would be at its floor; 1 means that it is there.
+    """How many times better a result with a floor would be there; 1 means that it is there.
 
-    Args:
-        result: One with a floor. If its unit is a rate (ends in ``/s``), the floor is the largest
-            rate that is possible, otherwise the least time or memory.
+    If its unit is a rate (ends in ``/s``), the floor is the largest rate that is possible,
+    otherwise the least time or memory.
     """
     times = result["value"] / result["floor"]
     return 1 / times if result["unit"].endswith("/s") else times
@@ -177,43 +162,27 @@ def speed_overview(
 ) -> pd.DataFrame:
     """One row per measurement, each cell as it is to be printed; first those that have a goal.
 
-    Args:
-        results: From :func:`read_results`.
-        targets: From :func:`read_targets`.
-
-    Returns:
-        Columns name, what, measured, against, ratio, reach, verdict, floor, limits; all text,
-        empty where there is nothing to say.
+    ``results`` come from :func:`read_results`, ``targets`` from :func:`read_targets`. Columns name,
+    what, measured, against, ratio, reach, verdict, floor, limits; all text, empty where there is
+    nothing to say.
     """
     rest = {name: {"what": name.replace("_", " ")} for name in results if name not in targets}
     rows = []
     for name, target in {**targets, **rest}.items():
         result = results.get(name)
-        row = {"name": name, "what": target["what"], "measured": "", "ratio": "", "floor": ""}
-        row |= {"against": target.get("against", ""), "limits": ""}
+        row = {"name": name, "what": target["what"], "against": target.get("against")}
         row |= {"reach": _reach(target.get("reach", {})), "verdict": speed_verdict(result, target)}
         if result is not None:
-            row["measured"] = _measured(result)
+            row |= {"measured": _measured(result), "limits": result.get("notes")}
             row["against"] = result.get("baseline") or row["against"]
-            row["limits"] = result.get("notes") or ""
             if result.get("ratio") is not None:
                 row["ratio"] = f"{format_number(result['ratio'])}{_TIE}×"
             if result.get("floor"):
                 times = format_number(times_floor(result))
                 row["floor"] = f"{_quantity(result['floor'], result['unit'])} ({times}{_TIE}× away)"
         rows.append(row)
-    columns = [
-        "name",
-        "what",
-        "measured",
-        "against",
-        "ratio",
-        "reach",
-        "verdict",
-        "floor",
-        "limits",
-    ]
-    return pd.DataFrame(rows, columns=columns)
+    columns = "name what measured against ratio reach verdict floor limits"
+    return pd.DataFrame(rows, columns=columns.split()).fillna("")
 
 
 def goal_table(
@@ -221,13 +190,9 @@ def goal_table(
 ) -> pd.DataFrame:
     """What is measured, as numbers to be drawn: ratios, and the used parts of budgets.
 
-    Args:
-        results: From :func:`read_results`.
-        targets: From :func:`read_targets`.
-
-    Returns:
-        Columns what, kind (``ratio`` or ``budget``), value and target. A ratio without a goal has
-        the target NaN; the value of a budget is the used part of it, its target is 1.
+    Arguments as of :func:`speed_overview`. Columns what, kind (``ratio`` or ``budget``), value and
+    target. A ratio without a goal has the target NaN; the value of a budget is the used part of it,
+    its target is 1.
     """
     rows = []
     for name, result in results.items():
@@ -262,11 +227,9 @@ def _quantity(value: float, unit: str) -> str:
 
 
 def _reach(reach: Mapping[str, Any]) -> str:
-    goals = []
-    if "ratio" in reach:
-        goals.append(f"≥{_TIE}{format_number(reach['ratio'])}{_TIE}×")
-    if "value" in reach:
-        goals.append(f"≤{_TIE}{_quantity(reach['value'], reach['unit'])}")
-    if "exponent" in reach:
-        goals.append(f"exponent ≤{_TIE}{format_number(reach['exponent'])}")
-    return ", ".join(goals)
+    say = {
+        "ratio": lambda x: f"≥{_TIE}{format_number(x)}{_TIE}×",
+        "value": lambda x: f"≤{_TIE}{_quantity(x, reach['unit'])}",
+        "exponent": lambda x: f"exponent ≤{_TIE}{format_number(x)}",
+    }
+    return ", ".join(say[goal](reach[goal]) for goal in GOALS if goal in reach)

@@ -34,6 +34,9 @@ STAGING, RUN_DIR = "UNIMAT_STAGING", "UNIMAT_RUN_DIR"
 STAGED = ("results", "pretrained")
 """Folders of a run folder that are published; checkpoints, in ``runs``, stay where they are."""
 
+READ_NOTES = "read.jsonl"
+"""File of the staging folder that lists what the chapter has read."""
+
 
 def project_root() -> Path:
     """Folder of the book, see :func:`.book_root`.
@@ -59,21 +62,33 @@ def product(path: str | os.PathLike[str]) -> Path:
     Returns:
         The same place under the staging folder while ``unimat-book`` runs the chapter.
     """
-    path = Path(path) if Path(path).is_absolute() else project_root() / path
+    path = project_root() / path
     staging, run_dir = os.environ.get(STAGING), os.environ.get(RUN_DIR)
-    if not staging or not run_dir or not path.is_relative_to(run_dir):
+    if not staging or not run_dir or not _is_published(path, run_dir):
         return path
-    inside = path.relative_to(run_dir)
-    return Path(staging) / inside if inside.parts[:1] and inside.parts[0] in STAGED else path
+    return Path(staging) / path.relative_to(run_dir)
+
+
+def _is_published(path: Path, run_dir: str) -> bool:
+    """Whether a path lies in one of the folders of the run folder that are published."""
+    return any(path.is_relative_to(Path(run_dir) / folder) for folder in STAGED)
 
 
 def note_read(path: Path) -> Path:
-    """Note in the stamp that a chapter read a file which another one wrote; returns ``path``."""
-    staging = os.environ.get(STAGING)
-    if staging and not path.is_relative_to(staging) and path.is_relative_to(project_root()):
+    """Note in the stamp that a chapter read a file which another one wrote; returns ``path``.
+
+    What a chapter keeps for itself in its run folder (checkpoints and what they predict) does not
+    count: it is not published, and made anew where it does not fit.
+    """
+    staging, run_dir = os.environ.get(STAGING), os.environ.get(RUN_DIR)
+    if not staging or not run_dir or path.is_relative_to(staging):
+        return path
+    if path.is_relative_to(run_dir) and not _is_published(path, run_dir):
+        return path
+    if path.is_relative_to(project_root()):
         line = json.dumps([str(path.relative_to(project_root())), file_hash(path)])
         Path(staging).mkdir(parents=True, exist_ok=True)
-        with open(Path(staging) / "read.jsonl", "a", encoding="utf-8") as handle:
+        with open(Path(staging) / READ_NOTES, "a", encoding="utf-8") as handle:
             handle.write(line + "\n")
     return path
 

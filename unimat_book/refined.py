@@ -1,11 +1,8 @@
 """Errors frames of a network in, the same with refined cells out: in parts, resumable.
 
-On a GPU one call of :func:`refine_frame` does a test set. On a CPU that takes a core twenty
-minutes, so the crystals are dealt out to all cores, and every finished part is kept: an interrupted
-run goes on where it stopped.
+On a GPU one call of :func:`refine_frame` does a test set. On a CPU that takes long, so all cores
+share the work, and an interrupted run goes on where it stopped.
 """
-
-from __future__ import annotations
 
 import hashlib
 import os
@@ -65,9 +62,15 @@ def refine_frame(
     Raises:
         ValueError: Frame, index and formulas do not have one length, or columns are missing.
     """
-    _check_frame(frame, index, formulas)
-    device = views.device
+    sizes = {"frame": len(frame), "index": len(index), "formulas": len(frame)}
+    sizes |= {} if formulas is None else {"formulas": len(formulas)}
+    if len(set(sizes.values())) > 1 or not len(frame):
+        raise ValueError(f"expected one row per crystal in each, at least one, got {sizes}")
     columns = [*CELL_COLUMNS, *SCALED_COLUMNS, *PROBABILITY_COLUMNS]
+    needed = [*columns, *(f"error_{name}" for name in columns[:9])]
+    if missing := [name for name in needed if name not in frame]:
+        raise ValueError(f"expected an errors frame, see predict; it lacks {missing}")
+    device = views.device
     values = torch.tensor(frame[columns].to_numpy(float), device=device)
     cells, plain_scaled, probs = values.split([6, 3, 7], dim=1)
     formula = None if formulas is None else formula_atoms(list(formulas)).to(device)
@@ -100,19 +103,6 @@ def _with_predictions(frame: pd.DataFrame, cells: np.ndarray, probs: np.ndarray)
     columns |= dict(zip(errors, (cells - true).T, strict=True))
     columns |= dict(zip(PROBABILITY_COLUMNS, probs.T, strict=True))
     return with_relative_errors(frame.assign(**columns, predicted_system=probs.argmax(axis=1)))
-
-
-def _check_frame(frame: pd.DataFrame, index: Tensor, formulas: Sequence[str] | None) -> None:
-    sizes = {"frame": len(frame), "index": len(index)}
-    if formulas is not None:
-        sizes["formulas"] = len(formulas)
-    if len(set(sizes.values())) > 1 or not len(frame):
-        raise ValueError(f"expected one row per crystal in each, at least one, got {sizes}")
-    wanted = [*CELL_COLUMNS, *SCALED_COLUMNS, *PROBABILITY_COLUMNS]
-    missing = [name for name in wanted if name not in frame or f"error_{name}" not in frame]
-    missing = [name for name in missing if not name.startswith("p_") or name not in frame]
-    if missing:
-        raise ValueError(f"expected an errors frame of evaluate.predict, it lacks {missing}")
 
 
 def atoms_of(frame: pd.DataFrame) -> np.ndarray:
@@ -150,8 +140,13 @@ def refine_in_parts(
     Returns:
         As :func:`.refine_frame`.
     """
-    folder = Path(folder) / _content_hash(frame, table, index, settings, counts, formulas)
-    jobs = []
+    digest = hashlib.sha256(repr((sorted(settings.items()), formulas is None)).encode())
+    hashes = pd.util.hash_pandas_object(frame).to_numpy()
+    for part in (hashes, *(x.cpu().numpy() for x in (index, *counts))):
+        digest.update(np.ascontiguousarray(part).tobytes())
+    for text in (table.content_hash(), identity_of(f"{__name__}:_refine_part").digest):
+        digest.update(text.encode())
+    folder, jobs = Path(folder) / digest.hexdigest()[:12], []
     for start in range(0, len(frame), size):
         rows = slice(start, start + size)
         chosen = None if formulas is None else list(formulas[rows])
@@ -159,41 +154,14 @@ def refine_in_parts(
         path = folder / f"{start:06d}.parquet"
         jobs.append((path, frame.iloc[rows], part, dict(settings), counts, chosen))
     missing = [job for job in jobs if not job[0].is_file()]
-    cores = len(os.sched_getaffinity(0))
-    for _ in unordered(_refine_part, missing, workers=cores):
+    for _ in unordered(_refine_part, missing, workers=len(os.sched_getaffinity(0))):
         pass
-    parts = pd.concat([pd.read_parquet(job[0]) for job in jobs])
-    return parts.set_axis(frame.index)
+    return pd.concat([pd.read_parquet(job[0]) for job in jobs]).set_axis(frame.index)
 
 
-def _refine_part(
-    path: Path,
-    frame: pd.DataFrame,
-    table: CrystalTable,
-    settings: Mapping[str, object],
-    counts: LatticeCounts,
-    formulas: Sequence[str] | None,
-) -> None:
+def _refine_part(path, frame, table, settings, counts, formulas) -> None:
     torch.set_num_threads(1)  # many small steps: more threads would wait for each other
     views = build_views(table, modalities=("xrd",), **settings)
     new = refine_frame(frame, views, torch.arange(len(table)), counts=counts, formulas=formulas)
     with replacing(path) as temporary:
         new.to_parquet(temporary)
-
-
-def _content_hash(
-    frame: pd.DataFrame,
-    table: CrystalTable,
-    index: Tensor,
-    settings: Mapping[str, object],
-    counts: LatticeCounts,
-    formulas: Sequence[str] | None,
-) -> str:
-    digest = hashlib.sha256(repr((sorted(settings.items()), formulas is None)).encode())
-    digest.update(pd.util.hash_pandas_object(frame).to_numpy().tobytes())
-    digest.update(table.content_hash().encode())
-    digest.update(index.cpu().numpy().tobytes())
-    for tensor in counts:
-        digest.update(np.ascontiguousarray(tensor.cpu().numpy()).tobytes())
-    digest.update(identity_of(f"{__name__}:_refine_part").digest.encode())
-    return digest.hexdigest()[:12]

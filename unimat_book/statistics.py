@@ -1,14 +1,18 @@
-"""Errors frames of some seeds in, means, spreads and bootstrap intervals out."""
-
-from __future__ import annotations
+"""Errors frames of some seeds in, means, spreads and intervals out."""
 
 import functools
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from scipy.stats import binomtest
 
-from unimat_lib.evaluation.metrics import cell_metrics, values_per_crystal
+from unimat_lib.evaluation.metrics import PER_CRYSTAL, cell_metrics, values_per_crystal
+
+
+def over_seeds(frames: Sequence[pd.DataFrame], metric: str = "scaled_length_mae") -> np.ndarray:
+    """A metric of each crystal (of :data:`.PER_CRYSTAL`), mean over seeds, ``[n]``."""
+    return np.mean([PER_CRYSTAL[metric](frame) for frame in frames], axis=0)
 
 
 def bootstrap_interval(
@@ -41,14 +45,14 @@ def bootstrap_interval(
             np.median(errors[:, rng.integers(0, n, n)].reshape(len(frames), -1), axis=1).mean()
             for _ in range(num_resamples)
         ]
-        return _interval(np.array(draws))
+        return _middle(np.array(draws))
     values = np.mean([values_per_crystal(frame, metric) for frame in frames], axis=0)  # [n]
     return bootstrap_mean(values, num_resamples=num_resamples)
 
 
 def bootstrap_mean(values: np.ndarray, *, num_resamples: int = 1000) -> tuple[float, float]:
     """95 % percentile interval of the mean of ``values`` ``[n]`` over resampled crystals."""
-    return _interval(_resamples(len(values), num_resamples).astype(float) @ values / len(values))
+    return _middle(_resamples(len(values), num_resamples).astype(float) @ values / len(values))
 
 
 @functools.lru_cache(maxsize=8)  # a ledger asks for the same ones for every metric and setting
@@ -58,9 +62,18 @@ def _resamples(n: int, num_resamples: int) -> np.ndarray:
     return rng.multinomial(n, np.full(n, 1 / n), size=num_resamples).astype(np.int16)
 
 
-def _interval(draws: np.ndarray) -> tuple[float, float]:
+def _middle(draws: np.ndarray) -> tuple[float, float]:
     low, high = np.percentile(draws, [2.5, 97.5])
     return float(low), float(high)
+
+
+def wilson_interval(percent: float, n: int) -> tuple[float, float]:
+    """Wilson's 95 % interval, in percent, of a share (in percent) of ``n`` cases.
+
+    Source: Wilson, J. Am. Stat. Assoc. 22 (1927) 209.
+    """
+    interval = binomtest(round(percent * n / 100), n).proportion_ci(method="wilson")
+    return 100 * float(interval.low), 100 * float(interval.high)
 
 
 def summarize(
@@ -70,7 +83,7 @@ def summarize(
 
     Args:
         frames: Errors frames of the seeds.
-        metrics: Names as in :func:`cell_metrics`.
+        metrics: Names as in :func:`.cell_metrics`.
         num_resamples: Bootstrap samples.
 
     Returns:
@@ -89,18 +102,10 @@ def summarize(
                 "system without crystals has none)"
             )
         values = np.array([m[metric] for m in per_seed])
+        std = values.std(ddof=1) if len(values) > 1 else float("nan")
         pooled = metric == "length_median_ae"
         count = len(frames[0]) if pooled else len(values_per_crystal(frames[0], metric))
-        low, high = bootstrap_interval(frames, metric, num_resamples=num_resamples)
-        rows.append(
-            {
-                "metric": metric,
-                "mean": values.mean(),
-                "std": values.std(ddof=1) if len(values) > 1 else float("nan"),
-                "seeds": len(values),
-                "ci_low": low,
-                "ci_high": high,
-                "n_test": count,
-            }
-        )
-    return pd.DataFrame(rows)
+        ends = bootstrap_interval(frames, metric, num_resamples=num_resamples)
+        rows.append((metric, values.mean(), std, len(values), *ends, count))
+    columns = ["metric", "mean", "std", "seeds", "ci_low", "ci_high", "n_test"]
+    return pd.DataFrame(rows, columns=columns)

@@ -1,17 +1,18 @@
 """Runs and errors frames in, the tables that several chapters print out."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
 from unimat_book.experiments import MAIN_METRICS, Run, split_rows
-from unimat_book.ledger.verdicts import change_verdict, paired_difference
+from unimat_book.ledger.verdicts import change_verdict, paired_difference, paper_verdict
+from unimat_book.statistics import over_seeds, summarize
 from unimat_lib.crystals.table import CRYSTAL_SYSTEMS, CrystalTable
 from unimat_lib.evaluation.metrics import LOWER_IS_BETTER, PER_CRYSTAL, cell_metrics
 from unimat_lib.model import num_parameters
+
+_OTHER_DATA = "not comparable: other data"
 
 
 def main_table(runs: Mapping[str, Run], *, first_column: str = "view") -> pd.DataFrame:
@@ -77,7 +78,7 @@ def change_table(
 def worst_table(frames: Sequence[pd.DataFrame], table: CrystalTable, *, n: int = 6) -> pd.DataFrame:
     """The ``n`` test crystals with the largest length error (mean over seeds) and their rows."""
     test = split_rows(table)[2].numpy()
-    error = np.mean([PER_CRYSTAL["length_mae"](frame) for frame in frames], axis=0)
+    error = over_seeds(frames, "length_mae")
     order = np.argsort(-error, kind="stable")[:n]
     guess = np.mean([frame[list("abc")].to_numpy()[order] for frame in frames], axis=0)
     rows = test[order]
@@ -92,6 +93,59 @@ def worst_table(frames: Sequence[pd.DataFrame], table: CrystalTable, *, n: int =
             "mean error (Å)": error[order],
         }
     )
+
+
+def means(run: Run) -> dict[str, float]:
+    """The main metrics of a run, mean over seeds, without any interval."""
+    per_seed = [cell_metrics(frame) for frame in run.frames]
+    return {name: float(np.mean([m[name] for m in per_seed])) for name in MAIN_METRICS}
+
+
+def frames_table(frames: Mapping[str, pd.DataFrame], *, first_column: str) -> pd.DataFrame:
+    """The main metrics of single errors frames, one row each."""
+    return pd.DataFrame(
+        {first_column: name}
+        | {MAIN_METRICS[key][0]: cell_metrics(frame)[key] for key in MAIN_METRICS}
+        for name, frame in frames.items()
+    )
+
+
+def paper_table(
+    entries: Iterable[tuple[Mapping[str, str], str, float, Sequence[pd.DataFrame]]],
+    *,
+    columns: Mapping[str, str],
+    rounding: float,
+    comparable: bool,
+    num_claims: int = 1,
+) -> pd.DataFrame:
+    """Published values beside those of this book.
+
+    Args:
+        entries: For each row its labels (heading to text), the metric, the published value and the
+            errors frames of the seeds.
+        columns: What stands between labels and verdict, and its heading: ``paper``, ``ours`` (mean
+            over seeds), ``interval`` (95 %), ``delta``, or another metric of
+            :func:`.cell_metrics`.
+        rounding: Half a unit of the last digit of the published values.
+        comparable: False on other data than the paper's: then there are no verdicts.
+        num_claims: Verdicts given together, see :func:`.paper_verdict`.
+    """
+    rows = []
+    for labels, metric, published, frames in entries:
+        per_seed = [cell_metrics(frame) for frame in frames]
+        values = {name: float(np.mean([m.get(name, np.nan) for m in per_seed])) for name in columns}
+        row, ours, interval = None, np.nan, "–"
+        if metric in per_seed[0]:  # a crystal system without crystals has no accuracy
+            row = summarize(frames, [metric]).iloc[0].to_dict()
+            row["ci95"] = row["ci_low"], row["ci_high"]
+            ours, interval = row["mean"], "{:.1f} to {:.1f}".format(*row["ci95"])
+        values |= {"paper": published, "ours": ours, "delta": ours - published}
+        values["interval"] = interval
+        shown = {heading: values[key] for key, heading in columns.items()}
+        options = {"rounding": rounding, "num_claims": num_claims}
+        word = paper_verdict(row, published, lower_is_better=metric in LOWER_IS_BETTER, **options)
+        rows.append({**labels, **shown, "verdict": word if comparable else _OTHER_DATA})
+    return pd.DataFrame(rows)
 
 
 def _triple(values: Sequence[float]) -> str:

@@ -1,13 +1,13 @@
-"""Contrastive losses and retrieval metrics: tensors in, a scalar or ranks out, nothing else.
+"""Embeddings of the same crystals in several modalities in, contrastive losses or ranks out.
 
-The losses know nothing of crystals, encoders or configuration. They compare the embeddings that
-two modalities give to the same crystals (rows that belong together have the same index) and ask
-that a crystal's two embeddings be nearer to each other than to those of the other crystals of
-the batch.
+Rows that belong together have the same index; a crystal's two embeddings are to be nearer to each
+other than to those of the other crystals of the batch.
 """
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Mapping
 from itertools import combinations
 
@@ -16,6 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 ALIGNMENT_KINDS = ("clip", "siglip")
+
+MAX_SCALE = 100.0
+"""Largest inverse temperature, CLIP's: a small batch would drive the temperature to zero."""
+
+_CHUNK = 1024  # queries compared at once
 
 TIE_TOLERANCE = 1e-6
 """Cosine similarities closer than this count as equal in :func:`retrieval_ranks`."""
@@ -39,10 +44,7 @@ def _similarity(a: Tensor, b: Tensor) -> Tensor:
 
 
 def clip_loss(a: Tensor, b: Tensor, *, log_scale: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Symmetric InfoNCE loss of CLIP.
-
-    Every row of ``a`` has to find its partner among all rows of ``b``, and the other way round;
-    both searches are softmax classifications over the batch.
+    """Symmetric InfoNCE loss of CLIP: every row finds its partner, by a softmax, both ways.
 
     Args:
         a: Embeddings of one modality, ``[B, d]``, any scale (they are normalised here).
@@ -63,67 +65,46 @@ def clip_loss(a: Tensor, b: Tensor, *, log_scale: Tensor, mask: Tensor | None = 
     logits = log_scale.float().exp() * _similarity(a, b)  # [B, B]
     rows = torch.arange(len(a), device=a.device)
     if mask is None:
-        forward = functional.cross_entropy(logits, rows)
-        backward = functional.cross_entropy(logits.T, rows)
-        return (forward + backward) / 2
+        a_to_b, b_to_a = (functional.cross_entropy(x, rows) for x in (logits, logits.T))
+        return (a_to_b + b_to_a) / 2
     # Absent candidates get a logit that no softmax sees; absent queries get the weight zero.
-    weight = mask.float()
     floor = torch.finfo(logits.dtype).min / 2
-    a_to_b = functional.cross_entropy(
-        logits.masked_fill(~mask[None, :], floor), rows, reduction="none"
+    a_to_b, b_to_a = (
+        functional.cross_entropy(x.masked_fill(~mask[None, :], floor), rows, reduction="none")
+        for x in (logits, logits.T)
     )
-    b_to_a = functional.cross_entropy(
-        logits.T.masked_fill(~mask[None, :], floor), rows, reduction="none"
-    )
-    per_row = torch.where(mask, a_to_b + b_to_a, torch.zeros_like(a_to_b))
-    return per_row.sum() / (2 * weight.sum().clamp(min=1))
+    return torch.where(mask, a_to_b + b_to_a, 0.0).sum() / (2 * mask.float().sum().clamp(min=1))
 
 
-def siglip_loss(
-    a: Tensor, b: Tensor, *, log_scale: Tensor, bias: Tensor, mask: Tensor | None = None
-) -> Tensor:
+def siglip_loss(a: Tensor, b: Tensor, *, log_scale: Tensor, bias: Tensor) -> Tensor:
     """Sigmoid loss of SigLIP: every pair of the batch is a yes-or-no question of its own.
 
-    Args:
-        a: Embeddings of one modality, ``[B, d]``.
-        b: Embeddings of the same crystals in another modality, ``[B, d]``.
-        log_scale: Scalar, the logarithm of the inverse temperature.
-        bias: Scalar added to every logit; starts negative because most pairs do not match.
-        mask: Rows in which both modalities are present, bool ``[B]``.
-
-    Returns:
-        Scalar: summed binary cross-entropy divided by the number of present rows, in nats.
-
-    Raises:
-        ValueError: If the two shapes differ.
+    Arguments are those of :func:`clip_loss`, and a scalar ``bias`` that is added to every logit; it
+    starts negative because most pairs do not match. The sum of the binary cross-entropies is
+    divided by the number of rows, in nats.
 
     Source: Zhai et al., arXiv 2303.15343, algorithm 1.
     """
     _check_pair(a, b)
     logits = log_scale.float().exp() * _similarity(a, b) + bias.float()  # [B, B]
     signs = 2 * torch.eye(len(a), device=a.device) - 1
-    losses = -functional.logsigmoid(signs * logits)
-    if mask is None:
-        return losses.sum() / len(a)
-    pair_mask = mask[:, None] & mask[None, :]
-    return torch.where(pair_mask, losses, 0.0).sum() / mask.sum().clamp(min=1)
+    return -functional.logsigmoid(signs * logits).sum() / len(a)
 
 
 class AlignmentLoss(nn.Module):
-    """Contrastive loss between all pairs of modalities, with a learned, clamped temperature.
+    """Contrastive loss between all pairs of modalities, with a learned temperature.
 
-    Two modalities give one pair, three give three; the mean over the pairs is returned. Rows in
-    which a modality is absent take part in the pairs that remain.
+    Two modalities give one pair, three give three; the mean over the pairs is returned. Who trains
+    it calls :meth:`clamp_` after each step: a clamp in the forward pass would stop the gradient.
 
     Args:
         kind: ``"clip"`` or ``"siglip"``.
         start_scale: Inverse temperature at the start; by default that of the papers, 1 / 0.07 for
             CLIP and 10 for SigLIP. It moves by no more than the learning rate per step (in its
-            logarithm), so a short training ends near where it began. Its upper limit is CLIP's 100:
-            without one a small batch drives the temperature to zero and the loss to noise.
+            logarithm), so a short training ends near where it began.
 
     Raises:
-        ValueError: If ``kind`` is unknown.
+        ValueError: If ``kind`` is unknown or ``start_scale`` not above 0 and at most ``MAX_SCALE``.
     """
 
     def __init__(self, *, kind: str = "clip", start_scale: float | None = None) -> None:
@@ -131,28 +112,27 @@ class AlignmentLoss(nn.Module):
         if kind not in ALIGNMENT_KINDS:
             raise ValueError(f"expected an alignment kind of {ALIGNMENT_KINDS}, got {kind!r}")
         self.kind = kind
-        self.max_log_scale = float(torch.tensor(100.0).log())
         if start_scale is None:
             start_scale = 1 / 0.07 if kind == "clip" else 10.0
+        if not 0 < start_scale <= MAX_SCALE:
+            raise ValueError(
+                f"expected start_scale above 0 and at most {MAX_SCALE:g}, got {start_scale}"
+            )
         self.log_scale = nn.Parameter(torch.tensor(start_scale).log())
         self.bias = nn.Parameter(torch.tensor(-10.0)) if kind == "siglip" else None
 
     @property
     def scale(self) -> Tensor:
-        """Inverse temperature in use, a scalar in (0, 100]."""
-        return self.log_scale.clamp(max=self.max_log_scale).exp()
+        """Inverse temperature in use, a scalar."""
+        return self.log_scale.exp()
 
-    def forward(
-        self, embeddings: Mapping[str, Tensor], mask: Mapping[str, Tensor] | None = None
-    ) -> Tensor:
-        """Mean contrastive loss over all pairs of ``embeddings``.
+    @torch.no_grad()
+    def clamp_(self) -> None:
+        """Bring the inverse temperature back to ``MAX_SCALE`` where a step took it beyond."""
+        self.log_scale.clamp_(max=math.log(MAX_SCALE))
 
-        Args:
-            embeddings: Modality name to ``[B, d]``; at least two.
-            mask: Modality name to bool ``[B]``; modalities without an entry are present.
-
-        Returns:
-            Scalar loss in nats.
+    def forward(self, embeddings: Mapping[str, Tensor]) -> Tensor:
+        """Mean contrastive loss in nats over all pairs of embeddings, ``[B, d]`` by modality.
 
         Raises:
             ValueError: With fewer than two modalities.
@@ -162,38 +142,24 @@ class AlignmentLoss(nn.Module):
                 f"expected at least two modalities to align, got {sorted(embeddings)}: "
                 "add a modality to the model or set the contrastive weight to 0"
             )
-        log_scale = self.log_scale.clamp(max=self.max_log_scale)
-        losses = [
-            self._pair(embeddings[a], embeddings[b], log_scale, _pair_mask(mask, a, b))
-            for a, b in combinations(embeddings, 2)
-        ]
-        return torch.stack(losses).mean()
-
-    def _pair(self, a: Tensor, b: Tensor, log_scale: Tensor, mask: Tensor | None) -> Tensor:
         if self.kind == "clip":
-            return clip_loss(a, b, log_scale=log_scale, mask=mask)
-        return siglip_loss(a, b, log_scale=log_scale, bias=self.bias, mask=mask)
-
-
-def _pair_mask(mask: Mapping[str, Tensor] | None, a: str, b: str) -> Tensor | None:
-    if mask is None:
-        return None
-    present = [mask[name] for name in (a, b) if name in mask]
-    return torch.stack(present).all(dim=0) if present else None
+            loss = functools.partial(clip_loss, log_scale=self.log_scale)
+        else:
+            loss = functools.partial(siglip_loss, log_scale=self.log_scale, bias=self.bias)
+        return torch.stack([loss(a, b) for a, b in combinations(embeddings.values(), 2)]).mean()
 
 
 def retrieval_ranks(query: Tensor, gallery: Tensor, *, target: Tensor | None = None) -> Tensor:
-    """Rank of the right candidate for every query; ties count against us.
+    """Rank of the right candidate for every query, int64 ``[Q]``; 1 is best, ties count against us.
+
+    A rank counts every *other* candidate that is at least as similar as the right one, so a
+    constant embedding gets the worst rank and not the best.
 
     Args:
         query: Embeddings ``[Q, d]``.
         gallery: Candidates ``[G, d]``.
         target: Row of the gallery that is right for each query, int64 ``[Q]``; by default query
             ``i`` belongs to candidate ``i`` (then ``Q`` must equal ``G``).
-
-    Returns:
-        int64 ``[Q]``; 1 is best. A rank counts every *other* candidate that is at least as
-        similar as the right one, so a constant embedding gets the worst rank and not the best.
 
     Raises:
         ValueError: If the shapes do not fit.
@@ -227,6 +193,3 @@ def recall_at_k(ranks: Tensor, k: int) -> float:
     if len(ranks) == 0:
         raise ValueError("expected at least one rank, got none: is the test split empty?")
     return float((ranks <= k).double().mean())
-
-
-_CHUNK = 1024  # queries compared at once

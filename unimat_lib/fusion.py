@@ -1,10 +1,10 @@
-"""Fusion: the embeddings of several modalities become one description of a crystal.
+"""Tokens of several modalities in, candidate features of a crystal with weights out.
 
 Every strategy has the same shape, so that they can be exchanged: it takes one token per modality
-``[B, M, d]`` and a mask ``[B, M]`` of the modalities that are present, and returns candidate
-features ``[B, K, d]`` with weights ``[B, K]`` that sum to one. The heads read every candidate and
-their outputs are averaged with the weights. Early strategies have one candidate (``K = 1``); late
-fusion has one per modality (``K = M``).
+``[B, M, d]`` and a mask ``[B, M]`` of the modalities that are present (``None`` where all are), and
+returns features ``[B, K, d]`` with weights ``[B, K]`` that sum to one. The heads read every
+candidate and their outputs are averaged with the weights. Early strategies have one candidate
+(``K = 1``); late fusion has one per modality (``K = M``).
 """
 
 from __future__ import annotations
@@ -12,40 +12,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-FUSIONS = ("concat", "gated", "cross_attention", "late")
 
-
-def make_fusion(kind: str, *, num_modalities: int, dim: int) -> nn.Module:
-    """Build a fusion module by name.
-
-    Args:
-        kind: One of ``FUSIONS``.
-        num_modalities: Tokens per crystal, ``M``.
-        dim: Width of a token, ``d``.
-
-    Raises:
-        ValueError: If the name is unknown.
-    """
-    classes = {
-        "concat": ConcatFusion,
-        "gated": GatedFusion,
-        "cross_attention": CrossAttentionFusion,
-        "late": LateFusion,
-    }
-    if kind not in classes:
-        raise ValueError(f"expected a fusion of {FUSIONS}, got {kind!r}")
-    return classes[kind](num_modalities=num_modalities, dim=dim)
-
-
-def _mlp(size_in: int, hidden: int, size_out: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.LayerNorm(size_in), nn.Linear(size_in, hidden), nn.GELU(), nn.Linear(hidden, size_out)
-    )
+def _mlp(size_in: int, dim: int) -> nn.Sequential:
+    layers = nn.Linear(size_in, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim)
+    return nn.Sequential(nn.LayerNorm(size_in), *layers)
 
 
 def _one_candidate(features: Tensor) -> tuple[Tensor, Tensor]:
     """``[B, d]`` -> candidates ``[B, 1, d]`` with the weight one."""
     return features[:, None], features.new_ones(len(features), 1)
+
+
+def _without_absent(tokens: Tensor, mask: Tensor | None) -> Tensor:
+    """Zero in the place of absent tokens, which may hold anything."""
+    return tokens if mask is None else tokens.masked_fill(~mask[..., None], 0.0)
 
 
 class ConcatFusion(nn.Module):
@@ -57,7 +37,7 @@ class ConcatFusion(nn.Module):
     def __init__(self, *, num_modalities: int, dim: int) -> None:
         super().__init__()
         self.absent = nn.Parameter(torch.zeros(num_modalities, dim))
-        self.mlp = _mlp(num_modalities * dim, 2 * dim, dim)
+        self.mlp = _mlp(num_modalities * dim, dim)
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """``[B, M, d]``, bool ``[B, M]`` -> ``[B, 1, d]``, ``[B, 1]``."""
@@ -78,7 +58,7 @@ class GatedFusion(nn.Module):
         self.norm = nn.ModuleList(nn.LayerNorm(dim) for _ in range(num_modalities))
         self.value = nn.ModuleList(nn.Linear(dim, dim) for _ in range(num_modalities))
         self.gate = nn.ModuleList(nn.Linear(dim, dim) for _ in range(num_modalities))
-        self.mlp = _mlp(dim, 2 * dim, dim)
+        self.mlp = _mlp(dim, dim)
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """``[B, M, d]``, bool ``[B, M]`` -> ``[B, 1, d]``, ``[B, 1]``."""
@@ -87,17 +67,14 @@ class GatedFusion(nn.Module):
         gates = torch.stack([f(x) for f, x in zip(self.gate, normed, strict=True)], dim=1)
         if mask is not None:
             gates = gates.masked_fill(~mask[..., None], float("-inf"))
-            values = values.masked_fill(~mask[..., None], 0.0)  # keeps NaN of absent inputs out
-        mixed = (gates.softmax(dim=1) * values).sum(dim=1)  # [B, d]
+        mixed = (gates.softmax(dim=1) * _without_absent(values, mask)).sum(dim=1)  # [B, d]
         return _one_candidate(mixed + self.mlp(mixed))
 
 
 class CrossAttentionFusion(nn.Module):
-    """Modality tokens attend to one another and a learned query reads the result.
+    """A learned query reads the modality tokens by attention; absent ones are hidden from it.
 
-    One pre-norm transformer layer over ``M`` tokens plus the query token; absent modalities are
-    hidden from the attention. Source: Vaswani et al., arXiv 1706.03762; the query token is that
-    of arXiv 2010.11929.
+    Source: Vaswani et al., arXiv 1706.03762; the query token is that of arXiv 2010.11929.
     """
 
     def __init__(self, *, num_modalities: int, dim: int) -> None:
@@ -107,13 +84,11 @@ class CrossAttentionFusion(nn.Module):
         num_heads = next(n for n in (8, 4, 2, 1) if dim % n == 0)
         self.norm = nn.LayerNorm(dim)
         self.attention = nn.MultiheadAttention(dim, num_heads, batch_first=True)
-        self.mlp = _mlp(dim, 2 * dim, dim)
+        self.mlp = _mlp(dim, dim)
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """``[B, M, d]``, bool ``[B, M]`` -> ``[B, 1, d]``, ``[B, 1]``."""
-        if mask is not None:
-            tokens = tokens.masked_fill(~mask[..., None], 0.0)
-        tokens = self.norm(tokens + self.kind)
+        tokens = self.norm(_without_absent(tokens, mask) + self.kind)
         query = self.query.expand(len(tokens), 1, -1).to(tokens.dtype)  # [B, 1, d]
         hidden = None if mask is None else ~mask
         read, _ = self.attention(query, tokens, tokens, key_padding_mask=hidden, need_weights=False)
@@ -127,14 +102,33 @@ class LateFusion(nn.Module):
     def __init__(self, *, num_modalities: int, dim: int) -> None:
         super().__init__()
         self.logits = nn.Parameter(torch.zeros(num_modalities))
-        self.mlp = nn.ModuleList(_mlp(dim, 2 * dim, dim) for _ in range(num_modalities))
+        self.mlp = nn.ModuleList(_mlp(dim, dim) for _ in range(num_modalities))
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """``[B, M, d]``, bool ``[B, M]`` -> ``[B, M, d]``, ``[B, M]``."""
-        if mask is not None:
-            tokens = tokens.masked_fill(~mask[..., None], 0.0)
+        tokens = _without_absent(tokens, mask)
         features = torch.stack([f(tokens[:, m]) for m, f in enumerate(self.mlp)], dim=1)
         logits = self.logits.expand(len(tokens), -1)
         if mask is not None:
             logits = logits.masked_fill(~mask, float("-inf"))
         return features, logits.softmax(dim=1)
+
+
+_CLASSES = {
+    "concat": ConcatFusion,
+    "gated": GatedFusion,
+    "cross_attention": CrossAttentionFusion,
+    "late": LateFusion,
+}
+FUSIONS = tuple(_CLASSES)
+
+
+def make_fusion(kind: str, *, num_modalities: int, dim: int) -> nn.Module:
+    """Build a fusion module, one of ``FUSIONS``, for ``M`` tokens per crystal of width ``d``.
+
+    Raises:
+        ValueError: If the name is unknown.
+    """
+    if kind not in FUSIONS:
+        raise ValueError(f"expected a fusion of {FUSIONS}, got {kind!r}")
+    return _CLASSES[kind](num_modalities=num_modalities, dim=dim)

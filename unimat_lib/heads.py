@@ -1,4 +1,4 @@
-"""Heads: from a fused description of a crystal to its cell and its crystal system.
+"""A fused description of a crystal in, its cell and its crystal system out.
 
 The cell head answers two questions at once: the lengths of the Niggli cell in angstrom, and the
 same lengths divided by the cube root of the number of atoms (the ``scaled_lattice`` target of the
@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unimat_lib.crystals.table import CRYSTAL_SYSTEMS
 from unimat_lib.views.batch import Targets
 
 CELL_TARGETS = ("lengths", "scaled_lengths", "angles")
@@ -51,33 +50,16 @@ class CellScaler(nn.Module):
         return dict(zip(CELL_TARGETS, physical.split(3, dim=1), strict=True))
 
 
-def _head(dim: int, size_out: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.LayerNorm(dim), nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, size_out)
-    )
+class Head(nn.Module):
+    """MLP from features ``[..., dim]`` to standardised targets or logits ``[..., size]``."""
 
-
-class CellHead(nn.Module):
-    """MLP from ``[..., d]`` to the nine standardised cell targets ``[..., 9]``."""
-
-    def __init__(self, *, dim: int) -> None:
+    def __init__(self, *, dim: int, size: int) -> None:
         super().__init__()
-        self.net = _head(dim, 9)
+        layers = nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, size)
+        self.net = nn.Sequential(nn.LayerNorm(dim), *layers)
 
     def forward(self, features: Tensor) -> Tensor:
-        """``[..., d]`` -> ``[..., 9]``."""
-        return self.net(features)
-
-
-class CrystalSystemHead(nn.Module):
-    """MLP from ``[..., d]`` to the logits of the seven crystal systems ``[..., 7]``."""
-
-    def __init__(self, *, dim: int) -> None:
-        super().__init__()
-        self.net = _head(dim, len(CRYSTAL_SYSTEMS))
-
-    def forward(self, features: Tensor) -> Tensor:
-        """``[..., d]`` -> ``[..., 7]``."""
+        """``[..., dim]`` -> ``[..., size]``."""
         return self.net(features)
 
 

@@ -5,6 +5,9 @@ the closure is followed from definition to definition, through every import, als
 functions. Code is compared by meaning: comments, docstrings and layout do not count, nor do the
 words in a figure and the launch settings of a kernel, which change no number. The same identity
 serves prepared tables, checkpoints, refined parts and the stamps of the book.
+
+It cannot see what is chosen by a text at run time (``getattr``, ``importlib.import_module``). In
+doubt more is followed than runs, never less.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import functools
 import hashlib
 import importlib.metadata
 import re
+import symtable
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -29,10 +33,14 @@ SETTINGS_DO_NOT_COUNT = "unimat_lib.kernels"
 """Modules below this package hold kernels: their capital constants say how they are launched."""
 
 _LAUNCH_WORDS = ("num_warps", "num_stages")
+_NOT_IMPORTED = ("TYPE_CHECKING", "typing.TYPE_CHECKING", "__name__ == '__main__'")
+_MAGIC = re.compile(r"(\s*)(?:%time(?:it)? (.*)|[%!?].*)$")
 
-_DOCUMENTED = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-# Statements that do nothing but bind names: they count where somebody uses the name.
-_QUIET = (*_DOCUMENTED, ast.Assign, ast.AnnAssign, ast.Import, ast.ImportFrom)
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+_DEFINITIONS = (ast.ClassDef, *_FUNCTIONS)
+
+Place = tuple[str, str]
+"""A module and a name in it; "*" is all of it, "" what it does when it is imported."""
 
 
 class Identity(NamedTuple):
@@ -68,11 +76,12 @@ def identity_of(*names: str) -> Identity:
         ValueError: There is no such definition.
     """
     root = Path(__file__).resolve().parents[1]
-    wanted = [tuple(name.split(":")) for name in names]
-    for module, name in wanted:
-        if name not in _module(root, module).defined:
+    places = [tuple(name.split(":")) for name in names]
+    for module, name in places:
+        found = _module(root, module)
+        if found is None or name not in found.defined:
             raise ValueError(f"module {module} defines no {name!r}: name one of its definitions")
-    return _closure(root, wanted)
+    return _closure(root, places)
 
 
 def identity_of_source(source: str, root: Path) -> Identity:
@@ -81,6 +90,9 @@ def identity_of_source(source: str, root: Path) -> Identity:
     Args:
         source: Python code, for example the cells of a notebook; magics are passed over.
         root: Folder of the packages.
+
+    Raises:
+        SyntaxError: The source is neither Python nor a magic.
     """
     code = _Module(_without_magics(source), "__main__", is_package=False)
     return _closure(root, [("__main__", "*")], {"__main__": code})
@@ -117,14 +129,18 @@ def _spell(node: Any, *, words: bool = True) -> str:
     fields = dict(ast.iter_fields(node))
     if isinstance(node, ast.JoinedStr):  # Python 3.12 adds empty parts to some f-strings
         fields["values"] = [part for part in node.values if getattr(part, "value", 0) != ""]
-    if isinstance(node, _DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
-        fields["body"] = node.body[1:]
+    if isinstance(node, _DEFINITIONS):
+        fields["body"] = [statement for statement in node.body if not _documents(statement)]
     inner = ",".join(
         f"{name}={_spell(value, words=words)}"
         for name, value in sorted(fields.items())
         if value not in (None, []) or isinstance(node, ast.Constant)
     )
     return f"{type(node).__name__}({inner})"
+
+
+def _documents(statement: ast.stmt) -> bool:
+    return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
 
 
 class _Module:
@@ -134,51 +150,135 @@ class _Module:
         self.name = name
         self.package = name if is_package else name.rpartition(".")[0]
         self.defined: dict[str, list[ast.stmt]] = defaultdict(list)
-        self.imported: dict[str, tuple[str, str | None]] = {}
+        self.imported: dict[str, list[Place]] = defaultdict(list)
         self.always: list[ast.stmt] = []
+        self.runs: list[Place] = []  # what the imports at its top run
+        self._scopes = symtable.symtable(text, name, "exec").get_children()
         for statement in ast.parse(text).body:
             self._take(statement)
 
     def _take(self, statement: ast.stmt) -> None:
-        if isinstance(statement, (ast.Import, ast.ImportFrom)):
-            self.imported |= dict(self.bindings(statement))
-        if isinstance(statement, ast.If) and "TYPE_CHECKING" in ast.unparse(statement.test):
-            return  # never runs
-        for name in _names_bound(statement):
-            self.defined[name].append(statement)
-        documents = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
-        if not documents and not isinstance(statement, _QUIET):
+        skipped = isinstance(statement, ast.If) and ast.unparse(statement.test) in _NOT_IMPORTED
+        if skipped and self.name != "__main__":
+            for other in statement.orelse:
+                self._take(other)
+            return
+        for node in [statement] if isinstance(statement, _DEFINITIONS) else ast.walk(statement):
+            for name, place, run in self.imports(node):
+                self.imported[name].append(place)
+                self.runs += [p for p in run if p[0].startswith(FAMILY) or p[1]]
+            if isinstance(node, _DEFINITIONS):
+                self.defined[node.name].append(statement)
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                self.defined[node.id].append(statement)
+        if not _documents(statement) and not self._only_binds(statement):
             self.always.append(statement)
 
-    def bindings(self, statement: ast.stmt) -> Iterator[tuple[str, tuple[str, str | None]]]:
-        """Local name to (module, name in it) for each name that an import brings."""
-        if isinstance(statement, ast.Import):
-            for alias in statement.names:
+    def _only_binds(self, statement: ast.stmt) -> bool:
+        """Whether a statement counts only where somebody uses the names that it binds."""
+        if isinstance(statement, _DEFINITIONS):  # a decorator of ours may register what it is given
+            names = {name.id for part in statement.decorator_list for name in _names(part)}
+            modules = [module for name in names for module, _ in self.imported.get(name, ())]
+            ours = any(module.startswith(FAMILY) for module in modules)
+            return not ours and not names & set(self.defined)
+        if isinstance(statement, (ast.Assign, ast.AnnAssign)):
+            targets = getattr(statement, "targets", None) or [statement.target]
+            nodes = [node for target in targets for node in ast.walk(target)]
+            return not any(isinstance(node, (ast.Attribute, ast.Subscript)) for node in nodes)
+        return isinstance(statement, (ast.Import, ast.ImportFrom))
+
+    def imports(self, node: ast.AST) -> Iterator[tuple[str, Place, list[Place]]]:
+        """For each name that an import brings: what it stands for, and the modules that it runs."""
+        if isinstance(node, ast.Import):
+            for alias in node.names:
                 whole = alias.name if alias.asname else alias.name.split(".")[0]
-                yield alias.asname or whole, (whole, None)
-        elif isinstance(statement, ast.ImportFrom):
-            base = statement.module or ""
-            if statement.level:
+                yield alias.asname or whole, (whole, "*"), [(alias.name, "")]
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
                 parts = self.package.split(".")
-                parent = ".".join(parts[: len(parts) - statement.level + 1])
-                base = f"{parent}.{base}" if base else parent
-            for alias in statement.names:
-                yield alias.asname or alias.name, (base, alias.name)
+                base = ".".join([*parts[: len(parts) - node.level + 1], *filter(None, [base])])
+            for alias in node.names:
+                all_of_it = "*" if alias.name == "*" else ""
+                run = [(base, all_of_it), (f"{base}.{alias.name}", "")]
+                yield alias.asname or alias.name, (base, alias.name), run
+
+    def _hidden(self, statement: ast.stmt) -> set[str]:
+        """Names that a function has for itself, whatever the module calls by them."""
+        if not isinstance(statement, _FUNCTIONS):
+            return set()
+        scopes = [s for s in self._scopes if s.get_lineno() == statement.lineno]
+        header = [*statement.decorator_list, statement.args, statement.returns or ast.Pass()]
+        free = {name.id for part in header for name in _names(part)}
+        every = set()
+        for scope in scopes:  # grows while it is read
+            scopes += scope.get_children()
+            every |= set(scope.get_identifiers())
+            in_class = scope.get_type() == "class"
+            free |= {s.get_name() for s in scope.get_symbols() if in_class or s.is_global()}
+        return every - free
+
+    def reached(self, root: Path, statement: ast.stmt) -> tuple[set[Place], set[str]]:
+        """Places that a statement names, and what the imported names in it stand for."""
+        places, meaning = set(), set()
+        local, chains = defaultdict(list), {}
+        for node in ast.walk(statement):
+            for name, place, run in self.imports(node):
+                local[name].append(place)
+                places |= set(run)
+            attributes, inner = [], node
+            while isinstance(inner, ast.Attribute):
+                attributes.insert(0, inner.attr)
+                inner = inner.value
+            if attributes:
+                chains.setdefault(id(inner), attributes)  # the longest chain comes first
+        hidden = self._hidden(statement)
+        for node in _names(statement):  # also in annotations: whose methods are called
+            if isinstance(node.ctx, ast.Store):
+                continue
+            found = local[node.id]
+            if node.id not in hidden:
+                places |= {(self.name, node.id)} if node.id in self.defined else set()
+                outer = self.imported.get(node.id, [])
+                meaning |= {f"{node.id}={place}" for place in outer}
+                found = found + outer
+            for place in found:
+                places |= set(_follow(root, place, chains.get(id(node), [])))
+        return places, meaning
 
 
-def _names_bound(statement: ast.stmt) -> list[str]:
-    """Names that a statement at the top of a module defines."""
-    if isinstance(statement, _DOCUMENTED):
-        return [statement.name]
-    found = (n for n in ast.walk(statement) if isinstance(n, ast.Name))
-    names = [n.id for n in found if isinstance(n.ctx, ast.Store)]
-    inside = [n.name for n in ast.walk(statement) if isinstance(n, _DOCUMENTED)]
-    return names + inside
+def _names(node: ast.AST) -> Iterator[ast.Name]:
+    return (inner for inner in ast.walk(node) if isinstance(inner, ast.Name))
+
+
+def _follow(root: Path, place: Place, attributes: list[str]) -> Iterator[Place]:
+    """What an imported name with attributes behind it is: ``module.part.function`` or a value."""
+    module, name = place
+    if name != "*":
+        yield place
+        module = f"{module}.{name}"
+        if _module(root, module) is None:
+            return
+    for attribute in [*attributes, "*"]:
+        if _module(root, f"{module}.{attribute}") is None:
+            yield module, attribute
+            return
+        module = f"{module}.{attribute}"
 
 
 def _without_magics(source: str) -> str:
-    """Python code of notebook cells: lines that begin with % or ! are IPython's."""
-    return "\n".join(re.sub(r"^(\s*)[%!].*$", r"\1pass", line) for line in source.splitlines())
+    """Python code of notebook cells: of the lines that are IPython's, what they time remains."""
+    lines = source.splitlines()
+    while True:
+        try:
+            ast.parse(text := "\n".join(lines))
+            return text
+        except SyntaxError as error:
+            number = (error.lineno or 0) - 1
+            found = _MAGIC.match(lines[number]) if 0 <= number < len(lines) else None
+            if found is None:
+                raise
+            lines[number] = found[1] + (found[2] or "pass")
 
 
 @functools.lru_cache(maxsize=512)
@@ -198,88 +298,47 @@ def _module(root: Path, name: str) -> _Module | None:
 
 
 def _closure(
-    root: Path, wanted: Iterable[tuple[str, str]], known: dict[str, _Module] | None = None
+    root: Path, wanted: Iterable[Place], known: dict[str, _Module] | None = None
 ) -> Identity:
     """Follow definitions until no new one is reached."""
-    known = known or {}
     waiting, seen = list(wanted), set()
     pieces: dict[str, dict[str, str]] = defaultdict(dict)
-    outside: set[str] = set()
     while waiting:
-        item = waiting.pop()
-        if item in seen:
+        place = waiting.pop()
+        if place in seen:
             continue
-        seen.add(item)
-        name, wanted_name = item
-        module = known.get(name) or _module(root, name)
+        seen.add(place)
+        name, wanted_name = place
+        module = (known or {}).get(name) or _module(root, name)
         if module is None:
-            outside.add(name.split(".")[0])
             continue
-        pieces[name]  # a module counts as reached even if only its imports are used
-        parent = name.rpartition(".")[0]
-        waiting += [(name, ""), *([(parent, "")] if parent else [])]
-        below = f"{name}.{wanted_name}"
+        if name.startswith(SETTINGS_DO_NOT_COUNT) and wanted_name.strip("_").isupper():
+            continue
+        waiting += [(name, ""), (name.rpartition(".")[0], "")]
+        statements, imported = module.defined.get(wanted_name, []), []
         if wanted_name == "*":
-            waiting += [(name, other) for other in module.defined]
+            others = set() if name == "__main__" else set(module.imported)
+            waiting += [(name, other) for other in others | set(module.defined)]
         elif wanted_name == "":
-            _add(pieces, module, "", module.always, waiting)
-        elif wanted_name in module.defined:
-            _add(pieces, module, wanted_name, module.defined[wanted_name], waiting)
-        elif wanted_name in module.imported:
-            waiting.append(_target(*module.imported[wanted_name]))
-        elif _module(root, below) is not None:
-            waiting.append((below, ""))
+            statements = module.always
+            waiting += module.runs
+        else:
+            imported = module.imported.get(wanted_name, [])
+            waiting += [other for place in imported for other in _follow(root, place, [])]
+        words = not name.startswith(WORDS_DO_NOT_COUNT)
+        parts = [f"{place}" for place in imported]
+        for statement in statements:
+            places, meaning = module.reached(root, statement)
+            waiting += places
+            parts += [_spell(statement, words=words), *sorted(meaning)]
+        if parts:
+            pieces[name][wanted_name] = "".join(parts)
+        elif wanted_name:
+            waiting.append((f"{name}.{wanted_name}", ""))  # it may be a module
     pieces.pop("__main__", None)
     code = {name: short_hash(repr(sorted(parts.items()))) for name, parts in pieces.items()}
+    outside = {name.split(".")[0] for name, _ in seen}
     return Identity(dict(sorted(code.items())), _versions(outside))
-
-
-def _target(module: str, name: str | None) -> tuple[str, str]:
-    return module, name or "*"
-
-
-def _add(
-    pieces: dict[str, dict[str, str]],
-    module: _Module,
-    name: str,
-    statements: list[ast.stmt],
-    waiting: list[tuple[str, str]],
-) -> None:
-    """Note the meaning of some statements and what they reach."""
-    if module.name.startswith(SETTINGS_DO_NOT_COUNT) and name.strip("_").isupper():
-        return
-    words = not module.name.startswith(WORDS_DO_NOT_COUNT)
-    pieces[module.name][name] = "".join(_spell(s, words=words) for s in statements)
-    for statement in statements:
-        waiting += _reached(module, statement)
-
-
-def _reached(module: _Module, statement: ast.stmt) -> Iterator[tuple[str, str]]:
-    """Definitions and modules that a statement names."""
-    nodes = list(ast.walk(statement))
-    bound = dict(module.imported)
-    for node in nodes:
-        bound |= dict(module.bindings(node))
-    attributes = {
-        id(node.value): node.attr
-        for node in nodes
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
-    }
-    for node in nodes:
-        if isinstance(node, (ast.Import, ast.ImportFrom)):  # inside of a function: it runs
-            yield from ((base, name or "") for _, (base, name) in module.bindings(node))
-        elif isinstance(node, ast.Name):
-            if node.id in module.defined:
-                yield module.name, node.id
-            elif node.id in bound:
-                base, name = bound[node.id]
-                attribute = attributes.get(id(node))
-                if name is None:
-                    yield base, attribute or "*"
-                else:
-                    yield base, name
-                    if base.startswith(FAMILY):  # it may be a module
-                        yield f"{base}.{name}", attribute or "*"
 
 
 @functools.cache
@@ -288,6 +347,5 @@ def _distributions() -> dict[str, list[str]]:
 
 
 def _versions(packages: Iterable[str]) -> dict[str, str]:
-    found = {name for package in packages for name in _distributions().get(package, ())}
-    found -= set(_distributions().get(__name__.split(".")[0], ()))  # followed, not counted
+    found = {n for p in packages if not p.startswith(FAMILY) for n in _distributions().get(p, ())}
     return {name: importlib.metadata.version(name) for name in sorted(found)}

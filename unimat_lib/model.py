@@ -1,8 +1,7 @@
-"""UniMat in one module: encoders, projections, fusion, heads.
+"""A description in, the model out (encoders, projections, fusion, heads); a model in, files out.
 
-A model is described by a :class:`UniMatConfig`; saving writes the weights (safetensors) and the
-description (JSON), and loading needs nothing else: the pattern grid, the Magpie standardisation
-and the units of the outputs travel with the weights.
+Saving writes the weights (safetensors) and the description (JSON), and loading needs nothing else:
+the pattern grid, the Magpie standardisation and the units of the outputs travel with the weights.
 """
 
 from __future__ import annotations
@@ -20,17 +19,26 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from unimat_lib.alignment import AlignmentLoss
+from unimat_lib.crystals.table import CRYSTAL_SYSTEMS
 from unimat_lib.encoders.composition import CompositionEncoder
 from unimat_lib.encoders.pattern import PatternEncoder
-from unimat_lib.files import replacing
+from unimat_lib.files import file_hash, replacing
 from unimat_lib.fusion import make_fusion
-from unimat_lib.heads import CellHead, CellScaler, CrystalSystemHead
+from unimat_lib.heads import CellScaler, Head
 from unimat_lib.views.batch import MODALITIES, CrystalViews
 from unimat_lib.views.composition import MAGPIE_FEATURES
 from unimat_lib.views.graphs import PeriodicGraph
 from unimat_lib.views.grid import Grid
 
 FORMAT_VERSION = 1
+
+MAX_PARAMETERS = 30_000_000
+"""Largest model that :func:`load_model` builds; those of the book have 3 to 6 million."""
+
+# Settings that need not be whole numbers, and those that count layers and basis functions.
+_FRACTIONS = {"cutoff", "dropout", "fwhm", "start_scale"}
+_FRACTIONS |= {"two_theta_min", "two_theta_max", "wavelength"}
+_COUNTS = {"blocks", "depth", "depths", "num_radial", "num_spherical"}
 
 
 @dataclass(frozen=True)
@@ -40,8 +48,7 @@ class UniMatConfig:
     Attributes:
         modalities: Modalities that have an encoder.
         inputs: Modalities that the fusion and the heads see; the others only take part in the
-            alignment. ``("structure", "xrd")`` with ``inputs=("structure",)`` is "structure
-            aligned with XRD".
+            alignment.
         dim: Width of the embeddings.
         projection_dim: Width of the shared space in which modalities are aligned.
         fusion: One of ``unimat_lib.fusion.FUSIONS``.
@@ -54,6 +61,9 @@ class UniMatConfig:
         structure: Further arguments of :class:`StructureEncoder`.
         xrd: Further arguments of :class:`PatternEncoder`.
         composition: Further arguments of :class:`CompositionEncoder`.
+
+    Raises:
+        ValueError: Unknown or inconsistent modalities, or a number that no model has.
     """
 
     modalities: tuple[str, ...]
@@ -72,41 +82,47 @@ class UniMatConfig:
     composition: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse unknown or inconsistent modalities."""
-        unknown = [name for name in self.modalities if name not in MODALITIES]
+        """Refuse what describes no model."""
         for names in (self.modalities, self.inputs):
             if len(set(names)) != len(names):
                 raise ValueError(f"expected every modality once, got {names}")
-        if unknown or not self.modalities:
+        if not self.modalities or not set(self.modalities) <= set(MODALITIES):
             raise ValueError(
                 f"expected one or more modalities of {MODALITIES}, got {self.modalities}"
             )
-        without_encoder = [name for name in self.inputs if name not in self.modalities]
-        if without_encoder or not self.inputs:
+        if not self.inputs or not set(self.inputs) <= set(self.modalities):
             raise ValueError(
                 f"expected inputs among the modalities {self.modalities}, got {self.inputs}"
             )
+        _check_numbers(dataclasses.asdict(self))
 
     def to_dict(self) -> dict[str, object]:
-        """Plain JSON types."""
+        """The settings in plain JSON types."""
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, object]) -> UniMatConfig:
-        """The inverse of :meth:`to_dict`.
-
-        Raises:
-            ValueError: On a name that no field has.
-        """
+        """The inverse of :meth:`to_dict`; a name that no field has is a ``ValueError``."""
         known = {f.name for f in dataclasses.fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown:
             raise ValueError(f"unknown model settings {unknown}: expected some of {sorted(known)}")
-        values = dict(values)
-        values["modalities"] = tuple(values["modalities"])
-        values["inputs"] = tuple(values["inputs"])
-        values["grid"] = Grid(**values["grid"])
-        return cls(**values)
+        names = {key: tuple(values[key]) for key in ("modalities", "inputs")}
+        return cls(**dict(values) | names | {"grid": Grid(**values["grid"])})
+
+
+def _check_numbers(settings: Mapping[str, object]) -> None:
+    """Refuse numbers, at any depth, that would build a giant model or none."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            _check_numbers(value)
+            continue
+        for number in value if isinstance(value, list | tuple) else (value,):
+            limit = 64 if name in _COUNTS else 2**20
+            if isinstance(number, int | float) and not 0 <= number <= limit:
+                raise ValueError(f"expected {name} between 0 and {limit}, got {number}")
+            if isinstance(number, float) and name not in _FRACTIONS:
+                raise ValueError(f"expected {name} to be a whole number, got {number}")
 
 
 @dataclass(frozen=True)
@@ -128,10 +144,7 @@ class UniMatOutput:
 
 
 class UniMat(nn.Module):
-    """Encoders, projections, fusion and heads.
-
-    Args:
-        config: The description.
+    """Encoders, projections, fusion and heads, as ``config`` describes them.
 
     Attributes:
         optional_inputs: Inputs that the model was trained to do without (modality dropout).
@@ -148,28 +161,36 @@ class UniMat(nn.Module):
         )
         self.alignment = AlignmentLoss(kind=config.alignment, start_scale=config.start_scale)
         self.fusion = make_fusion(config.fusion, num_modalities=len(config.inputs), dim=config.dim)
-        self.cell_head = CellHead(dim=config.dim)
-        self.system_head = CrystalSystemHead(dim=config.dim)
+        self.cell_head = Head(dim=config.dim, size=9)
+        self.system_head = Head(dim=config.dim, size=len(CRYSTAL_SYSTEMS))
         self.cell_scaler = CellScaler()
         self.optional_inputs: tuple[str, ...] = ()
         self.register_buffer("magpie_mean", torch.zeros(len(MAGPIE_FEATURES)))
         self.register_buffer("magpie_std", torch.ones(len(MAGPIE_FEATURES)))
 
     def fit_scalers(self, views: CrystalViews, train: Tensor) -> None:
-        """Take the units of inputs and outputs from the training crystals.
+        """Take the units of inputs and outputs from the rows ``train``, int64, of some views.
 
-        Args:
-            views: The views that training will use.
-            train: Rows of the training split, int64.
+        Raises:
+            ValueError: There is no training crystal.
         """
+        if len(train) == 0:
+            raise ValueError("expected at least one training crystal to take the units from")
         self.cell_scaler.fit(views.targets.select(train))
         if views.magpie is not None:
             values = views.magpie[train]
             self.magpie_mean.copy_(values.mean(dim=0))
-            self.magpie_std.copy_(values.std(dim=0).clamp(min=1e-6))
+            correction = min(1, len(values) - 1)  # the spread of one crystal is zero, not NaN
+            self.magpie_std.copy_(values.std(dim=0, correction=correction).clamp(min=1e-6))
 
     def encode(self, name: str, view: PeriodicGraph | Tensor) -> Tensor:
-        """Embedding ``[B, dim]`` of one modality's view."""
+        """Embedding ``[B, dim]`` of one modality's view.
+
+        Raises:
+            ValueError: The model has no encoder of that name.
+        """
+        if name not in self.encoders:
+            raise ValueError(f"expected a view of {self.config.modalities}, got {name!r}")
         if name == "composition":
             # Clamped: a feature that is nearly constant in training may be huge elsewhere.
             view = ((view - self.magpie_mean) / self.magpie_std).clamp(-10, 10)
@@ -202,7 +223,7 @@ class UniMat(nn.Module):
     def _tokens(
         self, embeddings: Mapping[str, Tensor], mask: Mapping[str, Tensor] | None
     ) -> tuple[Tensor, Tensor | None]:
-        """Tokens ``[B, M, d]`` of the inputs, and their mask ``[B, M]`` if any can be absent."""
+        """Tokens ``[B, M, d]`` of the inputs; their mask ``[B, M]`` where any can be absent."""
         inputs = self.config.inputs
         given = [name for name in inputs if name in embeddings]
         if not given:
@@ -212,19 +233,13 @@ class UniMat(nn.Module):
         if mask is None and len(given) == len(inputs):
             return torch.stack(tokens, dim=1), None
         everywhere = torch.ones(len(like), dtype=torch.bool, device=like.device)
-        present = [
-            (mask or {}).get(name, everywhere) if name in embeddings else ~everywhere
-            for name in inputs
-        ]
+        known = dict.fromkeys(given, everywhere) | dict(mask or {})
+        present = [known[name] if name in given else ~everywhere for name in inputs]
         return torch.stack(tokens, dim=1), torch.stack(present, dim=1)
 
 
 def check_views(config: UniMatConfig, views: CrystalViews) -> None:
-    """Refuse views that were not made the way a model expects them.
-
-    Raises:
-        ValueError: If grid, peak width, cutoff or cap of neighbours differ.
-    """
+    """Raise ``ValueError`` for views with another grid, peak width, cutoff or cap of neighbours."""
     names = []
     if "xrd" in config.modalities and views.reflections is not None:
         names += ["grid", "fwhm"]
@@ -262,12 +277,9 @@ def save_model(model: UniMat, path: str | os.PathLike[str], *, half: bool = Fals
 
     Args:
         model: The model.
-        path: File of the weights; the folder is made.
+        path: File of the weights, also what is returned; the folder is made.
         half: Store the weight matrices in float16, which halves the file. Vectors stay as they
             are: they are small, and the shift and scale of the cell need their digits.
-
-    Returns:
-        The path of the weights.
 
     Raises:
         ValueError: If ``path`` does not end in ``.safetensors``.
@@ -279,13 +291,14 @@ def save_model(model: UniMat, path: str | os.PathLike[str], *, half: bool = Fals
         name: (x.half() if half and x.is_floating_point() and x.ndim > 1 else x).contiguous().cpu()
         for name, x in model.state_dict().items()
     }
+    with replacing(path) as temporary:
+        save_file(tensors, temporary)
     description = {
         "format": FORMAT_VERSION,
+        "sha256": file_hash(path),
         "config": model.config.to_dict(),
         "optional_inputs": list(model.optional_inputs),
     }
-    with replacing(path) as temporary:
-        save_file(tensors, temporary)
     with replacing(path.with_suffix(".json")) as temporary:
         temporary.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
     return path
@@ -294,13 +307,16 @@ def save_model(model: UniMat, path: str | os.PathLike[str], *, half: bool = Fals
 def load_model(path: str | os.PathLike[str], *, device: torch.device | str = "cpu") -> UniMat:
     """Read a model that :func:`save_model` wrote, in evaluation mode, float32.
 
+    Nothing is built before the file has the hash and the shapes that the description asks for, so
+    files from elsewhere run nothing and take no more memory than they have a right to.
+
     Args:
         path: File of the weights; the description lies beside it.
         device: Where the model goes.
 
     Raises:
         FileNotFoundError: If one of the two files is missing.
-        ValueError: If they cannot be read or do not belong together.
+        ValueError: If they are damaged, do not belong together or describe no model.
     """
     path = Path(path)
     description_path = path.with_suffix(".json")
@@ -311,26 +327,58 @@ def load_model(path: str | os.PathLike[str], *, device: torch.device | str = "cp
                 f"{file} is missing: write both with save_model"
             )
     try:
-        description = json.loads(description_path.read_text())
-        tensors = load_file(path)
-    except (json.JSONDecodeError, SafetensorError) as error:
-        raise ValueError(
-            f"{path} or its description is damaged ({error}): save it again"
-        ) from error
-    if description.get("format") != FORMAT_VERSION:
-        raise ValueError(
-            f"{description_path} has format {description.get('format')!r}, this version reads "
-            f"{FORMAT_VERSION}: save the model again with this version"
-        )
-    try:
-        model = UniMat(UniMatConfig.from_dict(description["config"]))
-        model.optional_inputs = tuple(description.get("optional_inputs", ()))
-    except (KeyError, TypeError, ValueError) as error:
+        with open(description_path, encoding="utf-8") as handle:
+            description = json.loads(handle.read(2**20))  # what is longer is no description
+        if description["format"] != FORMAT_VERSION:
+            raise ValueError(f"format {description['format']!r}, expected {FORMAT_VERSION}")
+        config = UniMatConfig.from_dict(description["config"])
+        optional = tuple(description["optional_inputs"])
+        if not set(optional) <= set(config.inputs):
+            raise ValueError(f"optional inputs {optional} are none of {config.inputs}")
+        expected = _expected_tensors(config)
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(
             f"{description_path} describes no model ({error!r}): save it again"
         ) from error
-    try:
-        model.load_state_dict({name: x.float() for name, x in tensors.items()})
-    except RuntimeError as error:
-        raise ValueError(f"{path} does not fit its description: {error}") from error
+    tensors = _read_weights(path, expected, sha256=description.get("sha256"))
+    model = UniMat(config)
+    model.optional_inputs = optional
+    model.load_state_dict(tensors)
     return model.to(device).eval()
+
+
+def _expected_tensors(config: UniMatConfig) -> dict[str, Tensor]:
+    """The tensors of a model without their content, which takes no memory."""
+    if "structure" in config.modalities:  # here, lest what it imports makes its tensors there
+        import unimat_lib.encoders.structure  # noqa: F401
+    with torch.device("meta"):
+        tensors = UniMat(config).state_dict()
+    size = sum(x.numel() for x in tensors.values())
+    if size > MAX_PARAMETERS:
+        raise ValueError(f"{size:,} parameters, at most {MAX_PARAMETERS:,} are built")
+    return tensors
+
+
+def _read_weights(path: Path, expected: Mapping[str, Tensor], *, sha256: str) -> dict[str, Tensor]:
+    """Weights in float32 that have the expected names, shapes and kinds, and the named hash."""
+    if path.stat().st_size > 4 * sum(x.numel() for x in expected.values()) + 2**20:
+        raise ValueError(f"{path} does not fit its description: it is larger than such a model")
+    if file_hash(path) != sha256:
+        raise ValueError(
+            f"{path} is damaged: its sha256 is not the {sha256} that the description beside it "
+            "names; get both files again, or save the model again"
+        )
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}): save it again") from error
+    for name in expected.keys() | tensors.keys():
+        x, model = (each.get(name, torch.empty(0)) for each in (tensors, expected))
+        if x.shape != model.shape or x.is_floating_point() != model.is_floating_point():
+            came, wanted = (f"{t.dtype} {tuple(t.shape)}" for t in (x, model))
+            raise ValueError(
+                f"{path} does not fit its description: expected {wanted} for {name!r}, got {came}"
+            )
+        if not torch.isfinite(x).all():
+            raise ValueError(f"{path} holds what is not finite in {name!r}: train it again")
+    return {name: x.float() for name, x in tensors.items()}

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 
-def die_with_parent() -> None:
-    """Ask Linux to kill this process when its parent ends, however it ends."""
+def die_with_parent(parent: int | None = None) -> None:
+    """Ask Linux to kill this process when its parent ends, however it ends.
+
+    Args:
+        parent: Process number of the parent, which may have ended before it came to this.
+    """
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1 is PR_SET_PDEATHSIG
+    if parent is not None and os.getppid() != parent:
+        os._exit(1)
 
 
 def unordered(
@@ -18,9 +25,9 @@ def unordered(
 ) -> Iterator[Any]:
     """Results of ``function(*job)`` for every job, as they come.
 
-    The workers are joblib's, fresh processes: a fork of a process with threads, such as a notebook's
-    kernel, can hang, and the standard library's spawned ones run the caller's script again, which
-    hangs or forks without end where the script has no ``__main__`` guard.
+    The workers are joblib's, fresh processes: the fork of a process with threads, such as a
+    notebook's kernel, can hang, and the standard library's spawned ones run the caller's script
+    again, which hangs or forks without end where it has no ``__main__`` guard.
 
     Args:
         function: A function of a module (not of a script).
@@ -34,13 +41,12 @@ def unordered(
 
     pool = Parallel(
         n_jobs=min(workers, len(jobs)),
+        backend="loky",
         return_as="generator_unordered",
         pre_dispatch="all",
         batch_size=1,
+        max_nbytes=None,  # no arrays in shared files, which a killed process would leave behind
+        initializer=die_with_parent,
+        initargs=(os.getpid(),),
     )
-    yield from pool(delayed(_guarded)(function, job) for job in jobs)
-
-
-def _guarded(function: Callable[..., Any], job: tuple) -> Any:
-    die_with_parent()
-    return function(*job)
+    yield from pool(delayed(function)(*job) for job in jobs)

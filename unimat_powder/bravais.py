@@ -1,9 +1,9 @@
-"""Cells and lattice metrics: from one description to the other, by Bravais lattice.
+"""Cells in, reciprocal metrics and their Bravais lattices out, and the way back.
 
-A metric is six numbers (A, B, C, D, E, F) with Q = 1/d^2 = A h^2 + B k^2 + C l^2 + D kl + E hl + F hk.
+A metric is the six numbers (A, B, C, D, E, F) of a primitive cell, in 1/angstrom^2, that give
+
+    Q = 1/d^2 = A h^2 + B k^2 + C l^2 + D kl + E hl + F hk.
 """
-
-from __future__ import annotations
 
 import functools
 import math
@@ -11,6 +11,7 @@ import math
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from unimat_lib.crystals.reduction import niggli_cell
 from unimat_lib.crystals.table import CrystalError
@@ -33,19 +34,19 @@ _CENTRINGS = {
     "F": [[0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]],
     "R": [[2 / 3, 1 / 3, 1 / 3], [-1 / 3, 1 / 3, 1 / 3], [-1 / 3, -2 / 3, 1 / 3]],
 }
-_FAMILY_CENTRINGS = {
-    "cubic": "PIF",
-    "hexagonal": "PR",
-    "tetragonal": "PI",
-    "orthorhombic": "PCIF",
-    "monoclinic": "PC",
-    "triclinic": "P",
-}
-BRAVAIS_LATTICES = tuple((f, c) for f, letters in _FAMILY_CENTRINGS.items() for c in letters)
-"""The fourteen Bravais lattices, by falling symmetry."""
+_FAMILY_CENTRINGS = zip(_FAMILIES, ("PIF", "PR", "PI", "PCIF", "PC", "P"), strict=True)
+BRAVAIS_LATTICES = tuple((family, letter) for family, some in _FAMILY_CENTRINGS for letter in some)
+"""The fourteen Bravais lattices, family and centring, by falling symmetry."""
 
-# Which lattices are tried together: the next stage only runs where those before explain too little.
 TRICLINIC = len(BRAVAIS_LATTICES) - 1
+
+LATTICE_SYSTEMS = dict(
+    triclinic=1, monoclinic=2, orthorhombic=4, rhombohedral=6, tetragonal=8, hexagonal=12, cubic=24
+)
+"""Lattice systems and how many rotations map such a lattice onto itself, by rising number."""
+
+_RIGHT_ANGLE = 0.05  # degrees from 90 that count as none, when cells are put in their setting
+_METRIC_TOLERANCE = 1e-3  # relative deviation of a metric from symmetry that counts as none
 
 
 def quadratic_terms(hkl: Tensor) -> Tensor:
@@ -57,13 +58,12 @@ def quadratic_terms(hkl: Tensor) -> Tensor:
 def metric_matrix(metric: Tensor) -> Tensor:
     """``[..., 6]`` -> symmetric matrices ``[..., 3, 3]``."""
     a, b, c, d, e, f = metric.unbind(-1)
-    return torch.stack([a, f / 2, e / 2, f / 2, b, d / 2, e / 2, d / 2, c], -1).unflatten(
-        -1, (3, 3)
-    )
+    entries = torch.stack([a, f / 2, e / 2, f / 2, b, d / 2, e / 2, d / 2, c], -1)
+    return entries.unflatten(-1, (3, 3))
 
 
-def _six(matrix: Tensor) -> Tensor:
-    """The inverse of :func:`_matrix`."""
+def matrix_metric(matrix: Tensor) -> Tensor:
+    """``[..., 3, 3]`` -> ``[..., 6]``, the inverse of :func:`metric_matrix`."""
     i, j = (0, 1, 2, 1, 0, 0), (0, 1, 2, 2, 2, 1)
     factor = torch.tensor([1.0, 1, 1, 2, 2, 2], dtype=matrix.dtype, device=matrix.device)
     return matrix[..., i, j] * factor
@@ -79,7 +79,7 @@ def metric_determinant(metric: Tensor) -> Tensor:
 
 
 def reciprocal_metric(lengths: Tensor, angles: Tensor) -> Tensor:
-    """``[B, 6]`` of cells, NaN where the angles close none."""
+    """Metrics ``[B, 6]`` of cells (angstrom, degrees, ``[B, 3]`` each), NaN where none closes."""
     cosine = torch.deg2rad(angles).cos()
     a, b, c = lengths.unbind(-1)
     products = 2 * torch.stack([b * c, a * c, a * b], -1) * cosine
@@ -87,7 +87,7 @@ def reciprocal_metric(lengths: Tensor, angles: Tensor) -> Tensor:
     good = (metric_determinant(direct) > 0)[..., None]
     one = torch.tensor([1.0, 1, 1, 0, 0, 0], dtype=direct.dtype, device=direct.device)
     safe = torch.where(good, direct, one)
-    return torch.where(good, _six(torch.linalg.inv(metric_matrix(safe))), math.nan)
+    return torch.where(good, matrix_metric(torch.linalg.inv(metric_matrix(safe))), math.nan)
 
 
 @functools.cache
@@ -96,31 +96,18 @@ def lattice_basis(lattice: int) -> Tensor:
     family, centring = BRAVAIS_LATTICES[lattice]
     conventional = metric_matrix(torch.tensor(_FAMILIES[family], dtype=torch.float64))
     inverse = torch.linalg.inv(torch.tensor(_CENTRINGS[centring], dtype=torch.float64))
-    return _six(inverse.T @ conventional @ inverse).T.contiguous()
+    return matrix_metric(inverse.T @ conventional @ inverse).T.contiguous()
 
 
 @functools.cache
 def lattice_bases(device: torch.device) -> Tensor:
-    """:func:`_basis` of all Bravais lattices, ``[14, 6, 6]``, filled up with zeros."""
-    bases = torch.zeros(len(BRAVAIS_LATTICES), 6, 6, dtype=torch.float64)
-    for i in range(len(bases)):
-        bases[i, :, : lattice_basis(i).shape[1]] = lattice_basis(i)
-    return bases.to(device)
-
-
-def free_numbers(device: torch.device) -> Tensor:
-    """How many numbers fix a cell of each Bravais lattice, float64 ``[14]``."""
-    return (lattice_bases(device).abs().sum(1) > 0).double().sum(1)
+    """:func:`lattice_basis` of all Bravais lattices, ``[14, 6, 6]``, filled up with zeros."""
+    bases = [lattice_basis(i) for i in range(len(BRAVAIS_LATTICES))]
+    return torch.stack([functional.pad(x, (0, 6 - x.shape[1])) for x in bases]).to(device)
 
 
 def lines_of(lengths: Tensor, angles: Tensor, reach: float) -> Tensor:
-    """Q of all distinct lines of one cell up to ``reach``, rising, ``[n]``.
-
-    Args:
-        lengths: a, b, c in angstrom, ``[3]``.
-        angles: alpha, beta, gamma in degrees, ``[3]``.
-        reach: In 1/angstrom^2.
-    """
+    """Q of all distinct lines of one cell (angstrom, degrees) up to ``reach``, rising, ``[n]``."""
     metric = reciprocal_metric(lengths[None].double(), angles[None].double())
     _, g, _ = half_sphere(torch.linalg.cholesky(metric_matrix(metric)), math.sqrt(reach))
     q = g.square().sort().values
@@ -130,8 +117,7 @@ def lines_of(lengths: Tensor, angles: Tensor, reach: float) -> Tensor:
 def niggli_cells(metric: Tensor) -> Tensor:
     """Lengths and angles ``[M, 6]`` of the Niggli cells of reciprocal metrics ``[M, 6]``.
 
-    The same reduction as in :func:`.reduce_crystal`, one by one on the CPU. A
-    cell that it cannot reduce comes back as it is.
+    The reduction of :func:`.reduce_crystal`; a cell that it cannot reduce comes back as it is.
     """
     direct = torch.linalg.inv(metric_matrix(metric.detach().cpu().double()))
     lattices = torch.linalg.cholesky(direct).numpy()
@@ -151,31 +137,15 @@ def niggli_cells(metric: Tensor) -> Tensor:
 def _obtuse_setting(angles: Tensor) -> Tensor:
     """Angles ``[M, 3]`` of reduced cells, not acute where one is a right angle.
 
-    The angles of a Niggli cell are all acute, or none is. Where one is a right angle, the cell with
-    the others obtuse is the reduced one; an error of that angle in the last digits would turn it
-    into the acute one, which reversing an axis leads back from.
+    The angles of a Niggli cell are all acute, or none is. Where one is a right angle, the others
+    are obtuse; an error in its last digits would turn the cell into the acute one, which reversing
+    an axis leads back from.
     """
     signs = torch.tensor([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]], device=angles.device)
     settings = 90 + signs * (angles[:, None] - 90)  # [M, 4, 3]
     obtuse = (settings >= 90 - _RIGHT_ANGLE).all(2)
     first = obtuse.byte().argmax(1)  # the setting as it is, where none is obtuse
     return settings[torch.arange(len(angles), device=angles.device), first]
-
-
-_RIGHT_ANGLE = 0.05  # degrees from 90 that count as none, when cells are put in their setting
-
-_METRIC_TOLERANCE = 1e-3  # relative deviation of a metric from symmetry that counts as none
-
-LATTICE_SYSTEMS = {
-    "triclinic": 1,
-    "monoclinic": 2,
-    "orthorhombic": 4,
-    "rhombohedral": 6,
-    "tetragonal": 8,
-    "hexagonal": 12,
-    "cubic": 24,
-}
-"""Lattice systems and how many rotations map such a lattice onto itself, by rising number."""
 
 
 @functools.cache
@@ -222,5 +192,5 @@ def lattice_system(
         change = torch.einsum("bm,mew->bew", metric[some], changes).abs_()
         kept = (change < tolerance * scale[some][..., None]).all(1)
         count[some] = kept.sum(1)
-    numbers = torch.tensor(list(LATTICE_SYSTEMS.values()), device=lengths.device)
-    return torch.searchsorted(numbers, count.clamp_min(1), right=True) - 1
+    orders = torch.tensor(list(LATTICE_SYSTEMS.values()), device=lengths.device)
+    return torch.searchsorted(orders, count.clamp_min(1), right=True) - 1

@@ -1,8 +1,7 @@
-"""Candidate cells and peaks in, least-squares fits with a score out."""
-
-from __future__ import annotations
+"""Trial cells and peaks in; the best cells, improved by least squares, and their scores out."""
 
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -12,10 +11,85 @@ from unimat_lib.views.bragg import half_sphere
 from unimat_powder.bravais import lattice_bases, metric_determinant, metric_matrix, quadratic_terms
 from unimat_powder.peaks import PeaksInQ
 
-OUTLIER = 0.01
-"""Share of the peaks that no line need explain."""
+OUTLIER = 0.01  # share of the peaks that no line need explain
+TOLERANCES = (1e-3, 4e-4, 1.5e-4, 5e-5)  # relative errors of Q that the rounds of a fit allow for
+CELLS_KEPT = 8  # cells per Bravais lattice that are refined
+VOLUME_RANGE = (0.4, 2.2)  # times the predicted volume: where that of a trial cell may lie
 _PER_PARAMETER = 4.0  # what one more free number must gain in log-likelihood
-TOLERANCES = (1e-3, 4e-4, 1.5e-4, 5e-5)  # relative errors of Q, round by round
+
+
+def lowest_peaks(observed: PeaksInQ, count: int) -> tuple[Tensor, Tensor]:
+    """Q and its standard deviation of the lowest peaks, ``[B, count]`` each.
+
+    A pattern with fewer shows its last one again: what is solved with it is wasted, not wrong.
+    """
+    last = (observed.mask.sum(1, keepdim=True) - 1).clamp_min(0)
+    places = torch.arange(count, device=last.device)[None].minimum(last)
+    return observed.q.gather(1, places), observed.sigma.gather(1, places)
+
+
+def fits_volume(metric: Tensor, volume: Tensor, bounds: Iterable[float] = VOLUME_RANGE) -> Tensor:
+    """Which metrics ``[..., 6]`` have a volume within bounds, as a part of that ``[...]`` given."""
+    low, high = bounds
+    ratio = metric_determinant(metric).rsqrt() / volume
+    return (ratio > low) & (ratio < high)
+
+
+def best_cells(
+    possible: Tensor, free: Tensor, rows: Tensor, q: Tensor, sigma: Tensor, count: int = CELLS_KEPT
+) -> tuple[Tensor, Tensor]:
+    """The cells of each pattern that explain its peaks best, each once.
+
+    Args:
+        possible: Which of the cells to look at, bool ``[B, T]``.
+        free: Their free numbers ``[B, T, k]``.
+        rows: Lines as coefficients of the free numbers, ``[n, k]``.
+        q: Peaks in Q ``[B, P]``, rising.
+        sigma: Their standard deviations.
+        count: Cells per pattern.
+
+    Returns:
+        Which pattern, int64 ``[M]``, and the free numbers ``[M, k]``.
+    """
+    score = score_where(possible, free, rows, q, sigma, range(q.shape[1]))
+    score, best = best_different(score, count)
+    pattern, place = (score > -math.inf).nonzero().T
+    return pattern, free[pattern, best[pattern, place]]
+
+
+def best_different(score: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Scores and places of the best of each row; equal scores are one cell, found several times."""
+    score, order = score.topk(min(4 * count, score.shape[1]), dim=1)
+    same = (score[:, :, None] - score[:, None, :]).abs() < 1e-3
+    score = score.masked_fill(same.tril(-1).any(2), -math.inf)
+    score, best = score.topk(min(count, score.shape[1]), dim=1)
+    return score, order.gather(1, best)
+
+
+def score_where(
+    possible: Tensor, free: Tensor, rows: Tensor, q: Tensor, sigma: Tensor, places: Iterable[int]
+) -> Tensor:
+    """Log-likelihood ratios ``[B, T]`` of some peaks, as :func:`.fit_cells` has them, else -inf.
+
+    Arguments as in :func:`best_cells`; only the peaks at ``places`` count.
+    """
+    score = torch.full(possible.shape, -math.inf, device=q.device)
+    pattern, place = possible.nonzero().T
+    q, sigma = q.float(), sigma.float()
+    size = batch_budget(q.device) // (16 * len(rows)) + 1
+    for i, t in zip(pattern.split(size), place.split(size), strict=True):
+        reach = q[i, -1] * 1.001
+        calculated = (free[i, t] @ rows.T).float()  # a GPU's float32 products may be too coarse
+        density = 1.5 * (1 + (calculated < reach[:, None]).sum(1)) / reach**1.5
+        total = torch.zeros_like(density)
+        for j in places:
+            here = q[i, j]
+            distance = (calculated - here[:, None]).abs_().amin(1)
+            width2 = 2 * sigma[i, j].square() + (2e-4 * here).square()
+            match = torch.exp(-distance.square() / (2 * width2)) / (2 * math.pi * width2).sqrt()
+            total += torch.log(0.03 + match / (density * here.sqrt()))
+        score[i, t] = total
+    return score
 
 
 class Fit(NamedTuple):
@@ -27,17 +101,20 @@ class Fit(NamedTuple):
     explained: Tensor
 
 
-def _nearest_lines(metric: Tensor, observed: PeaksInQ, reach: Tensor):
-    """The line nearest to each peak.
+def _nearest_lines(metric: Tensor, observed: PeaksInQ, reach: Tensor) -> tuple[Tensor, ...]:
+    """Coefficients of the line nearest to each peak, and the peak's distance from it.
 
     Returns:
-        Coefficients of the nearest line ``[M, K, 6]``, the peak's distance from it ``[M, K]`` and
-        the number of distinct lines up to ``reach``, ``[M]``.
+        Coefficients ``[M, K, 6]``, distances ``[M, K]`` and the number of distinct lines up to
+        ``reach``, ``[M]``.
     """
     cells = torch.arange(len(metric), device=metric.device)
     scaled = metric / reach[:, None]
     factor, _ = torch.linalg.cholesky_ex(metric_matrix(scaled))
     (h, k, el), g, cell = half_sphere(factor, 1.03)
+    if not len(g):  # small cells, peaks at low angles only: all lines lie beyond
+        far = reach[:, None].expand_as(observed.q)
+        return observed.q.new_zeros(*far.shape, 6), far, torch.zeros_like(reach)
     key, order = (4.0 * cell + g.square()).sort()
     rows, cell = quadratic_terms(torch.stack([h, k, el], -1))[order], cell[order]
     first = torch.ones_like(cell, dtype=torch.bool)
@@ -57,18 +134,7 @@ def _nearest_lines(metric: Tensor, observed: PeaksInQ, reach: Tensor):
 def _fit_piece(
     metric: Tensor, lattice: Tensor, observed: PeaksInQ, *, tolerances: tuple[float, ...]
 ) -> Fit:
-    """Least squares within each cell's lattice, with ever closer matches, and the final score.
-
-    The score is the logarithm of a likelihood ratio: each peak either lies at a line, with its own
-    uncertainty, or anywhere; a line at random has the density of the cell's lines. So a cell with
-    twice as many lines must explain the same peaks to half the distance.
-
-    Args:
-        metric: Reciprocal metrics ``[M, 6]``, positive definite.
-        lattice: Places in ``BRAVAIS_LATTICES``, int64 ``[M]``.
-        observed: Peaks of the patterns these cells belong to, ``[M, K]``.
-        tolerances: Relative error of Q that is allowed for in each round.
-    """
+    """:func:`fit_cells` of some cells, with one row of peaks ``[M, K]`` for each."""
     basis = lattice_bases(metric.device)[lattice]  # [M, 6, 6], columns beyond k are zero
     free = (basis.abs().sum(1) > 0).double()  # [M, 6]
     reach = torch.where(observed.mask, observed.q, 0.0).amax(1).clamp_min(1e-6)
@@ -109,15 +175,36 @@ def fit_cells(
     *,
     tolerances: tuple[float, ...],
 ) -> Fit:
-    """:func:`_fit_piece` piece by piece; ``pattern`` says whose peaks each cell explains."""
-    size = cells_at_once(metric.device) // 2**11
-    parts = [
-        _fit_piece(metric[i], lattice[i], observed.select(pattern[i]), tolerances=tolerances)
-        for i in torch.arange(len(metric), device=metric.device).split(size)
-    ]
+    """Least squares within each cell's lattice, with ever closer matches, and the final score.
+
+    The score is the logarithm of a likelihood ratio: each peak either lies at a line, with its own
+    uncertainty, or anywhere; a line at random has the density of the cell's lines. So a cell with
+    twice as many lines must explain the same peaks to half the distance.
+
+    Args:
+        metric: Reciprocal metrics ``[M, 6]``, positive definite.
+        lattice: Places in ``BRAVAIS_LATTICES``, int64 ``[M]``.
+        pattern: Whose peaks each cell explains, int64 ``[M]``.
+        observed: Peaks of ``B`` patterns.
+        tolerances: Relative error of Q that is allowed for in each round.
+    """
+    budget = batch_budget(metric.device)
+    reach = torch.where(observed.mask, observed.q, 0.0).amax(1)[pattern]
+    lines = line_count(metric_determinant(metric).rsqrt(), reach)
+    parts = []
+    for piece in torch.arange(len(metric), device=metric.device).split(budget // 2**11):
+        # Large cells and wide patterns: fewer at once, for the memory.
+        for i in piece.chunk(1 + int(lines[piece].sum() / (2 * budget))):
+            peaks = observed.select(pattern[i])
+            parts.append(_fit_piece(metric[i], lattice[i], peaks, tolerances=tolerances))
     return Fit(*(torch.cat(each) for each in zip(*parts, strict=True)))
 
 
-def cells_at_once(device: torch.device) -> int:
+def line_count(volume: Tensor, q: Tensor) -> Tensor:
+    """How many lines cells of these volumes have up to Q, on average: half a sphere's points."""
+    return 2 * math.pi / 3 * volume * q.clamp_min(0).pow(1.5)
+
+
+def batch_budget(device: torch.device) -> int:
     """Numbers to work on at once: a CPU likes them in its cache, a GPU likes many."""
     return 2**21 if device.type == "cpu" else 2**26

@@ -1,17 +1,23 @@
-"""From a measured powder pattern, and a formula if it is known, to a cell and a crystal system.
+"""A measured powder pattern and perhaps a formula in, a cell and a crystal system out.
 
-This is the model as a reader uses it: a file in, a cell out. The pattern may come from any
+This is the model as a reader uses it, from Python or as a command. The pattern may come from any
 instrument; it is brought to the wavelength and the grid of the model first.
 """
 
-from __future__ import annotations
+import signal
+
+if __name__ == "__main__":  # Ctrl-C ends the command without a traceback, also while it imports
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
+import numpy as np
 import torch
 
 from unimat_lib.crystals.table import CRYSTAL_SYSTEMS
@@ -19,6 +25,7 @@ from unimat_lib.model import UniMat, load_model
 from unimat_lib.paths import book_root
 from unimat_lib.views.composition import magpie_features
 from unimat_lib.views.grid import CU_K_ALPHA, Grid
+from unimat_powder.indexing import MIN_PEAKS
 from unimat_powder.pattern import Pattern, PatternError
 from unimat_powder.peaks import find_peaks
 from unimat_powder.preparation import to_grid
@@ -28,11 +35,11 @@ from unimat_powder.refinement import refine_cells
 PRETRAINED = "data/pretrained/xrd_composition.safetensors"
 """The model of the command line, from the folder of the book."""
 
-POSITION_ERROR = 0.02
-"""Degrees; what the peaks of an aligned diffractometer are off by (zero, height of the sample)."""
-
-MIN_EXPLAINED = 0.9
-"""Share of the peaks that a refined cell has to explain: lines at random angles reach 0.8."""
+_INSTALLED = Path(__file__).parent / "pretrained" / Path(PRETRAINED).name
+_POSITION_ERROR = 0.02  # degrees, of the peaks of an aligned diffractometer (zero, sample height)
+_MIN_EXPLAINED = 0.9  # share of the peaks for a refined cell; lines at random angles reach 0.8
+_FINEST_STEP = 5e-4  # degrees: beyond what any diffractometer resolves
+_LONGEST_FORMULA = 200  # characters
 
 
 @dataclass(frozen=True)
@@ -89,12 +96,8 @@ class Refinement:
 
 
 def _cell_text(lengths: Sequence[float], angles: Sequence[float]) -> str:
-    return "\n".join(
-        [
-            "a, b, c            " + "  ".join(f"{x:8.3f}" for x in lengths) + "  angstrom",
-            "alpha, beta, gamma " + "  ".join(f"{x:8.2f}" for x in angles) + "  degrees",
-        ]
-    )
+    edges, corners = "  ".join(f"{x:8.3f}" for x in lengths), "  ".join(f"{x:8.2f}" for x in angles)
+    return f"a, b, c            {edges}  angstrom\nalpha, beta, gamma {corners}  degrees"
 
 
 @torch.inference_mode()
@@ -111,16 +114,16 @@ def identify(model: UniMat, pattern: Pattern, formula: str | None = None) -> Ide
         The prediction, on the Niggli-reduced primitive cell.
 
     Raises:
-        ValueError: If the model does not read XRD, a formula came to a model that reads none, the
+        ValueError: The model does not read XRD, a formula came to a model that reads none, the
             model needs an input that is missing, or the formula cannot be read.
-        PatternError: If the pattern lies outside the model's grid or holds nothing.
+        PatternError: The pattern lies outside the model's grid or holds nothing.
     """
     inputs = model.config.inputs
     if "xrd" not in inputs:
         raise ValueError(f"expected a model that reads 'xrd', but this one reads {inputs}")
     if formula is not None and "composition" not in inputs:
         raise ValueError(
-            f"the formula {formula!r} came, but this model reads {inputs}: leave the formula out, "
+            f"a formula came, but this model reads {inputs}: leave the formula out, "
             "or choose a model that reads the composition"
         )
     given = {"xrd"} if formula is None else {"xrd", "composition"}
@@ -134,7 +137,7 @@ def identify(model: UniMat, pattern: Pattern, formula: str | None = None) -> Ide
     device = model.cell_scaler.mean.device
     views = {"xrd": to_grid(pattern, model.config.grid)[None].to(device)}  # [1, P]
     if formula is not None:
-        views["composition"] = magpie_features([formula]).to(device)  # [1, F]
+        views["composition"] = _composition(formula).to(device)  # [1, F]
     half = any(x.dtype == torch.bfloat16 for x in model.encoders["xrd"].parameters())
     with torch.autocast(device.type, torch.bfloat16, enabled=half):
         output = model(views)
@@ -144,6 +147,19 @@ def identify(model: UniMat, pattern: Pattern, formula: str | None = None) -> Ide
         lengths=tuple(cell["lengths"][0].tolist()),
         angles=tuple(cell["angles"][0].tolist()),
         crystal_system=dict(zip(CRYSTAL_SYSTEMS, probabilities, strict=True)),
+    )
+
+
+def _composition(formula: str) -> torch.Tensor:
+    """Features ``[1, F]`` of a formula that somebody typed."""
+    if len(formula) <= _LONGEST_FORMULA and formula.isprintable():
+        with np.errstate(invalid="ignore"):  # amounts beyond all floating-point numbers
+            features = magpie_features([formula])
+        if bool(features.isfinite().all()):
+            return features
+    raise ValueError(
+        f"expected a chemical formula such as TiO2 with at most {_LONGEST_FORMULA} characters and "
+        f"finite amounts, but {formula[:40]!r} came"
     )
 
 
@@ -158,28 +174,37 @@ def refine_cell(found: Identification, pattern: Pattern) -> Refinement:
         pattern: The measurement.
 
     Raises:
-        PatternError: If the pattern shows no peak.
+        PatternError: The pattern shows too few peaks.
     """
-    low, high = float(pattern.two_theta[0]), float(pattern.two_theta[-1])
-    step = float(pattern.two_theta.diff().median())
-    grid = Grid(low, high, max(2, round((high - low) / step) + 1), pattern.wavelength)
-    peaks = find_peaks(to_grid(pattern, grid)[None], grid, position_error=POSITION_ERROR)
-    if not bool(peaks.mask.any()):
-        raise PatternError("no peak stands out of the noise: measure longer, or do not refine")
+    low = float(pattern.two_theta[0])
+    high = min(float(pattern.two_theta[-1]), math.nextafter(180, 0))  # a grid ends before 180
+    step = max(float(pattern.two_theta.diff().median()), _FINEST_STEP)
+    points = round((high - low) / step) + 1
+    if points < 3:
+        raise PatternError(f"too few points for peaks: {low:g} to {high:g} degrees, step {step:g}")
+    grid = Grid(low, high, points, pattern.wavelength)
+    peaks = find_peaks(to_grid(pattern, grid)[None], grid, position_error=_POSITION_ERROR)
+    num_peaks = int(peaks.mask.sum())
+    if num_peaks < MIN_PEAKS:
+        raise PatternError(
+            f"too few peaks: expected at least {MIN_PEAKS} that stand out of the noise, but came "
+            f"{num_peaks}; measure longer or a wider range, or do not refine"
+        )
     cells = refine_cells(
-        torch.tensor([found.lengths]),
+        # A network may answer with a length that is none: for the search a small one will do.
+        torch.tensor([found.lengths]).clamp_min(1.0),
         torch.tensor([found.angles]),
         peaks,
         system_probs=torch.tensor([[found.crystal_system[name] for name in CRYSTAL_SYSTEMS]]),
     )
     explained = float(cells.explained[0])
-    kept = bool(cells.accepted[0]) and explained >= MIN_EXPLAINED
+    kept = bool(cells.accepted[0]) and explained >= _MIN_EXPLAINED
     return Refinement(
         lengths=tuple(cells.lengths[0].tolist()) if kept else found.lengths,
         angles=tuple(cells.angles[0].tolist()) if kept else found.angles,
         accepted=kept,
         explained=explained,
-        num_peaks=int(peaks.mask.sum()),
+        num_peaks=num_peaks,
     )
 
 
@@ -187,11 +212,10 @@ def pretrained_model() -> Path:
     """The model that comes with the book.
 
     Raises:
-        FileNotFoundError: If it is not there; the message says what to do.
+        FileNotFoundError: It is not there; the message says what to do.
     """
     root = book_root()
-    installed = Path(__file__).parent / "pretrained" / Path(PRETRAINED).name
-    places = [installed] if root is None else [root / PRETRAINED, installed]
+    places = [_INSTALLED] if root is None else [root / PRETRAINED, _INSTALLED]
     for path in places:
         if path.is_file():
             return path
@@ -201,9 +225,15 @@ def pretrained_model() -> Path:
     )
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line without the usage, as for all other errors."""
+        self.exit(2, f"error: {message}\n")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line: ``python -m unimat_powder.identify pattern.xy --formula TiO2 --refine``."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m unimat_powder.identify",
         description="Predict the cell and the crystal system behind a measured powder pattern.",
     )
@@ -227,7 +257,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found = identify(load_model(given.model or pretrained_model()), pattern, given.formula)
         answers = [found, refine_cell(found, pattern)] if given.refine else [found]
     except (ValueError, OSError) as error:  # PatternError is a ValueError
-        print(f"error: {error}", file=sys.stderr)
+        print("error:", " ".join(str(error).split())[:500], file=sys.stderr)
         return 2
     print(*answers, sep="\n\n")
     return 0

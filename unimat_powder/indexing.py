@@ -1,46 +1,68 @@
-"""Peak positions and an expected volume in, candidate cells out."""
+"""Peak positions and an expected volume in, candidate cells out: indexing of powder patterns.
 
-from __future__ import annotations
+With Q = 1/d^2 = 4 sin^2(theta) / lambda^2, every reflection (hkl) obeys
+
+    Q = A h^2 + B k^2 + C l^2 + D kl + E hl + F hk,
+
+linear in the six numbers of the reciprocal metric tensor, and in one to four of them where the
+lattice is symmetric. :func:`search_cells` solves this equation exactly, for each of the fourteen
+Bravais lattices, for the lowest peaks under many assignments of (hkl), keeps the cells whose volume
+is possible, compares their lines with the lowest peaks and improves the best by least squares with
+all peaks (:mod:`unimat_powder.fitting`). Where the lowest peaks may all lie in one plane of the
+reciprocal lattice, it begins with planes (:mod:`unimat_powder.zones`). All patterns of a batch are
+worked on at once, on the device that they lie on. What a predicted cell adds to this is in
+:mod:`unimat_powder.refinement`.
+
+Sources: de Wolff, J. Appl. Cryst. 1, 108 (1968); Werner, Eriksson and Westdahl, J. Appl. Cryst. 18,
+367 (1985); Le Bail, Powder Diffr. 19, 249 (2004).
+"""
 
 import functools
 import math
+from collections.abc import Iterator
 from itertools import combinations
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from unimat_powder.bravais import (
-    BRAVAIS_LATTICES,
-    TRICLINIC,
-    lattice_basis,
-    metric_determinant,
-    quadratic_terms,
-)
-from unimat_powder.fitting import TOLERANCES, Fit, cells_at_once, fit_cells
-from unimat_powder.peaks import PeaksInQ
-from unimat_powder.scoring import (
-    CELLS_KEPT,
-    MISSED_SHARE,
+from unimat_powder.bravais import BRAVAIS_LATTICES, TRICLINIC, lattice_basis, quadratic_terms
+from unimat_powder.fitting import (
+    TOLERANCES,
     VOLUME_RANGE,
-    best_different,
+    Fit,
+    batch_budget,
+    best_cells,
+    fit_cells,
+    fits_volume,
+    lowest_peaks,
     score_where,
 )
-from unimat_powder.zones import ZONE_PEAKS, find_zones, outside_zones, solve_by_zones
+from unimat_powder.peaks import PeaksInQ
+from unimat_powder.zones import (
+    ZONE_PEAKS,
+    find_zones,
+    likely_inverses,
+    lines_seen,
+    outside_zones,
+    solve_by_zones,
+)
+
+MIN_PEAKS = 2
+"""Peaks without which no cell is searched for: one says nothing."""
 
 _FIRST = 12  # peaks, from the lowest angle, that choose among the assignments
 _SIFTED = (6, 7, 8, 9)  # those that choose first: the lower ones are what was solved for
 _PASSED = 1024  # assignments per lattice that all twelve choose among
-
-
 _SAME_VOLUME = (0.6, 1.6)  # times the predicted volume; beyond, other lattices are tried as well
-_WIDE_VOLUME_RANGE = (0.25, 4.0)  # the same where one or two numbers fix a lattice
+_WIDE_VOLUME_RANGE = (0.25, 4.0)  # instead of VOLUME_RANGE where one or two numbers fix a lattice
 
+# Which lattices are tried together: the next stage only runs where those before explain too little.
 _STAGES = (range(0, 7), range(7, 11), range(11, 13), range(13, 14))
 
 # By the number of free numbers k, for all lattices but the triclinic: random lattices to draw,
-# assignments to keep per choice of peaks,
-# lowest peaks to choose k from, bound on a line's coefficients.
+# assignments to keep per choice of peaks, lowest peaks to choose k from, bound on a line's
+# coefficients.
 _TABLES = {
     1: (200, 20, 3, 60),
     2: (15000, 600, 4, 400),
@@ -93,16 +115,12 @@ def _assignments(lattice: int, device: torch.device) -> list[tuple[tuple[int, ..
         q = free @ rows.T
         q = torch.where(q > 1e-9, q, math.inf)
         order = q.topk(min(24, q.shape[1]), dim=1, largest=False).indices
-        lost = torch.rand(order.shape, generator=generator) < MISSED_SHARE
-        seen.append(order.gather(1, lost.byte().argsort(dim=1, stable=True)[:, :first]))
+        seen.append(lines_seen(order, first, generator))
     lines = torch.cat(seen)  # [count, first]
-    table = []
-    for chosen in combinations(range(first), k):
-        unique, often = torch.unique(lines[:, chosen], dim=0, return_counts=True)
-        matrices = rows[unique[often.argsort(dim=0, descending=True, stable=True)]]  # [T, k, k]
-        matrices = matrices[torch.linalg.det(matrices).abs() > 1e-6][:limit]
-        table.append((chosen, torch.linalg.inv(matrices).to(device)))
-    return table
+    return [
+        (chosen, likely_inverses(lines[:, chosen], rows, limit).to(device))
+        for chosen in combinations(range(first), k)
+    ]
 
 
 def _without_orders(observed: PeaksInQ) -> Tensor:
@@ -120,7 +138,7 @@ def _without_orders(observed: PeaksInQ) -> Tensor:
     keep = ~order.tril(-1).any(2) & observed.mask[:, : q.shape[1]]
     place = (~keep).byte().argsort(dim=1, stable=True)[:, :_FIRST]
     last = (keep.sum(1, keepdim=True) - 1).clamp_min(0)
-    count = torch.arange(place.shape[1], device=q.device)[None].minimum(last)
+    count = torch.arange(_FIRST, device=q.device)[None].minimum(last)
     return q.gather(1, place.gather(1, count))
 
 
@@ -130,16 +148,13 @@ def _solve(lattice: int, observed: PeaksInQ, volume: Tensor) -> tuple[Tensor, Te
     Args:
         lattice: Place in ``BRAVAIS_LATTICES``.
         observed: Peaks of ``B`` patterns.
-        volume: Predicted volumes, ``[B]``.
+        volume: Predicted volumes ``[B]``.
 
     Returns:
-        Which pattern, int64 ``[M]``, at most ``_KEPT`` each, and the reciprocal metrics ``[M, 6]``.
+        Which pattern, int64 ``[M]``, and the reciprocal metrics ``[M, 6]``.
     """
     basis = lattice_basis(lattice).to(volume.device)
-    # A pattern with few peaks shows its last one again: those assignments are wasted, not wrong.
-    last = (observed.mask.sum(1, keepdim=True) - 1).clamp_min(0)
-    places = torch.arange(_FIRST, device=volume.device)[None].minimum(last)  # [B, 12]
-    q, sigma = observed.q.gather(1, places), observed.sigma.gather(1, places)
+    q, sigma = lowest_peaks(observed, _FIRST)
     new = _without_orders(observed)
     free = torch.cat(
         [
@@ -149,19 +164,15 @@ def _solve(lattice: int, observed: PeaksInQ, volume: Tensor) -> tuple[Tensor, Te
         ],
         dim=1,
     )  # [B, T, k]
-    inverse_volume2 = metric_determinant(free @ basis.T)
-    volumes = VOLUME_RANGE if basis.shape[1] > 2 else _WIDE_VOLUME_RANGE
-    low, high = (1 / (volume[:, None] * factor).square() for factor in volumes)
-    possible = (inverse_volume2 < low) & (inverse_volume2 > high)
+    bounds = VOLUME_RANGE if basis.shape[1] > 2 else _WIDE_VOLUME_RANGE
+    possible = fits_volume(free @ basis.T, volume[:, None], bounds)
     rows = _lines(lattice).to(volume.device)
     if possible.shape[1] > 2 * _PASSED:
         sifted = score_where(possible, free, rows, q, sigma, _SIFTED).topk(_PASSED, dim=1)
         possible = torch.zeros_like(possible)
         possible.scatter_(1, sifted.indices, sifted.values > -math.inf)
-    score = score_where(possible, free, rows, q, sigma, range(_FIRST))
-    score, best = best_different(score, CELLS_KEPT)
-    pattern, place = (score > -math.inf).nonzero().T
-    return pattern, free[pattern, best[pattern, place]] @ basis.T
+    pattern, free = best_cells(possible, free, rows, q, sigma)
+    return pattern, free @ basis.T
 
 
 @functools.cache
@@ -189,9 +200,7 @@ def _solve_by_stacking(lattice: int, observed: PeaksInQ, volume: Tensor) -> tupl
     one peak that it does not explain, called (h 1 l), gives the distance of the next layer, which
     lies straight above.
     """
-    last = (observed.mask.sum(1, keepdim=True) - 1).clamp_min(0)
-    places = torch.arange(2 * ZONE_PEAKS, device=volume.device)[None].minimum(last)
-    q, sigma = observed.q.gather(1, places), observed.sigma.gather(1, places)
+    q, sigma = lowest_peaks(observed, 2 * ZONE_PEAKS)
     score, zones = find_zones(q[:, :ZONE_PEAKS], sigma[:, :ZONE_PEAKS])
     above, outside = outside_zones(zones, q, sigma)
     good = (score > 0) & (outside > 0)
@@ -211,12 +220,9 @@ def _solve_by_stacking(lattice: int, observed: PeaksInQ, volume: Tensor) -> tupl
         possible.append(ok.flatten(1))
     free, possible = torch.cat(free, 1), torch.cat(possible, 1)
     basis = lattice_basis(lattice).to(q.device)
-    ratio = metric_determinant(free @ basis.T).rsqrt() / volume[:, None]
-    possible &= (ratio > VOLUME_RANGE[0]) & (ratio < VOLUME_RANGE[1])
-    score = score_where(possible, free, rows, q, sigma, range(q.shape[1]))
-    score, best = best_different(score, CELLS_KEPT)
-    pattern, place = (score > -math.inf).nonzero().T
-    return pattern, free[pattern, best[pattern, place]] @ basis.T
+    possible &= fits_volume(free @ basis.T, volume[:, None])
+    pattern, free = best_cells(possible, free, rows, q, sigma)
+    return pattern, free @ basis.T
 
 
 class Candidates(NamedTuple):
@@ -227,46 +233,52 @@ class Candidates(NamedTuple):
     fit: Fit
 
 
+def _starts(
+    lattice: int, todo: Tensor, observed: PeaksInQ, volume: Tensor
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Pattern ``[M]``, metric ``[M, 6]`` and lattice ``[M]`` of cells of one lattice, in pieces."""
+    budget = batch_budget(volume.device)
+    if lattice == TRICLINIC:
+        ways = [(solve_by_zones, len(todo))]
+    else:
+        assignments = _assignments(lattice, volume.device)
+        table = 2 * len(assignments) * max(len(matrices) for _, matrices in assignments)
+        ways = [(functools.partial(_solve, lattice), budget // (6 * table))]
+    if BRAVAIS_LATTICES[lattice][0] == "monoclinic":
+        ways.insert(0, (functools.partial(_solve_by_stacking, lattice), budget // 2**17))
+    for solve, size in ways:
+        for some in todo.split(max(1, size)):
+            which, metric = solve(observed.select(some), volume[some])
+            yield some[which], metric, torch.full_like(which, lattice)
+
+
 def search_cells(observed: PeaksInQ, volume: Tensor) -> Candidates | None:
     """Cells of all Bravais lattices that might explain the peaks of ``B`` patterns.
 
     Args:
-        observed: Their peaks.
+        observed: Their peaks, by rising Q; those that are none last.
         volume: Rough volumes of their primitive cells in cubic angstrom, float64 ``[B]``.
 
     Returns:
         The cells, or ``None`` if no pattern has any.
     """
-    open_ = observed.mask.sum(1) >= 2  # not explained yet; one peak says nothing
+    open_ = observed.mask.sum(1) >= MIN_PEAKS  # not explained yet
     found = []
     for stage in _STAGES:
         todo = open_.nonzero()[:, 0]
-        starts = []
-        for lattice in stage if len(todo) else ():
-            if lattice == TRICLINIC:
-                which, metric = solve_by_zones(observed.select(todo), volume[todo])
-                starts.append((todo[which], metric, torch.full_like(which, lattice)))
-                continue
-            if BRAVAIS_LATTICES[lattice][0] == "monoclinic":
-                for some in todo.split(max(1, cells_at_once(volume.device) // 2**17)):
-                    which, metric = _solve_by_stacking(lattice, observed.select(some), volume[some])
-                    starts.append((some[which], metric, torch.full_like(which, lattice)))
-            assignments = _assignments(lattice, volume.device)
-            table = 2 * len(assignments) * max(len(m) for _, m in assignments)
-            for some in todo.split(max(1, cells_at_once(volume.device) // (6 * table))):
-                which, metric = _solve(lattice, observed.select(some), volume[some])
-                starts.append((some[which], metric, torch.full_like(which, lattice)))
-        if not starts or not sum(len(p) for p, _, _ in starts):
-            continue
+        if not len(todo):
+            break
+        starts = [x for lattice in stage for x in _starts(lattice, todo, observed, volume)]
         pattern, metric, lattice = (torch.cat(each) for each in zip(*starts, strict=True))
+        if not len(pattern):
+            continue
         fit = fit_cells(metric, lattice, pattern, observed, tolerances=TOLERANCES)
         found.append(Candidates(pattern, lattice, fit))
         # All peaks explained by a cell that does not have many more lines and about the volume that
         # is expected: nothing left to find.
-        enough = fit.lines < 4 * observed.mask.sum(1)[pattern]
-        ratio = metric_determinant(fit.metric).rsqrt() / volume[pattern]
-        enough &= (ratio > _SAME_VOLUME[0]) & (ratio < _SAME_VOLUME[1])
-        open_[pattern[(fit.explained >= 0.99) & enough]] = False
+        enough = fits_volume(fit.metric, volume[pattern], _SAME_VOLUME) & (fit.explained >= 0.99)
+        enough &= fit.lines < 4 * observed.mask.sum(1)[pattern]
+        open_[pattern[enough]] = False
     if not found:
         return None
     pattern, lattice, fits = zip(*found, strict=True)

@@ -1,7 +1,5 @@
 """Reflections in, the peaks of a computed pattern out, overlapping ones merged."""
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 

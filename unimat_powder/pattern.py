@@ -1,8 +1,5 @@
 """Angles and counts in, a checked measured pattern out."""
 
-from __future__ import annotations
-
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,6 +7,9 @@ import numpy as np
 from torch import Tensor
 
 from unimat_lib.views.grid import CU_K_ALPHA
+
+_WAVELENGTHS = (0.01, 100.0)  # angstrom: gamma rays to cold neutrons
+_MOST = 1e30  # of any intensity: beyond, sums and squares of it would overflow
 
 
 class PatternError(ValueError):
@@ -23,7 +23,10 @@ class Pattern:
     Attributes:
         two_theta: ``[P]`` float64, strictly increasing, degrees.
         intensity: ``[P]`` float64, counts or any other unit; some may be negative, but not all.
-        wavelength: X-ray wavelength in angstrom.
+        wavelength: X-ray wavelength in angstrom, 0.01 to 100.
+
+    Raises:
+        PatternError: The points make no pattern; the message says where and why.
     """
 
     two_theta: Tensor
@@ -35,9 +38,10 @@ class Pattern:
         check_points(
             self.two_theta.numpy(), self.intensity.numpy(), "pattern", lambda i: f"point {i + 1}"
         )
-        if not 0 < self.wavelength < math.inf:
+        low, high = _WAVELENGTHS
+        if not low <= self.wavelength <= high:
             raise PatternError(
-                f"the wavelength must be positive (angstrom), but is {self.wavelength}"
+                f"expected a wavelength of {low:g} to {high:g} angstrom, but came {self.wavelength}"
             )
 
 
@@ -55,12 +59,11 @@ def check_points(
             f"{name}: expected at least 2 points of 2theta and intensity, but came {len(two_theta)}"
         )
     for label, values in (("2theta", two_theta), ("intensity", intensity)):
-        bad = np.flatnonzero(~np.isfinite(values))
+        bad = np.flatnonzero(~(np.abs(values) <= _MOST))  # NaN is not below it either
         if len(bad):
             raise PatternError(
-                f"{name}: expected finite numbers, but the {label} at {where(bad[0])} is "
-                f"{values[bad[0]]}; "
-                "remove or repair that point"
+                f"{name}: expected finite numbers up to {_MOST:g}, but the {label} at "
+                f"{where(bad[0])} is {values[bad[0]]}; remove or repair that point"
             )
     if two_theta[0] < 0 or two_theta[-1] > 180:
         raise PatternError(

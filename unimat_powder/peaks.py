@@ -1,7 +1,5 @@
 """Patterns in, positions, heights and uncertainties of their peaks out."""
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 
@@ -12,7 +10,6 @@ from torch.nn import functional
 from unimat_lib.views.grid import Grid
 
 _NOISY = 1e-4  # noise above this part of the highest peak makes smoothing worth its blur
-
 _NUM_PEAKS = 40  # that are kept of a pattern, the ones at lowest angle
 _MIN_HEIGHT = 3e-5  # of a peak
 
@@ -36,13 +33,8 @@ class ObservedPeaks(NamedTuple):
     wavelength: float
 
 
-def find_peaks(
-    pattern: Tensor,
-    grid: Grid,
-    *,
-    position_error: float = 1e-3,
-) -> ObservedPeaks:
-    """Find the first ``K`` = 40 peaks of patterns, to a small part of the grid's step.
+def find_peaks(pattern: Tensor, grid: Grid, *, position_error: float = 1e-3) -> ObservedPeaks:
+    """Find the first peaks of patterns, at most 40 each, to a small part of the grid's step.
 
     A peak is a local maximum of some height; where there is noise, it must also be clear of it by
     six standard deviations of its curvature. The parabola through the logarithms of its three
@@ -57,12 +49,12 @@ def find_peaks(
             patterns are exact; with a zero shift or another misalignment, name its size.
 
     Raises:
-        ValueError: The patterns are not ``[B, P]`` on this grid, or not finite.
+        ValueError: The patterns are not ``[B, P]`` on this grid, shorter than three points, or not
+            finite.
     """
-    if pattern.ndim != 2 or pattern.shape[1] != grid.num_points:
-        raise ValueError(
-            f"expected patterns of shape [B, {grid.num_points}], got {tuple(pattern.shape)}"
-        )
+    if pattern.ndim != 2 or pattern.shape[1] != grid.num_points or grid.num_points < 3:
+        wanted = f"[B, {max(grid.num_points, 3)}]"
+        raise ValueError(f"expected patterns of shape {wanted}, got {tuple(pattern.shape)}")
     if not bool(torch.isfinite(pattern).all()):
         raise ValueError("expected finite intensities: repair or leave out the broken patterns")
     x = pattern.double()
@@ -130,7 +122,7 @@ class PeaksInQ(NamedTuple):
     sigma: Tensor
     mask: Tensor
 
-    def select(self, index: Tensor) -> PeaksInQ:
+    def select(self, index: Tensor) -> "PeaksInQ":
         """Those of some patterns."""
         return PeaksInQ(*(each[index] for each in self))
 

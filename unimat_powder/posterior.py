@@ -1,7 +1,5 @@
 """What training crystals look like in; the odds of crystal systems and numbers of atoms out."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -32,7 +30,9 @@ class LatticeCounts(NamedTuple):
     formula_atoms: Tensor
 
     @classmethod
-    def of(cls, table: CrystalTable, rows: Tensor, *, device: torch.device | str) -> LatticeCounts:
+    def of(
+        cls, table: CrystalTable, rows: Tensor, *, device: torch.device | str
+    ) -> "LatticeCounts":
         """Count the training crystals of a table.
 
         Args:

@@ -1,7 +1,5 @@
 """A measured pattern in, the same without background on a network's grid out."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -21,14 +19,13 @@ def to_grid(pattern: Pattern, grid: Grid, *, background: bool = True) -> Tensor:
     keeps its area whether the grid is coarser or finer than the measurement. Where the wavelengths
     differ, intensities are then taken from the Lorentz-polarisation factor of the measured angle to
     that of the new one, and from the old axis to the new. Grid points outside the measured range
-    are zero. The background is estimated with the SNIP filter, which peaks narrower than about
-    twice ``SNIP_HALF_WINDOW`` survive.
+    are zero.
 
     Args:
         pattern: The measurement.
         grid: Where to put it.
-        background: Subtract the background; otherwise intensities are only clipped at zero and
-            scaled.
+        background: Subtract the background, see :func:`snip_background`; peaks narrower than about
+            twice ``SNIP_HALF_WINDOW`` survive. Otherwise intensities are only clipped at zero.
 
     Returns:
         float32 ``[P]``, scaled to a maximum of 1.
@@ -43,7 +40,8 @@ def to_grid(pattern: Pattern, grid: Grid, *, background: bool = True) -> Tensor:
     measured, intensity = pattern.two_theta.numpy(), pattern.intensity.numpy()
     sine = np.sin(np.radians(measured / 2)) * (grid.wavelength / pattern.wavelength)
     reachable = sine <= 1  # beyond, the d-spacing is too small for the grid's wavelength
-    two_theta = 2 * np.degrees(np.arcsin(sine[reachable]))
+    # Near 180 degrees rounding could turn points round.
+    two_theta = np.maximum.accumulate(2 * np.degrees(np.arcsin(sine[reachable])))
     intensity = intensity[reachable]
     points = grid.two_theta.numpy()
     covered = np.zeros(grid.num_points, dtype=bool)
@@ -63,10 +61,10 @@ def to_grid(pattern: Pattern, grid: Grid, *, background: bool = True) -> Tensor:
         values = values - snip_background(values, half_window=round(SNIP_HALF_WINDOW / grid.step))
     values = np.clip(values, 0, None) * _conversion(points[covered], grid, pattern.wavelength)
     if values.max() <= 1e-9 * np.abs(intensity).max():
+        after = " once the background is subtracted" if background else ""
         raise PatternError(
-            "nothing rises above zero"
-            + (" once the background is subtracted" if background else "")
-            + " where the pattern overlaps the grid; check the intensity column"
+            f"nothing rises above zero{after} where the pattern overlaps the grid; "
+            "check the intensity column"
         )
     result = np.zeros(grid.num_points, dtype=np.float32)
     result[covered] = values / values.max()
@@ -77,20 +75,20 @@ def _conversion(two_theta: np.ndarray, grid: Grid, wavelength: float) -> np.ndar
     """What intensities measured at ``wavelength`` are multiplied with at angles of the grid."""
     if wavelength == grid.wavelength:
         return np.ones_like(two_theta)
-    here = torch.sin(torch.deg2rad(torch.from_numpy(two_theta) / 2))
+    # Both factors are infinite at 0 degrees, their ratio is not: take it just beside.
+    here = torch.sin(torch.deg2rad(torch.from_numpy(two_theta) / 2)).clamp_min(1e-9)
     there = here * (wavelength / grid.wavelength)  # below 1: these points were measured
-    stretch = (
-        ((1 - here**2) / (1 - there**2).clamp_min(1e-12)).sqrt() * wavelength / grid.wavelength
-    )
+    stretch = ((1 - here**2) / (1 - there**2).clamp_min(1e-12)).sqrt()
+    stretch = stretch * wavelength / grid.wavelength
     return (lorentz_polarisation(here) / lorentz_polarisation(there) * stretch).numpy()
 
 
 def _bin_means(x: np.ndarray, y: np.ndarray, centres: np.ndarray, width: float) -> np.ndarray:
     """Exact means of the piecewise linear curve through (x, y) over intervals at ``centres``.
 
-    Intervals are cut where the curve ends; every centre must lie inside it, give or take rounding.
+    Intervals are cut where the curve ends; every centre must lie inside it, but for rounding.
     """
-    slope = np.diff(y) / np.diff(x)  # [n-1]
+    slope = np.diff(y) / np.maximum(np.diff(x), 1e-12)  # [n-1]
     integral = np.concatenate([[0.0], np.cumsum(np.diff(x) * (y[1:] + y[:-1]) / 2)])  # [n]
 
     def antiderivative(at: np.ndarray) -> np.ndarray:

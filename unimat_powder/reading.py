@@ -1,14 +1,11 @@
 """A measured file in, a :class:`~unimat_powder.pattern.Pattern` out."""
 
-from __future__ import annotations
-
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import torch
 
 from unimat_lib.views.grid import CU_K_ALPHA
@@ -16,23 +13,26 @@ from unimat_powder.pattern import Pattern, PatternError, check_points
 from unimat_powder.xrdml import parse_xrdml
 
 TEXT_SUFFIXES = (".xy", ".txt", ".dat", ".csv")
+
+# A million points, ten times a long scan, need no more, and fit into any memory.
+_MAX_BYTES = 2**24
+_MAX_LINES = 10**6
+
 _COMMENT = ("#", "!", "%", "'", "/", "*", ";")
-_DECIMAL_COMMA = re.compile(r"[+-]?\d+(,\d+)?", re.ASCII)
-_NUMBER = re.compile(
-    r"[+-]?((\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|nan|inf(inity)?)", re.ASCII | re.IGNORECASE
-)
 
-# A line of two plain numbers. The quantifiers are possessive (++, *+): a line that does not fit is
-# given up at once, and "123" is never taken for "12" and "3".
-_PLAIN_NUMBER = r"[+-]?+(?:\d++\.?+\d*+|\.\d++)(?:[eE][+-]?+\d++)?+"
-_PLAIN_LINE = (
-    rf"[ \t]*+{_PLAIN_NUMBER}[ \t]*+(?:[,;][ \t]*+)?+(?<=[ \t,;]){_PLAIN_NUMBER}[ \t]*+\r?+"
-)
-_FIRST_PLAIN_LINE = re.compile(rf"^{_PLAIN_LINE}$", re.ASCII | re.MULTILINE)
-_PLAIN_LINES = re.compile(rf"(?:{_PLAIN_LINE}\n)*+{_PLAIN_LINE}", re.ASCII)
+# Digits are taken possessively (++): "111...1x" is given up at once, not after all ways to cut it.
+_NUMBER = r"[+-]?(?:(?:[0-9]++\.?[0-9]*+|\.[0-9]++)(?:[eE][+-]?[0-9]++)?|(?i:nan|inf(?:inity)?))"
+_COMMA_NUMBER = r"[+-]?[0-9]++(?:,[0-9]++)?"
 
-# Between plain numbers; and a plus, which says nothing, is not to Arrow's liking.
-_TO_WORDS = str.maketrans({",": " ", ";": " ", "+": None})
+
+def _pair(number: str, separator: str) -> re.Pattern[str]:
+    """Two numbers, perhaps in quotes, with more columns or nothing behind them."""
+    one = rf"[\"']*+({number})[\"']*+"
+    return re.compile(rf"{one}(?:\s*+{separator}\s*+|\s++){one}(?:\s|{separator}|$)")
+
+
+_COMMA_PAIR = _pair(_COMMA_NUMBER, ";")  # "10,02 118" or "10,02;118"
+_PAIR = _pair(_NUMBER, "[,;]")
 
 
 def read_pattern(path: str | os.PathLike[str], *, wavelength: float = CU_K_ALPHA) -> Pattern:
@@ -53,10 +53,17 @@ def read_pattern(path: str | os.PathLike[str], *, wavelength: float = CU_K_ALPHA
     if suffix not in (*TEXT_SUFFIXES, ".xrdml"):
         raise PatternError(
             f"{path.name}: expected one of {', '.join((*TEXT_SUFFIXES, '.xrdml'))}, "
-            f"but the file ends in {suffix!r}; "
-            "export the pattern as two columns of text"
+            f"but the file ends in {suffix!r}; export the pattern as two columns of text"
         )
-    data = path.read_bytes()
+    if path.exists() and not path.is_file():
+        raise PatternError(f"{path.name}: expected a file, but this is a folder or a device")
+    with path.open("rb") as file:
+        data = file.read(_MAX_BYTES + 1)
+    if len(data) > _MAX_BYTES:
+        raise PatternError(
+            f"{path.name}: expected a file of at most {_MAX_BYTES >> 20} MiB with one scan, "
+            "but it is larger; export that scan alone"
+        )
     if suffix == ".xrdml":
         return parse_xrdml(data, name=path.name, wavelength=wavelength)
     return parse_text(_decode(data, path.name), name=path.name, wavelength=wavelength)
@@ -64,20 +71,19 @@ def read_pattern(path: str | os.PathLike[str], *, wavelength: float = CU_K_ALPHA
 
 def _decode(data: bytes, name: str) -> str:
     """Text of a file whose encoding nobody wrote down: UTF-8, UTF-16 with a mark, else Latin-1."""
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        encodings = ("utf-16",)
-    elif b"\0" in data:
-        raise PatternError(
-            f"{name}: this is a binary file; export the pattern as two columns of text"
-        )
-    else:
-        encodings = ("utf-8-sig", "latin-1")
-    for encoding in encodings:
-        try:
-            return data.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-    raise PatternError(f"{name}: the text is not valid {encodings[0]}; save it as UTF-8")
+    try:
+        if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+            return data.decode("utf-16")
+        if b"\0" in data:
+            raise PatternError(
+                f"{name}: this is a binary file, or UTF-16 without its mark; export the pattern as "
+                "two columns of text in UTF-8"
+            )
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        if error.encoding == "utf-8":
+            return data.decode("latin-1")
+        raise PatternError(f"{name}: the text is not valid utf-16; save it as UTF-8") from None
 
 
 def parse_text(text: str, *, name: str = "text", wavelength: float = CU_K_ALPHA) -> Pattern:
@@ -97,68 +103,48 @@ def parse_text(text: str, *, name: str = "text", wavelength: float = CU_K_ALPHA)
         PatternError: Nothing numeric in it, a line that is not a point, or points that make no
             pattern.
     """
-    points, lines = _plain_points(text) or _any_points(text, name)
-    if not len(points):
-        what = (
-            "is empty" if not text.strip() else "has no line with two numbers (2theta, intensity)"
-        )
+    if text.count("\n") > _MAX_LINES or len(lines := text.rstrip().splitlines()) > _MAX_LINES:
+        raise PatternError(f"{name}: expected one scan, but came more than {_MAX_LINES} lines")
+    first = next((i for i, line in enumerate(lines) if _point(line)), len(lines))
+    if first == len(lines):
+        what = "has no line with two numbers (2theta, intensity)" if lines else "is empty"
         raise PatternError(f"{name}: the file {what}")
-    values = np.array(points)  # [P, 2]
-    check_points(values[:, 0], values[:, 1], name, lambda i: f"line {lines[i]}")
+    numbers = range(first + 1, len(lines) + 1)
+    try:  # nearly every file is like that, and read in a quarter of the time
+        delimiter = "," if "," in lines[first] else None
+        values = np.loadtxt(
+            lines[first:], delimiter=delimiter, comments=None, usecols=(0, 1), ndmin=2
+        )
+    except ValueError:
+        values = np.empty((0, 2))
+    if len(values) < len(numbers):  # something else stands between the points
+        found = dict(_points(lines, first, name))
+        numbers, values = list(found), np.array(list(found.values()))
+    check_points(values[:, 0], values[:, 1], name, lambda i: f"line {numbers[i]}")
     columns = torch.from_numpy(values).T.contiguous()
     return Pattern(columns[0], columns[1], wavelength)
 
 
-def _plain_points(text: str) -> tuple[np.ndarray, Sequence[int]] | None:
-    """Points ``[P, 2]`` and their line numbers, if every line after the header is a plain one.
-
-    Nearly every file is like that, and reading it as a whole takes a tenth of the time. ``None``
-    where something else stands in it: then each line has to be looked at.
-    """
-    first = _FIRST_PLAIN_LINE.search(text)
-    if first is None:
-        return None
-    header, body = text[: first.start()].splitlines(), text[first.start() :].rstrip()
-    if any(_numbers(line.strip()) for line in header):
-        return None  # the points begin in an unusual form, or a comment looks like one
-    if not _PLAIN_LINES.fullmatch(body):
-        return None
-    try:  # Arrow reads the same numbers as float() does, three times as fast
-        values = pa.array(body.translate(_TO_WORDS).split()).cast(pa.float64())
-    except pa.ArrowInvalid:
-        return None
-    values = values.to_numpy().reshape(-1, 2)
-    return values, range(len(header) + 1, len(header) + 1 + len(values))
-
-
-def _any_points(text: str, name: str) -> tuple[Sequence[tuple[float, float]], Sequence[int]]:
-    """Points and their line numbers, whatever form they have; see :func:`parse_text`."""
-    points: list[tuple[float, float]] = []
-    lines: list[int] = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        stripped = line.strip()
-        if not stripped or stripped.startswith(_COMMENT):
-            continue
-        pair = _numbers(stripped)
-        if pair is not None:
-            points.append(pair)
-            lines.append(number)
-        elif points:
+def _points(
+    lines: Sequence[str], first: int, name: str
+) -> Iterator[tuple[int, tuple[float, float]]]:
+    """Line numbers and points; blank lines and comments may stand between them, nothing else."""
+    for number, line in enumerate(lines[first:], start=first + 1):
+        if point := _point(line):
+            yield number, point
+        elif (content := line.strip()) and not content.startswith(_COMMENT):
             raise PatternError(
                 f"{name}: expected two numbers (2theta, intensity) at line {number}, "
-                f"but came {stripped[:40]!r}; "
-                "begin comments with #"
+                f"but came {content[:40]!r}; begin comments with #"
             )
-    return points, lines
 
 
-def _numbers(line: str) -> tuple[float, float] | None:
+def _point(line: str) -> tuple[float, float] | None:
     """The first two numbers of a line, or ``None`` when it does not begin with two."""
-    fields = [field.strip("\"'") for field in re.split(r"\s*;\s*|\s+", line)][:2]
-    if len(fields) == 2 and all(_DECIMAL_COMMA.fullmatch(field) for field in fields):
-        fields = [field.replace(",", ".") for field in fields]  # "10,02 118" or "10,02;118"
-    else:
-        fields = [field.strip("\"'") for field in re.split(r"\s*[,;]\s*|\s+", line)][:2]
-    if len(fields) < 2 or not all(_NUMBER.fullmatch(field) for field in fields):
+    line = line.strip()
+    if line.startswith(_COMMENT):
         return None
-    return float(fields[0]), float(fields[1])
+    if "," in line and (pair := _COMMA_PAIR.match(line)):
+        return float(pair[1].replace(",", ".")), float(pair[2].replace(",", "."))
+    pair = _PAIR.match(line)
+    return pair and (float(pair[1]), float(pair[2]))

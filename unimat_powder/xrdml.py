@@ -1,7 +1,5 @@
 """A PANalytical XRDML document in, its first scan out."""
 
-from __future__ import annotations
-
 import logging
 from xml.etree import ElementTree
 
@@ -12,6 +10,16 @@ from unimat_lib.views.grid import CU_K_ALPHA
 from unimat_powder.pattern import Pattern, PatternError, check_points
 
 log = logging.getLogger(__name__)
+
+_MAX_TAGS = 10**6  # a scan has some fifty; every one takes memory
+
+
+class _PlainTree(ElementTree.TreeBuilder):
+    """A tree of a document without a DOCTYPE: entities, and bombs of them, come in one."""
+
+    def doctype(self, name: str, *_: object) -> None:
+        """Refuse it."""
+        raise ValueError(f"a DOCTYPE {name[:40]} is not allowed: remove it")
 
 
 def parse_xrdml(data: bytes, *, name: str = "xrdml", wavelength: float = CU_K_ALPHA) -> Pattern:
@@ -29,13 +37,11 @@ def parse_xrdml(data: bytes, *, name: str = "xrdml", wavelength: float = CU_K_AL
     Raises:
         PatternError: Not XML, not XRDML, or points that make no pattern.
     """
+    if data.count(b"<") > _MAX_TAGS:
+        raise PatternError(f"{name}: expected one scan, but came more than {_MAX_TAGS} tags")
     try:
-        root = ElementTree.fromstring(data)
-    except (
-        ElementTree.ParseError,
-        ValueError,
-        LookupError,
-    ) as error:  # LookupError: unknown encoding
+        root = ElementTree.fromstring(data, ElementTree.XMLParser(target=_PlainTree()))
+    except (ElementTree.ParseError, ValueError, LookupError) as error:  # or an unknown encoding
         raise PatternError(f"{name}: not a readable XML document ({error})") from None
     scans = root.findall(".//{*}scan")
     if not scans:
@@ -56,12 +62,10 @@ def parse_xrdml(data: bytes, *, name: str = "xrdml", wavelength: float = CU_K_AL
     ends = [axes[0].find(f"{{*}}{end}Position") for end in ("start", "end")]
     if listed is not None:
         two_theta = _xml_numbers(listed, name)
-    elif None not in ends:
-        two_theta = np.linspace(*(_xml_number(end, name) for end in ends), len(intensity))
+    elif None in ends:
+        raise PatternError(f"{name}: the 2Theta positions are no list and no start and end")
     else:
-        raise PatternError(
-            f"{name}: the 2Theta positions are neither a list nor a start and an end"
-        )
+        two_theta = np.linspace(*(_xml_number(end, name) for end in ends), len(intensity))
     check_points(two_theta, intensity, name, lambda i: f"point {i + 1}")
     return Pattern(
         torch.from_numpy(two_theta),
@@ -92,18 +96,16 @@ def _xml_length(element: ElementTree.Element, name: str) -> float:
 def _xml_numbers(element: ElementTree.Element, name: str) -> np.ndarray:
     """float64 ``[n]``, the numbers that an element's text holds."""
     try:
-        return np.array([float(word) for word in (element.text or "").split()])
+        return np.fromiter(map(float, (element.text or "").split()), np.float64)
     except ValueError as error:
-        tag = element.tag.rpartition("}")[2]
-        raise PatternError(f"{name}: <{tag}> must hold numbers only ({error})") from None
+        tag, reason = element.tag.rpartition("}")[2], str(error)[:80]
+        raise PatternError(f"{name}: <{tag}> must hold numbers only ({reason})") from None
 
 
 def _xml_number(element: ElementTree.Element, name: str) -> float:
     """The one number that an element's text holds."""
     values = _xml_numbers(element, name)
     if len(values) != 1 or not np.isfinite(values[0]):
-        tag = element.tag.rpartition("}")[2]
-        raise PatternError(
-            f"{name}: <{tag}> must hold one finite number, but holds {element.text!r}"
-        )
+        tag, text = element.tag.rpartition("}")[2], (element.text or "")[:40]
+        raise PatternError(f"{name}: <{tag}> must hold one finite number, but holds {text!r}")
     return float(values[0])

@@ -1,6 +1,4 @@
-"""Peak positions in, zones (two-dimensional lattices) and the cells that complete them out."""
-
-from __future__ import annotations
+"""Peak positions in, zones (planes of the reciprocal lattice) and cells that complete them out."""
 
 import functools
 import math
@@ -9,26 +7,40 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from unimat_powder.bravais import metric_determinant, quadratic_terms
-from unimat_powder.fitting import cells_at_once
-from unimat_powder.peaks import PeaksInQ
-from unimat_powder.scoring import (
+from unimat_powder.bravais import quadratic_terms
+from unimat_powder.fitting import (
     CELLS_KEPT,
-    MISSED_SHARE,
-    VOLUME_RANGE,
+    batch_budget,
+    best_cells,
     best_different,
-    score_where,
+    fits_volume,
+    lowest_peaks,
 )
+from unimat_powder.peaks import PeaksInQ
 
-ZONE_PEAKS = 20  # the same for zones, which explain only some of them
+ZONE_PEAKS = 20  # from the lowest angle, that choose among zones; a zone explains some of them
 _ZONES = 16  # zones that are completed to lattices
+_MISSED_SHARE = 0.3  # share of the lines that leave no peak, when assignments are listed
+
+
+def lines_seen(lines: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """The first ``count`` of lines ``[n, m]`` by rising Q, after some were lost at random."""
+    lost = torch.rand(lines.shape, generator=generator) < _MISSED_SHARE
+    return lines.gather(1, lost.byte().argsort(dim=1, stable=True)[:, :count])
+
+
+def likely_inverses(seen: Tensor, rows: Tensor, limit: int) -> Tensor:
+    """Inverse matrices ``[T, k, k]`` of the assignments ``[n, k]`` that were seen most often."""
+    unique, often = torch.unique(seen, dim=0, return_counts=True)
+    matrices = rows[unique[often.argsort(dim=0, descending=True, stable=True)]]
+    return torch.linalg.inv(matrices[torch.linalg.det(matrices).abs() > 1e-6][:limit])
 
 
 @functools.cache
 def _zone_tables(device: torch.device) -> tuple[Tensor, Tensor]:
-    """For plane lattices, Q = A h^2 + B k^2 + F hk: lines ``[n, 3]``, inverses ``[T, 3, 3]``.
+    """For zones, Q = A h^2 + B k^2 + F hk: lines ``[n, 3]`` and inverses ``[T, 3, 3]``.
 
-    As in :func:`_assignments`, but every three of the four lowest lines serve.
+    As the assignments of a Bravais lattice, but every three of the four lowest lines serve.
     """
     steps = torch.arange(-5.0, 6.0, dtype=torch.float64)
     h, k = torch.cartesian_prod(steps, steps).T
@@ -39,13 +51,9 @@ def _zone_tables(device: torch.device) -> tuple[Tensor, Tensor]:
     axes = torch.exp(0.8 * draw).sort(dim=1).values
     cross = axes[:, :1] * torch.rand(20000, 1, generator=generator, dtype=torch.float64)
     order = (torch.cat([axes, cross], 1) @ rows.T).argsort(dim=1)[:, :16]
-    lost = torch.rand(order.shape, generator=generator) < MISSED_SHARE
-    order = order.gather(1, lost.byte().argsort(dim=1, stable=True)[:, :4])
+    order = lines_seen(order, 4, generator)
     triples = torch.cat([order[:, three] for three in combinations(range(4), 3)])
-    unique, often = torch.unique(triples, dim=0, return_counts=True)
-    matrices = rows[unique[often.argsort(dim=0, descending=True, stable=True)]]
-    matrices = matrices[torch.linalg.det(matrices).abs() > 1e-6][:500]
-    return rows.to(device), torch.linalg.inv(matrices).to(device)
+    return rows.to(device), likely_inverses(triples, rows, 500).to(device)
 
 
 @functools.cache
@@ -65,20 +73,22 @@ def _layer_tables(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def solve_by_zones(observed: PeaksInQ, volume: Tensor) -> tuple[Tensor, Tensor]:
-    """Triclinic cells that explain the lowest peaks; arguments and result as in :func:`_solve`.
+    """Triclinic cells that explain the lowest peaks.
 
     Six unknowns at once would have too many assignments, and often the lowest peaks all lie in one
     plane of the reciprocal lattice. So planes come first, three unknowns that explain some of the
     peaks, and then the layer next to each, with three more: its first peak is called (0 0 1), two
-    others get all small (h k 1). Source: de Wolff, Acta Cryst. 10, 590 (1957); Ito, Nature 164, 755
-    (1949).
+    others get all small (h k 1).
+
+    Takes the peaks of ``B`` patterns and predicted volumes ``[B]``; returns which pattern, int64
+    ``[M]``, and the reciprocal metrics ``[M, 6]``.
+
+    Source: de Wolff, Acta Cryst. 10, 590 (1957); Ito, Nature 164, 755 (1949).
     """
-    last = (observed.mask.sum(1, keepdim=True) - 1).clamp_min(0)
-    places = torch.arange(ZONE_PEAKS, device=volume.device)[None].minimum(last)
-    q, sigma = observed.q.gather(1, places), observed.sigma.gather(1, places)
+    q, sigma = lowest_peaks(observed, ZONE_PEAKS)
     score, zones = find_zones(q, sigma)
     pairs = len(_layer_tables(q.device)[0])
-    size = max(1, cells_at_once(q.device) // (6 * _ZONES * math.comb(6, 3) * pairs))
+    size = max(1, batch_budget(q.device) // (6 * _ZONES * math.comb(6, 3) * pairs))
     found = []
     for some in torch.arange(len(q), device=q.device).split(size):
         which, metric = _complete(zones[some], score[some] > 0, q[some], sigma[some], volume[some])
@@ -98,7 +108,7 @@ def find_zones(q: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
     reduced = (a > 0) & (b >= 0.999 * a) & (f >= -1e-6 * a) & (f <= 1.001 * a)
     pattern, place = reduced.nonzero().T
     score = torch.full(reduced.shape, -math.inf, device=q.device)
-    size = cells_at_once(q.device) // (16 * len(rows))
+    size = batch_budget(q.device) // (16 * len(rows))
     for i, t in zip(pattern.split(size), place.split(size), strict=True):
         calculated = (zones[i, t] @ rows.T).float()
         here, reach = q[i].float(), q[i, -1:].float()
@@ -127,38 +137,22 @@ def outside_zones(zones: Tensor, q: Tensor, sigma: Tensor) -> tuple[Tensor, Tens
 def _complete(
     zones: Tensor, good: Tensor, q: Tensor, sigma: Tensor, volume: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Lattices that add a third direction to zones.
-
-    Args:
-        zones: A, B, F of the zones of ``B`` patterns, ``[B, Z, 3]``.
-        good: Which of them to complete, bool ``[B, Z]``.
-        q: Lowest peaks ``[B, P]``.
-        sigma: Their standard deviations ``[B, P]``.
-        volume: Predicted volumes ``[B]``.
-
-    Returns:
-        As :func:`_solve_by_zones`.
-    """
+    """Lattices that add a third direction to zones ``[B, Z, 3]``, the ``good`` ones ``[B, Z]``."""
     second, third, rows = _layer_tables(q.device)
     above, outside = outside_zones(zones, q, sigma)
     good = good & (outside >= 3)
     choices = torch.tensor(list(combinations(range(6), 3)), device=q.device)
     first, one, two = above[:, :, choices].unbind(-1)  # [B, Z, 20]
-    in_plane = [
-        zones @ torch.stack([h * h, k * k, h * k]) for h, k in (second.T, third.T)
-    ]  # [B, Z, T] each
-    left = (one - first)[..., None] - in_plane[0][:, :, None]  # [B, Z, 20, T]
-    right = (two - first)[..., None] - in_plane[1][:, :, None]
+    left, right = (
+        (peak - first)[..., None] - (zones @ torch.stack([h * h, k * k, h * k]))[:, :, None]
+        for peak, (h, k) in ((one, second.T), (two, third.T))
+    )  # [B, Z, 20, T]
     det = second[:, 0] * third[:, 1] - second[:, 1] * third[:, 0]
     e = (left * third[:, 1] - right * second[:, 1]) / det
     d = (right * second[:, 0] - left * third[:, 0]) / det
     a, b, f = (x[..., None, None].expand_as(d) for x in zones.unbind(-1))
     metric = torch.stack([a, b, first[..., None].expand_as(d), d, e, f], -1)
-    ratio = metric_determinant(metric).rsqrt() / volume[:, None, None, None]
-    possible = (ratio > VOLUME_RANGE[0]) & (ratio < VOLUME_RANGE[1])
+    possible = fits_volume(metric, volume[:, None, None, None])
     possible &= (e.abs() <= 1.5 * a) & (d.abs() <= 1.5 * b) & good[..., None, None]
     metric, possible = metric.flatten(1, 3), possible.flatten(1)  # [B, Z * 20 * T]
-    score = score_where(possible, metric, rows, q, sigma, range(q.shape[1]))
-    score, best = best_different(score, 3 * CELLS_KEPT)
-    pattern, place = (score > -math.inf).nonzero().T
-    return pattern, metric[pattern, best[pattern, place]]
+    return best_cells(possible, metric, rows, q, sigma, 3 * CELLS_KEPT)

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from test_identify import make_model as make_small_model
+from small import make_model as make_small_model
+from small import make_pattern
 from test_ledger import make_frame
 
 from unimat_book.cards import _SYSTEM_METRICS, METRICS, publish_best, publish_model
@@ -227,8 +228,6 @@ def test_a_cards_numbers_are_those_of_the_predictions(name, setting):
 
 @needs_models
 def test_the_pretrained_model_reads_a_pattern():
-    from test_identify import make_pattern
-
     from unimat_powder.identify import identify
 
     found = identify(load_model(PRETRAINED / "xrd_composition.safetensors"), make_pattern(), "TiO2")

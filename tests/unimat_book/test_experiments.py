@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
+from unimat_book import experiments
 from unimat_book.chapters.alignment import (
     linear_probe,
     preferred_wrong,
@@ -223,7 +224,7 @@ def test_rows_decide_what_is_trained_on(trained, table, tmp_path):
 
 def test_starts_of_an_earlier_chapter(trained, tmp_path):
     run, _ = trained
-    with pytest.raises(FileNotFoundError, match=r"book\.py run 03"):
+    with pytest.raises(FileNotFoundError, match=r"unimat-book run 03"):
         load_starts(tmp_path, ["xrd"], [0], made_by="unimat-book run 03")
     save_model(run.model, tmp_path / "xrd_seed0.safetensors")
     (again,) = load_starts(tmp_path, ["xrd"], [0], made_by="")
@@ -236,7 +237,7 @@ def test_pretraining_data(prototype_table, monkeypatch):
     info["material_id"] = [f"extra-{n}" for n in range(len(info))]
     info["formula"] = "X" + info["formula"].astype(str)
     extra = dataclasses.replace(prototype_table, info=info)
-    monkeypatch.setattr(experiments.datasets, "load", lambda name: extra)
+    monkeypatch.setattr(experiments, "load_dataset", lambda name: extra)
     settings = dict(modalities=("composition",), grid=Grid(5.0, 90.0, 64))
     limit = int(prototype_table.num_atoms.median())
     monkeypatch.setattr(

@@ -15,6 +15,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
+from torch import nn
 
 from unimat_book.figures.crystals import (
     _view_matrix,
@@ -59,6 +60,8 @@ from unimat_book.figures.training import (
 )
 from unimat_lib.crystals.table import CRYSTAL_SYSTEMS
 from unimat_lib.datasets.prototypes import worked_crystal
+from unimat_lib.evaluation.metrics import PROBABILITY_COLUMNS, expected_calibration_error
+from unimat_lib.fusion import LateFusion
 from unimat_lib.views.graphs import periodic_graph
 
 RNG = np.random.default_rng(0)
@@ -90,6 +93,9 @@ ERRORS = pd.DataFrame(
         "error": RNG.lognormal(-2, 1, NUM),
         "model": np.array(["xrd", "composition"])[np.arange(NUM) % 2],
     }
+)
+STATED = pd.DataFrame(RNG.dirichlet(np.ones(7) / 3, NUM), columns=PROBABILITY_COLUMNS).assign(
+    crystal_system=0, predicted_system=np.arange(NUM) % 2
 )
 DOTS = pd.DataFrame(
     {"fusion": ["gated", "late"], "hue": "a", "value": [0.12, 0.15], "low": 0.11, "high": 0.17}
@@ -178,7 +184,7 @@ PLOTS: dict[str, Callable[[], Figure]] = {
         pd.DataFrame([[0.1, np.nan]], index=["gated"], columns=["xrd", "xrd+composition"]),
         label="MAE (Å)",
     ),
-    "calibration": lambda: plot_calibration(RNG.uniform(size=NUM), RNG.uniform(size=NUM) > 0.4),
+    "calibration": lambda: plot_calibration(STATED),
     "paper_vs_ours": lambda: plot_paper_vs_ours(CLAIMS, xlabel="MAE (Å)"),
 }
 
@@ -208,8 +214,8 @@ def test_importing_and_drawing_leaves_pyplot_alone() -> None:
     """No figure left open and no setting changed (seaborn itself imports pyplot)."""
     code = (
         "import matplotlib as mpl; before = dict(mpl.rcParams); import numpy as np;"
-        "from unimat_lib import figures; figures.flow_strip(highlight='heads')._repr_png_();"
-        "figures.confusion({'a': np.eye(7, dtype=int)})._repr_png_();"
+        "from unimat_book.figures.errors import plot_confusion;"
+        "plot_confusion({'a': np.eye(7, dtype=int)})._repr_png_();"
         "assert dict(mpl.rcParams) == before;"
         "import matplotlib.pyplot as plt; assert plt.get_fignums() == []"
     )
@@ -277,6 +283,24 @@ def test_data_curve_draws_the_mean_of_the_seeds() -> None:
     assert {text.get_text() for text in axes.texts} == {"0.45", "0.2", "0.12", "0.15", "0.09"}
 
 
+def test_calibration_shows_the_error_that_tables_print() -> None:
+    axes, below = plot_calibration(STATED).axes
+    assert f"{100 * expected_calibration_error(STATED):.1f} %" in axes.get_title(loc="left")
+    assert sum(bar.get_height() for bar in below.patches) == pytest.approx(NUM)
+    confidence = STATED[list(PROBABILITY_COLUMNS)].max(axis=1)
+    counts, _ = np.histogram(confidence, 15, (0, 1))
+    assert [bar.get_height() for bar in below.patches] == pytest.approx(list(counts[counts > 0]))
+    centres = [bar.get_x() + bar.get_width() / 2 for bar in below.patches]
+    assert centres == pytest.approx([(k + 0.5) / 15 for k in np.flatnonzero(counts)])
+
+
+def test_fusion_diagram_says_that_late_fusion_learns_its_weights() -> None:
+    words = [text.get_text() for text in plot_fusion_diagram().axes[0].texts]
+    assert isinstance(LateFusion(num_modalities=2, dim=4).logits, nn.Parameter)
+    assert any("learned weights" in text for text in words)
+    assert "mean" not in words
+
+
 def test_messages_say_what_is_wrong() -> None:
     with pytest.raises(ValueError, match="positive crystals and errors"):
         plot_data_curve(CURVE.assign(error=0.0), ylabel="error (Å)")
@@ -288,7 +312,7 @@ def test_messages_say_what_is_wrong() -> None:
         plot_crystal_system_counts(ERRORS.drop(columns="split"))
     with pytest.raises(ValueError, match="expected crystal systems"):
         plot_embedding_map(np.zeros((1, 2)), ["rhombohedral"], modality=["xrd"])
-    with pytest.raises(ValueError, match="square matrices"):
+    with pytest.raises(ValueError, match="matrices of 7 x 7"):
         plot_confusion({"xrd": np.zeros((3, 3))})
     with pytest.raises(ValueError, match="one name per feature"):
         plot_magpie_features(np.zeros(3), ["a"])

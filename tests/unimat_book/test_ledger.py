@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from sources import Book
 
 from unimat_book.ledger.everything import all_rows, load_all
 from unimat_book.ledger.predictions import load_predictions, save_predictions
@@ -27,9 +26,10 @@ from unimat_book.ledger.verdicts import (
     judge_claims,
     paired_difference,
     paper_verdict,
-    share_row,
 )
 from unimat_book.record import project_root
+from unimat_book.run.sources import Book
+from unimat_book.statistics import wilson_interval
 from unimat_lib.crystals.table import CRYSTAL_SYSTEMS
 from unimat_lib.evaluation.metrics import (
     CELL_COLUMNS,
@@ -87,7 +87,7 @@ def test_predictions_survive_the_disk_and_old_seeds_go(tmp_path):
 
 
 def test_missing_predictions_name_the_command(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"tools/book\.py run 03"):
+    with pytest.raises(FileNotFoundError, match=r"unimat-book run 03"):
         load_predictions(tmp_path, setting="xrd", variant="ours", made_by="unimat-book run 03")
 
 
@@ -205,7 +205,7 @@ def test_ranks_survive_the_disk_and_old_seeds_go(tmp_path):
     pd.testing.assert_frame_equal(loaded[10], frames[10], check_exact=True)
     save_ranks({2: frames[2]}, tmp_path, **key)
     assert list(load_ranks(tmp_path, **key, made_by="-")) == [2]
-    with pytest.raises(FileNotFoundError, match=r"tools/book\.py run 04"):
+    with pytest.raises(FileNotFoundError, match=r"unimat-book run 04"):
         load_ranks(tmp_path, setting="x", variant="ours", made_by="unimat-book run 04")
 
 
@@ -245,8 +245,11 @@ def test_recall_rows():
         setting="structure_aligned_xrd",
         variant="reproduction",
     )
-    wilson = share_row(one["mean"], 50, setting="s", variant="ours", metric="m")
-    assert one["ci95"] == wilson["ci95"] and one["std"] is None and one["seeds"] == 1
+    assert (
+        one["ci95"] == list(wilson_interval(one["mean"], 50))
+        and one["std"] is None
+        and one["seeds"] == 1
+    )
     json.dumps(rows, allow_nan=False)
 
 
@@ -302,13 +305,12 @@ def test_judging_values_changes_and_orders():
 
 
 def test_wilson_interval_of_a_share():
-    key = {"setting": "s", "variant": "ours", "metric": "recall_at_1"}
-    assert share_row(0.0, 100, **key)["ci95"] == pytest.approx([0, 3.6993], abs=1e-4)
+    assert wilson_interval(0.0, 100) == pytest.approx([0, 3.6993], abs=1e-4)
     # Wilson's formula by hand, for 7 of 9.
     z2, p, n = 1.959963984540054**2, 7 / 9, 9
     half = np.sqrt(z2 * (p * (1 - p) / n + z2 / (4 * n**2)))
     expected = [100 * (p + z2 / (2 * n) + sign * half) / (1 + z2 / n) for sign in (-1, 1)]
-    assert share_row(100 * p, n, **key)["ci95"] == pytest.approx(expected, abs=1e-9)
+    assert wilson_interval(100 * p, n) == pytest.approx(expected, abs=1e-9)
 
 
 def test_all_claims_are_judged_together():
@@ -344,10 +346,12 @@ def test_everything_is_read_or_the_missing_file_named(tmp_path):
         save_ranks({0: make_ranks(0)}, tmp_path / "ranks", setting=setting, variant=variant)
     frames, ranks = load_all(tmp_path, profile="quick")
     assert set(frames) == set(PREDICTIONS) and set(ranks) == set(RANKS)
-    keys = [(r["setting"], r["variant"], r["metric"]) for r in all_rows(frames, ranks)]
+    keys = [
+        (r["setting"], r["variant"], r["metric"]) for r in all_rows(frames, ranks, num_resamples=20)
+    ]
     assert len(set(keys)) == len(keys)
     (tmp_path / "predictions/xrd-ours_refined-seed0.parquet").unlink()
-    with pytest.raises(FileNotFoundError, match=r"run 09 --profile full"):
+    with pytest.raises(FileNotFoundError, match=r"run 06 --profile full"):
         load_all(tmp_path, profile="full")
     strange = make_ranks(0).assign(material_id=lambda f: f["material_id"] + "x")
     save_predictions(

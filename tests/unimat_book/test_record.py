@@ -21,6 +21,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "params.yml").write_text("")
     monkeypatch.setenv("UNIMAT_ROOT", str(tmp_path))
     monkeypatch.delenv("UNIMAT_STAGING", raising=False)
+    monkeypatch.setattr("unimat_lib.paths._CHECKOUT", tmp_path)  # not the book of these tests
     return tmp_path
 
 
@@ -39,11 +40,11 @@ def test_project_root(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_missing_input_names_the_command(root: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"python tools/book\.py run 03 --profile quick"):
+    with pytest.raises(FileNotFoundError, match=r"unimat-book run 03 --profile quick"):
         require_file("data/x.bin", made_by="unimat-book run 03 --profile quick")
-    with pytest.raises(FileNotFoundError, match=r"book\.py run 03 --profile quick"):
+    with pytest.raises(FileNotFoundError, match=r"unimat-book run 03 --profile quick"):
         chapter_results("03_encoders", "_build/quick")
-    with pytest.raises(FileNotFoundError, match=r"book\.py run 03 --profile full"):
+    with pytest.raises(FileNotFoundError, match=r"unimat-book run 03 --profile full"):
         chapter_results("03_encoders", "data")
     (root / "x.txt").write_text("x")
     assert require_file("x.txt", made_by="never") == root / "x.txt"
@@ -122,9 +123,12 @@ def test_tables(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_staging_keeps_the_last_good_file(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Recorder("01_x", "data")("mae", 1.0)
     monkeypatch.setenv("UNIMAT_STAGING", str(root / "staging"))
-    Recorder("01_x", "data")("mae", 2.0)
+    monkeypatch.setenv("UNIMAT_RUN_DIR", str(root / "data"))
     assert chapter_results("01_x", "data") == {"mae": 1.0}
-    assert json.loads((root / "staging/01_x.json").read_text()) == {"mae": 2.0}
+    Recorder("01_x", "data")("mae", 2.0)
+    assert json.loads((root / "data/results/01_x.json").read_text()) == {"mae": 1.0}
+    assert json.loads((root / "staging/results/01_x.json").read_text()) == {"mae": 2.0}
+    assert chapter_results("01_x", "data") == {"mae": 2.0}  # what this very run wrote
 
 
 def test_glue_is_what_myst_nb_makes(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +162,7 @@ def test_data_note() -> None:
 
 def test_import_needs_neither_sphinx_nor_ipython() -> None:
     code = (
-        "import sys, unimat_lib.record as r; "
+        "import sys, unimat_book.record; "
         "assert not {'sphinx', 'IPython', 'myst_nb', 'pandas', 'torch'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

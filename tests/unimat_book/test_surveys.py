@@ -2,8 +2,13 @@ import pandas as pd
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from unimat_book.chapters.crystals_and_splits import drop_reasons, element_counts, near_twins
-from unimat_book.chapters.three_views import compare_with_pymatgen, view_costs, write_simulated_scan
+from unimat_book.chapters.crystals_and_splits import (
+    drop_reasons,
+    element_counts,
+)
+from unimat_book.chapters.fusion import write_simulated_scan
+from unimat_book.chapters.three_views import compare_with_pymatgen, view_costs
+from unimat_book.novelty import near_twins
 from unimat_lib.crystals.structures import from_structures
 from unimat_lib.datasets.prototypes import worked_crystal
 from unimat_lib.views.batch import MODALITIES

@@ -55,16 +55,12 @@ def test_losses_ignore_order_and_length_of_the_embeddings(loss):
     torch.testing.assert_close(value(a, b), value(b, a))
 
 
-@pytest.mark.parametrize("kind", ["clip", "siglip"])
-def test_masked_rows_are_neither_queries_nor_candidates(kind):
+def test_masked_rows_are_neither_queries_nor_candidates():
     a, b = _pair(10)
     mask = torch.tensor([True] * 6 + [False] * 4)
-    b[~mask] = float("nan") if kind == "siglip" else 1e3  # an absent row holds anything finite
-    b = b.nan_to_num(7.0)
-    loss = AlignmentLoss(kind=kind)
-    whole = loss({"xrd": a, "composition": b}, {"composition": mask})
-    part = loss({"xrd": a[mask], "composition": b[mask]})
-    torch.testing.assert_close(whole, part)
+    b[~mask] = 1e3  # an absent row holds anything finite
+    whole = clip_loss(a, b, log_scale=_log(9), mask=mask)
+    torch.testing.assert_close(whole, clip_loss(a[mask], b[mask], log_scale=_log(9)))
 
 
 def test_three_modalities_average_three_pairs():
@@ -77,14 +73,23 @@ def test_three_modalities_average_three_pairs():
     )
 
 
-def test_temperature_is_learned_and_clamped():
-    loss = AlignmentLoss()
+@pytest.mark.parametrize("beyond", [False, True])
+def test_temperature_is_learned_also_beyond_its_limit(beyond):
+    # A clamp in the forward pass would leave it there for ever, with a gradient of zero.
+    loss = AlignmentLoss(start_scale=99.0)
     a, _ = _pair()
-    loss({"xrd": a, "structure": a + 0.3 * a.roll(1, 0)}).backward()
-    assert loss.log_scale.grad.abs() > 0
     with torch.no_grad():
-        loss.log_scale.fill_(10.0)
-    assert loss.scale.item() == pytest.approx(100)
+        loss.log_scale.add_(0.1 if beyond else 0.0)
+    loss({"xrd": a, "structure": a + 2 * a.roll(1, 0)}).backward()
+    assert loss.log_scale.grad > 0  # most partners are not the nearest: it should be warmer
+    loss.clamp_()
+    assert loss.scale.item() == pytest.approx(100 if beyond else 99)
+
+
+@pytest.mark.parametrize("scale", [-1.0, 0.0, 120.0, math.inf, math.nan])
+def test_a_temperature_that_none_is_refused(scale):
+    with pytest.raises(ValueError, match="start_scale above 0 and at most 100"):
+        AlignmentLoss(start_scale=scale)
 
 
 def test_gradients_agree_with_finite_differences():
@@ -134,7 +139,7 @@ def test_rounding_does_not_break_ties():
 def test_chunks_do_not_change_the_ranks(monkeypatch):
     a, b = _pair(50)
     whole = retrieval_ranks(a, b)
-    monkeypatch.setattr(alignment, "_CHUNK", 7)
+    monkeypatch.setattr("unimat_lib.alignment._CHUNK", 7)
     assert torch.equal(retrieval_ranks(a, b), whole)
 
 

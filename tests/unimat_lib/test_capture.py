@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from unimat_lib.training.captured_step import CapturedStep, tensors_in, with_tensors
+from unimat_lib.training.captured_step import CapturedStep, mapped, tensors_in
 from unimat_lib.views.batch import Batch, Targets
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -13,25 +13,25 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA de
 
 def make_batch():
     targets = Targets(torch.rand(4, 3), torch.rand(4, 3), torch.rand(4, 3), torch.arange(4))
-    return Batch(views={"xrd": torch.rand(4, 8)}, targets=targets, index=torch.arange(4))
+    return Batch(views={"xrd": torch.rand(4, 8)}, targets=targets)
 
 
 def test_tensors_of_a_nesting_and_back():
     nested = (make_batch(), None, [torch.ones(2), "text"])
     tensors = tensors_in(nested)
-    assert len(tensors) == 7
-    doubled = with_tensors(nested, iter([2 * x for x in tensors]))
+    assert len(tensors) == 6
+    doubled = mapped(nested, lambda tensor: 2 * tensor)
     assert isinstance(doubled[0], Batch)
     assert doubled[1] is None
     assert doubled[2][1] == "text"
     torch.testing.assert_close(doubled[0].targets.lengths, 2 * nested[0].targets.lengths)
-    assert [x.data_ptr() for x in tensors_in(with_tensors(nested, iter(tensors)))] == [
-        x.data_ptr() for x in tensors
-    ]
+    left = iter(tensors)
+    again = mapped(nested, lambda _: next(left))
+    assert [x.data_ptr() for x in tensors_in(again)] == [x.data_ptr() for x in tensors]
 
 
 def test_on_a_cpu_every_call_is_the_function():
-    step = CapturedStep(lambda x: {"sum": x.sum()}, device=torch.device("cpu"))
+    step = CapturedStep(lambda x: {"sum": x.sum()}, device=torch.device("cpu"), capture=True)
     for size in (3, 4, 3, 3, 3, 3):
         with step.preparing():
             x = torch.ones(size)

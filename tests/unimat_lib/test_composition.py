@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 from unimat_lib.views.composition import MAGPIE_FEATURES, _matminer_table, magpie_features
 
+MODULE = "unimat_lib.views.composition"
+
 
 def test_equal_to_matminer(prototype_table):
     with warnings.catch_warnings():
@@ -67,28 +69,27 @@ def test_any_text_gives_features_or_a_value_error(text):
 def test_the_cached_table_is_used(tmp_path, monkeypatch):
     first = magpie_features(["TiO2"], cache_dir=tmp_path / "cache")
     assert [p.name for p in (tmp_path / "cache").iterdir()] == ["magpie-elements.parquet"]
-    monkeypatch.setattr(composition, "_matminer_table", lambda: pytest.fail("read again"))
+    monkeypatch.setattr(f"{MODULE}._matminer_table", lambda: pytest.fail("read again"))
     assert torch.equal(magpie_features(["TiO2"], cache_dir=tmp_path / "cache"), first)
     # Another version of matminer might have other tables: the file is then made anew.
     made = []
-    monkeypatch.setattr(composition, "_matminer_version", lambda: "another")
-    monkeypatch.setattr(
-        composition, "_matminer_table", lambda: made.append(1) or np.ones((119, 22))
-    )
+    monkeypatch.setattr(f"{MODULE}._matminer_version", lambda: "another")
+    monkeypatch.setattr(f"{MODULE}._matminer_table", lambda: made.append(1) or np.ones((119, 22)))
     magpie_features(["TiO2"], cache_dir=tmp_path / "cache")
     assert made == [1]
 
 
 def test_missing_tables_are_explained(monkeypatch):
     _matminer_table.cache_clear()
-    monkeypatch.setattr(composition.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(FileNotFoundError, match=r"not installed.*requirements\.lock"):
         magpie_features(["TiO2"])
 
 
 def test_importing_loads_neither_matminer_nor_a_socket():
     code = (
-        "import sys, unimat_lib.composition, unimat_lib.datasets, unimat_lib.crystals\n"
+        "import sys, unimat_lib.crystals.table, unimat_lib.datasets.preparation\n"
+        "import unimat_lib.views.composition\n"
         "heavy = {'matminer', 'gemmi', 'pooch', 'pymatgen.core'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
         "unimat_lib.views.composition.magpie_features(['TiO2'])\n"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import os
 import subprocess
@@ -13,28 +12,25 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pymatgen.core import Lattice, Structure
-from pymatgen.io.cif import CifParser, CifWriter
-from unimat_lib.datasets.download import download
+from pymatgen.io.cif import CifWriter
 
-from unimat_lib.crystals.cif import read_cif
 from unimat_lib.crystals.parquet import load_table
 from unimat_lib.crystals.structures import from_structures
 from unimat_lib.crystals.table import CRYSTAL_SYSTEMS, SPLITS, CrystalError
 from unimat_lib.datasets.__main__ import main
 from unimat_lib.datasets.chunks import _prepare_chunk
 from unimat_lib.datasets.cif_folder import hashed_split
-from unimat_lib.datasets.mp_20 import find_mp_20
+from unimat_lib.datasets.download import download
 from unimat_lib.datasets.mp_extra import _lattice, apart_from
 from unimat_lib.datasets.preparation import (
     DATASETS,
-    _definitions,
     _prepare,
-    code_version,
     dataset_provenance,
     load_dataset,
+    preparation_identity,
     prepare_dataset,
     read_report,
 )
@@ -43,11 +39,14 @@ from unimat_lib.datasets.prototypes import (
     _level,
     _prototype_groups,
     _split_prototypes,
-    aflow_prototypes,
     predicted_volume_ratio,
 )
 from unimat_lib.datasets.report import DataError
-from unimat_lib.datasets.source import file_sha256, git_blob_id, manifest, read_cif_row
+from unimat_lib.datasets.source import git_blob_id, manifest
+from unimat_lib.files import file_hash
+from unimat_lib.identity import Identity
+
+MODULE = "unimat_lib.datasets"
 
 NACL = Structure.from_spacegroup(
     225, Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]
@@ -62,134 +61,6 @@ ZNS = Structure.from_spacegroup(
 
 def cif(structure: Structure, **keys) -> str:
     return str(CifWriter(structure, **keys))
-
-
-def as_structure(text: str) -> Structure:
-    lattice, frac, numbers = read_cif(text)
-    return Structure(lattice, numbers, frac)
-
-
-def assert_same_sites(mine: Structure, theirs: Structure, atol: float = 1e-3) -> None:
-    np.testing.assert_allclose(mine.lattice.parameters, theirs.lattice.parameters, atol=1e-6)
-    assert len(mine) == len(theirs)
-    for site in theirs:
-        near = [
-            s
-            for s in mine
-            if s.specie.Z == site.specie.Z
-            and np.abs((d := s.frac_coords - site.frac_coords) - np.round(d)).max() < atol
-        ]
-        assert len(near) == 1
-
-
-# ---- reading CIF
-
-
-@pytest.mark.parametrize("symprec", [None, 0.01])
-def test_cif_is_read_as_pymatgen_reads_it(symprec):
-    """Prototypes of all seven systems, written without and with their symmetry."""
-    for entry in aflow_prototypes()[::12]:
-        structure = Structure(entry["lattice"], entry["symbols"], entry["frac_coords"])
-        text = cif(structure, symprec=symprec)
-        theirs = CifParser.from_str(text).parse_structures(primitive=False)[0]
-        assert_same_sites(as_structure(text), theirs)
-
-
-def test_space_group_without_operations():
-    text = cif(RUTILE, symprec=0.01)
-    start = text.index("loop_\n _symmetry_equiv_pos_site_id")
-    end = text.index("loop_\n _atom_site_type_symbol")
-    assert len(as_structure(text[:start] + text[end:])) == 6
-    unknown = (text[:start] + text[end:]).replace("P4_2/mnm", "'Q 99 x'")
-    unknown = unknown.replace("_symmetry_Int_Tables_number   136", "")
-    with pytest.raises(CrystalError, match="symmetry not understood"):
-        read_cif(unknown)
-
-
-@settings(deadline=None, max_examples=50)
-@given(
-    st.lists(st.floats(2.5, 25), min_size=3, max_size=3),
-    st.lists(st.floats(65, 115), min_size=3, max_size=3),
-    st.lists(
-        st.tuples(
-            st.sampled_from(["H", "O", "Si", "Fe", "U", "Cs"]),
-            st.tuples(*[st.floats(-1.5, 1.5)] * 3),
-        ),
-        min_size=1,
-        max_size=6,
-    ),
-)
-def test_round_trip_of_random_crystals(lengths, angles, atoms):
-    structure = Structure(
-        Lattice.from_parameters(*lengths, *angles), [a for a, _ in atoms], [f for _, f in atoms]
-    )
-    lattice, frac, numbers = read_cif(cif(structure))
-    back = Lattice(lattice)
-    np.testing.assert_allclose(back.parameters, structure.lattice.parameters, atol=1e-6)
-    # the writer sorts the sites by element
-    order = sorted(zip(numbers.tolist(), (frac % 1).round(6).tolist(), strict=True))
-    expected = sorted(
-        zip(
-            [s.specie.Z for s in structure],
-            (structure.frac_coords % 1).round(6).tolist(),
-            strict=True,
-        )
-    )
-    assert [z for z, _ in order] == [z for z, _ in expected]
-    for z in set(numbers.tolist()):
-        for _, position in (pair for pair in order if pair[0] == z):
-            distance = [
-                np.abs((d := np.subtract(position, other)) - np.round(d)).max()
-                for number, other in expected
-                if number == z
-            ]
-            assert min(distance) < 1e-5
-
-
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
-@given(st.one_of(st.text(), st.binary().map(lambda b: b.decode("utf-8", "replace"))))
-def test_garbage_is_a_crystal_error(text):
-    with pytest.raises(CrystalError):
-        read_cif(text)
-
-
-@settings(deadline=None, max_examples=150)
-@given(st.data())
-def test_damaged_cif_is_read_or_a_crystal_error(data):
-    """Any line cut, replaced or repeated: a crystal or a CrystalError, nothing else."""
-    lines = cif(RUTILE, symprec=0.01).splitlines()
-    for _ in range(data.draw(st.integers(1, 3))):
-        i = data.draw(st.integers(0, len(lines) - 1))
-        junk = data.draw(st.sampled_from(["", "loop_", "?", "data_x", "'", ";", "nan", "x,y", "0"]))
-        lines[i : i + 1] = data.draw(st.sampled_from([[], [junk], [lines[i], lines[i]]]))
-    with contextlib.suppress(CrystalError):
-        read_cif_row({"cif": "\n".join(lines)})
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "reason"),
-    [
-        ("0.00000000  1\n", "0.00000000  0.5\n", "disordered: site 'Na0' has occupancy 0.5"),
-        ("Na  Na0", "Qq  Qq0", "unknown element"),
-        ("_cell_length_a   5.64", "_cell_length_x   5.64", "no cell|no usable volume|unreadable"),
-        ("_cell_length_a   5.64", "_cell_length_a   abc 5.64", "unreadable CIF|no cell"),
-        ("data_NaCl", "NaCl", "unreadable CIF"),
-        ("_atom_site_fract_x", "_atom_site_fraction_x", "one crystal expected"),
-    ],
-)
-def test_bad_cif_says_why(old, new, reason):
-    text = cif(NACL)
-    if old not in text:
-        pytest.skip("written differently by this version of pymatgen")
-    with pytest.raises(CrystalError, match=reason):
-        read_cif_row({"cif": text.replace(old, new, 1)})
-
-
-def test_deuterium_counts_as_hydrogen_and_two_crystals_are_refused():
-    text = cif(NACL).replace("Na0", "D0").replace("  Na  D0", "  D  D0")
-    assert 1 in read_cif(text)[2].tolist()
-    with pytest.raises(CrystalError, match="2 site lists"):
-        read_cif(cif(NACL) + cif(RUTILE))
 
 
 # ---- prototypes
@@ -353,7 +224,7 @@ def test_public_content_needs_no_source_column(tmp_path, monkeypatch):
         for split in SPLITS
     }
     entries = {s: {"url": "", "git_blob": b, "rows": 3} for s, b in blobs.items()}
-    monkeypatch.setattr(datasets, "manifest", lambda: {"mp_20": {"files": entries}})
+    monkeypatch.setattr(f"{MODULE}.mp_20.manifest", lambda: {"mp_20": {"files": entries}})
     report = prepare_dataset("mp_20", data_dir=tmp_path, cache_dir=tmp_path / "c", workers=1)
     assert report.counts["source"] == {"public": 9}
     assert report.provenance.startswith("The public MP-20 files")
@@ -376,14 +247,20 @@ def test_folders_that_lack_something(tmp_path, monkeypatch):
         prepare_dataset("mp_20", cache_dir=tmp_path / "c")
 
 
+def count_preparations(monkeypatch) -> list:
+    calls, original = [], _prepare
+    monkeypatch.setattr(
+        f"{MODULE}.preparation._prepare", lambda *a, **k: calls.append(1) or original(*a, **k)
+    )
+    return calls
+
+
 def test_load_prepares_once_and_again_when_the_source_changes(tmp_path, monkeypatch):
     write_mp_20(tmp_path / "raw")
     cache = tmp_path / "c"
     monkeypatch.setenv("UNIMAT_DATA", str(tmp_path / "raw"))
     first = load_dataset("mp_20", cache_dir=cache, workers=1)
-    calls = []
-    original = _prepare
-    monkeypatch.setattr(datasets, "_prepare", lambda *a, **k: calls.append(1) or original(*a, **k))
+    calls = count_preparations(monkeypatch)
     assert load_dataset("mp_20", cache_dir=cache, workers=1).content_hash() == first.content_hash()
     assert calls == []
     text = (tmp_path / "raw" / "val.csv").read_text().replace("5.64", "5.70")
@@ -406,10 +283,9 @@ def test_other_code_makes_the_table_anew(tmp_path, monkeypatch, caplog):
     write_mp_20(tmp_path / "raw")
     options = {"cache_dir": tmp_path / "c", "workers": 1}
     load_dataset("mp_20", data_dir=tmp_path / "raw", **options)
-    calls = []
-    original = _prepare
-    monkeypatch.setattr(datasets, "_prepare", lambda *a, **k: calls.append(1) or original(*a, **k))
-    monkeypatch.setattr(datasets, "code_version", lambda name: "another")
+    calls = count_preparations(monkeypatch)
+    other = Identity({"unimat_lib": "another"}, {})
+    monkeypatch.setattr(f"{MODULE}.preparation.preparation_identity", lambda name: other)
     monkeypatch.delenv("UNIMAT_DATA", raising=False)
     load_dataset("mp_20", **options)  # its source is not at hand: better this table than none
     assert calls == []
@@ -422,11 +298,11 @@ def test_other_code_makes_the_table_anew(tmp_path, monkeypatch, caplog):
 
 def test_processes_that_need_one_table_prepare_it_once(tmp_path):
     code = (
-        "from unimat_lib import datasets\n"
-        "original = datasets._prepare\n"
-        "datasets._prepare = lambda *a, **k: print('prepared') or original(*a, **k)\n"
+        "from unimat_lib.datasets import preparation as p\n"
+        "original = p._prepare\n"
+        "p._prepare = lambda *a, **k: print('prepared') or original(*a, **k)\n"
         f"options = dict(cache_dir={str(tmp_path / 'c')!r}, limit=40, workers=1)\n"
-        "print(datasets.load('prototypes', **options).content_hash())\n"
+        "print(p.load_dataset('prototypes', **options).content_hash())\n"
     )
     started = [
         subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
@@ -438,30 +314,25 @@ def test_processes_that_need_one_table_prepare_it_once(tmp_path):
     assert len(set(words)) == 2  # and one hash
 
 
-def test_the_version_follows_the_code_that_matters(monkeypatch):
-    versions = {name: code_version(name) for name in DATASETS}
-    assert len(set(versions.values())) == len(versions)
-    known = _definitions()
-
-    def changed(word):
-        edited = {**known, word: (known[word][0] + "\npass", known[word][1])}
-        monkeypatch.setattr(datasets, "_definitions", lambda: edited)
-        return {name for name in versions if code_version(name) != versions[name]}
-
-    assert changed("_niggli_cell") == set(DATASETS)
-    assert changed("SYMPREC") == set(DATASETS)
-    assert changed("_expand") == {"mp_20", "cif_folder"}
-    assert changed("_lattice") == {"mp_extra"}
-    for word in ("SUBSTITUTION_GROUPS", "_ALSO_IN_GROUP", "NUM_PROTOTYPE_CRYSTALS"):
-        assert changed(word) == {"prototypes"}
-    for word in ("load", "download", "save_table", "CrystalTable", "gather_segments"):
-        assert changed(word) == set(), word
-    assert '"""' not in known["reduce_crystal"][0]
+def test_the_identity_follows_the_code_that_matters():
+    known = {name: preparation_identity(name) for name in DATASETS}
+    assert len({identity.digest for identity in known.values()}) == len(DATASETS)
+    reached = {name: set(identity.code) for name, identity in known.items()}
+    for name in DATASETS:
+        assert {"unimat_lib.crystals.reduction", f"{MODULE}.chunks"} <= reached[name]
+        assert not reached[name] & {"unimat_lib.crystals.parquet", "unimat_lib.processes"}
+        assert {"spglib", "numpy", "pymatgen"} <= set(known[name].versions)
+    assert {name for name in DATASETS if "unimat_lib.crystals.cif" in reached[name]} == {
+        "mp_20",
+        "cif_folder",
+    }
+    for name in ("prototypes", "mp_extra"):
+        assert {other for other in DATASETS if f"{MODULE}.{name}" in reached[other]} == {name}
 
 
 def test_an_interrupted_preparation_resumes(tmp_path, monkeypatch):
     write_mp_20(tmp_path / "raw", bad=True)
-    monkeypatch.setattr(datasets, "_CHUNK", 4)
+    monkeypatch.setattr(f"{MODULE}.chunks._CHUNK", 4)
     original, done = _prepare_chunk, []
 
     def interrupted(read, rows, target):
@@ -470,17 +341,19 @@ def test_an_interrupted_preparation_resumes(tmp_path, monkeypatch):
         done.append(target)
         return original(read, rows, target)
 
-    monkeypatch.setattr(datasets, "_prepare_chunk", interrupted)
+    monkeypatch.setattr(f"{MODULE}.chunks._prepare_chunk", interrupted)
     settings_ = {"data_dir": tmp_path / "raw", "cache_dir": tmp_path / "c", "workers": 1}
     with pytest.raises(KeyboardInterrupt):
         prepare_dataset("mp_20", **settings_)
     assert not list((tmp_path / "c").glob("mp_20*"))
     again = []
-    monkeypatch.setattr(datasets, "_prepare_chunk", lambda *a: again.append(a[2]) or original(*a))
+    monkeypatch.setattr(
+        f"{MODULE}.chunks._prepare_chunk", lambda *a: again.append(a[2]) or original(*a)
+    )
     report = prepare_dataset("mp_20", **settings_)
     assert len(again) == 3  # 18 rows are 5 chunks, 2 of them were done
     assert not set(again) & set(done)
-    monkeypatch.setattr(datasets, "_prepare_chunk", original)
+    monkeypatch.setattr(f"{MODULE}.chunks._prepare_chunk", original)
     whole = prepare_dataset("mp_20", data_dir=tmp_path / "raw", cache_dir=tmp_path / "d", workers=1)
     assert whole.table == report.table
     assert whole.dropped == report.dropped
@@ -489,7 +362,7 @@ def test_an_interrupted_preparation_resumes(tmp_path, monkeypatch):
 
 def test_two_processes_give_the_same_table(tmp_path, monkeypatch, capsys):
     write_mp_20(tmp_path / "raw")
-    monkeypatch.setattr(datasets, "_CHUNK", 5)
+    monkeypatch.setattr(f"{MODULE}.chunks._CHUNK", 5)
     one = prepare_dataset("mp_20", data_dir=tmp_path / "raw", cache_dir=tmp_path / "1", workers=1)
     two = prepare_dataset(
         "mp_20", data_dir=tmp_path / "raw", cache_dir=tmp_path / "2", workers=2, show_progress=True
@@ -532,8 +405,8 @@ def write_mp_extra(folder, monkeypatch, structures=(NACL, RUTILE, ZNS), **column
     folder.mkdir(parents=True, exist_ok=True)
     frame.to_parquet(folder / "mp_extra.parquet")
     entry = manifest()["mp_extra"]
-    entry["sha256"] = file_sha256(folder / "mp_extra.parquet")
-    monkeypatch.setattr(datasets, "manifest", lambda: {"mp_extra": entry})
+    entry["sha256"] = file_hash(folder / "mp_extra.parquet")
+    monkeypatch.setattr(f"{MODULE}.mp_extra.manifest", lambda: {"mp_extra": entry})
 
 
 def test_extra_crystals_are_reduced_and_for_pretraining_only(tmp_path, monkeypatch):
@@ -702,7 +575,7 @@ def test_mp_20_is_downloaded_when_no_folder_is_given(server, tmp_path, monkeypat
         pages[f"/{split}.csv"] = (tmp_path / "public" / f"{split}.csv").read_bytes()
         blob = git_blob_id(pages[f"/{split}.csv"])
         entries[split] = {"url": f"{url}/{split}.csv", "git_blob": blob, "rows": 3}
-    monkeypatch.setattr(datasets, "manifest", lambda: {"mp_20": {"files": entries}})
+    monkeypatch.setattr(f"{MODULE}.mp_20.manifest", lambda: {"mp_20": {"files": entries}})
     table = load_dataset("mp_20", cache_dir=tmp_path / "c", workers=1)
     assert len(table) == 9
     pages.clear()  # a second time nothing is fetched
@@ -842,21 +715,12 @@ def test_command_line(cifs, tmp_path, capsys):
 # ---- real data
 
 
-def test_real_rows_are_read_as_pymatgen_reads_them(real_data_dir):
-    path = find_mp_20(real_data_dir)["val"]
-    frame = pd.read_csv(path, nrows=300)
-    for text in frame["cif"][::10]:
-        theirs = CifParser.from_str(text).parse_structures(primitive=False)[0]
-        assert_same_sites(as_structure(text), theirs, atol=1e-4)
-
-
 def test_real_folder_in_a_fresh_process(real_data_dir, tmp_path):
     """Rows of the real files, from a script of its own."""
     code = (
-        "from unimat_lib import datasets\n"
-        "if __name__ == '__main__':\n"
-        f"    r = datasets.prepare('mp_20', cache_dir={str(tmp_path)!r}, limit=40, workers=1)\n"
-        "    print(r.num_used, r.num_rows)"
+        "from unimat_lib.datasets.preparation import prepare_dataset\n"
+        f"r = prepare_dataset('mp_20', cache_dir={str(tmp_path)!r}, limit=40, workers=1)\n"
+        "print(r.num_used, r.num_rows)"
     )
     environment = {**os.environ, "UNIMAT_DATA": str(real_data_dir)}
     done = subprocess.run(

@@ -19,7 +19,13 @@ from unimat_lib.crystals.table import (
     table_from_arrays,
 )
 from unimat_lib.datasets.prototypes import aflow_prototypes
-from unimat_lib.views.bragg import bragg_reflections, g_max_of, scattering_parameters
+from unimat_lib.training.captured_step import mapped
+from unimat_lib.views.bragg import (
+    bragg_reflections,
+    form_factors,
+    g_max_of,
+    scattering_parameters,
+)
 from unimat_lib.views.effects import Effects, Measurement, draw_effects
 from unimat_lib.views.grid import CU_K_ALPHA, WAVELENGTHS, Grid, lorentz_polarisation
 from unimat_lib.views.render import _row_length, _rows, _sticks_in_steps, render
@@ -123,6 +129,7 @@ def test_peaks_equal_pymatgen_over_all_crystal_systems(prototypes, monkeypatch):
     from pymatgen.analysis.diffraction.xrd import XRDCalculator
 
     monkeypatch.setattr(AbstractDiffractionPatternCalculator, "SCALED_INTENSITY_TOL", 0.0)
+    mend_tin(monkeypatch)
     systems, table = prototypes
     variant = CrystalTable(
         (table.atomic_numbers + 7 - 1) % 94 + 1,
@@ -135,6 +142,12 @@ def test_peaks_equal_pymatgen_over_all_crystal_systems(prototypes, monkeypatch):
     assert set(systems.tolist()) == set(range(len(CRYSTAL_SYSTEMS)))
     for part in (table, variant):
         assert_table_equals_pymatgen(part, XRDCalculator())
+
+
+def mend_tin(monkeypatch):
+    from pymatgen.analysis.diffraction import xrd
+
+    monkeypatch.setitem(xrd.ATOMIC_SCATTERING_PARAMS, "Sn", scattering_parameters()[50].tolist())
 
 
 def assert_table_equals_pymatgen(table, calculator):
@@ -153,6 +166,7 @@ def test_peaks_equal_pymatgen_on_mp_20(mp_20_table, monkeypatch):
     from pymatgen.analysis.diffraction.xrd import XRDCalculator
 
     monkeypatch.setattr(AbstractDiffractionPatternCalculator, "SCALED_INTENSITY_TOL", 0.0)
+    mend_tin(monkeypatch)
     assert_table_equals_pymatgen(mp_20_table, XRDCalculator())
 
 
@@ -166,8 +180,24 @@ def test_constants_equal_pymatgen():
         reference = xrd.ATOMIC_SCATTERING_PARAMS.get(Element.from_Z(z).symbol)
         if reference is None:
             assert ours[z].isnan().all()
-        else:
+        elif z != 50:  # the misprint, see below
             np.testing.assert_array_equal(ours[z].numpy(), reference)
+
+
+def test_scattering_factors_agree_with_the_international_tables():
+    import gemmi
+
+    parameters = scattering_parameters()
+    known = (~parameters[:, 0, 0].isnan()).nonzero()[:, 0]
+    assert known.tolist() == list(range(1, 99))
+    s = torch.linspace(0, 1, 101, dtype=torch.float64)
+    place = torch.arange(len(known)).repeat_interleave(len(s))
+    ours = form_factors(known, place, 2 * s.repeat(len(known))).reshape(len(known), -1)
+    for z, row in zip(known.tolist(), ours, strict=True):
+        tables = gemmi.Element(z).it92
+        theirs = torch.tensor([tables.calculate_sf(x * x) for x in s.tolist()])
+        # Tin was off by 7 % of its electrons, everybody else is within 3.3 %; 0.1 is for hydrogen.
+        assert (row - theirs).abs().max() < max(0.1, 0.035 * z), z
 
 
 def test_weak_peaks_are_left_out_as_in_pymatgen():
@@ -335,7 +365,8 @@ def test_gpu_equals_cpu(prototypes):
     here = bragg_reflections(table, g_max=g_max_of(GRID))
     there = bragg_reflections(table.to("cuda"), g_max=g_max_of(GRID))
     x, y = (
-        merged_peaks(r.to("cpu"), two_theta_range=(5, 80), min_intensity=0.0) for r in (here, there)
+        merged_peaks(r, two_theta_range=(5, 80), min_intensity=0.0)
+        for r in (here, mapped(there, lambda tensor: tensor.cpu()))
     )
     for i in range(len(table)):
         assert_same_peaks(*peaks_of(x, i), *peaks_of(y, i), relative=1e-9)
@@ -383,7 +414,7 @@ def test_kernel_draws_the_same_sticks_as_the_plain_code(prototypes, textured):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_rendering_is_captured_in_a_cuda_graph(reflections):
-    there = reflections.to("cuda")
+    there = mapped(reflections, lambda tensor: tensor.to("cuda"))
     index = torch.tensor([0, 1, 2], device="cuda")
     generator = torch.Generator("cuda").manual_seed(0)
 
@@ -689,9 +720,3 @@ def test_noise_has_the_variance_of_counting(reflections):
     expected = 0.03 * clean[strong].sqrt()
     assert (drawn.std(0)[strong] / expected - 1).abs().median() < 0.05
     assert (drawn.mean(0) - clean)[strong].abs().max() < 0.01
-
-
-def test_all_effects_move_to_another_device():
-    effects = draw_effects(EVERYTHING, 3, generator=seeded()).to("cpu")
-    assert effects.texture.shape == (3,)
-    assert draw_effects(Measurement(), 3, generator=seeded()).to("cpu").noise is None

@@ -66,9 +66,10 @@ def edge_set(graph, c):
 
 
 @pytest.mark.parametrize("chunk_size", [10, 50_000, 10**9])
-def test_same_edges_as_pymatgen(table, chunk_size):
+def test_same_edges_as_pymatgen(table, chunk_size, monkeypatch):
+    monkeypatch.setattr("unimat_lib.views.graphs._CHUNK_CPU", chunk_size)
     cutoff = 5.0
-    graph = periodic_graph(table, cutoff=cutoff, chunk_size=chunk_size)
+    graph = periodic_graph(table, cutoff=cutoff)
     for c in range(len(table)):
         centre, point, image, distance = table.structure(c).get_neighbor_list(cutoff)
         expected = {
@@ -179,10 +180,7 @@ def test_select_equals_a_graph_of_the_selection(table):
     )
     for field in dataclasses.fields(batch):
         assert torch.equal(getattr(batch, field.name), getattr(expected, field.name)), field.name
-    mask = torch.zeros(len(table), dtype=torch.bool)
-    mask[[2, 5]] = True
-    assert torch.equal(graph.select(mask).vector, graph.select([2, 5]).vector)
-    assert len(graph.to("cpu")) == len(table)
+    assert torch.equal(graph.select([7, 3]).vector, graph.select(index[:2]).vector)
 
 
 def test_scaled_equals_a_graph_of_the_strained_crystals(table):
@@ -269,7 +267,6 @@ def test_triplets_equal_brute_force(table, max_neighbors):
     ij, jk = -graph.vector.double()[found.edge_ji], -graph.vector.double()[found.edge_kj]
     angle = torch.atan2(torch.linalg.cross(ij, jk).norm(dim=-1), (ij * jk).sum(-1))
     torch.testing.assert_close(found.cos_angle.double(), angle.cos(), atol=1e-6, rtol=0)
-    torch.testing.assert_close(found.angle.double(), angle, atol=2e-3, rtol=0)
 
 
 def test_other_images_of_the_same_atom_form_triplets():

@@ -1,14 +1,20 @@
 """Views, heads and the whole model: units, masks, strain, save and load."""
 
 import json
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from unimat_lib.evaluation.predict import predict
+from unimat_lib.files import file_hash
 from unimat_lib.heads import CellScaler, supervised_loss
 from unimat_lib.model import UniMat, UniMatConfig, load_model, num_parameters, save_model
-from unimat_lib.views.batch import MODALITIES, build_views, make_targets
+from unimat_lib.views.batch import MODALITIES, build_views
 from unimat_lib.views.effects import Measurement
 from unimat_lib.views.grid import Grid
 
@@ -98,7 +104,7 @@ def test_views_refuse_what_they_do_not_hold(views, prototype_table):
 
 def test_views_refuse_a_strain_beyond_their_reflections(views):
     generator = torch.Generator().manual_seed(0)
-    with pytest.raises(ValueError, match=r"max_strain=0\.06 to build_views"):
+    with pytest.raises(ValueError, match=r"a strain of 0\.06 \(max_strain in build_views\) needs"):
         views.batch(
             torch.arange(2),
             modalities=("xrd",),
@@ -115,7 +121,7 @@ def test_models_refuse_views_made_another_way(views, prototype_table):
 
 
 def test_scaled_lengths_follow_their_definition(prototype_table):
-    targets = make_targets(prototype_table)
+    targets = build_views(prototype_table, grid=GRID, modalities=()).targets
     expected = prototype_table.lengths / prototype_table.num_atoms[:, None] ** (1 / 3)
     torch.testing.assert_close(targets.scaled_lengths, expected.float())
 
@@ -130,6 +136,16 @@ def test_scaler_round_trip_and_single_crystal(views):
         one = views.targets.select(torch.zeros(count, dtype=torch.int64))
         scaler.fit(one)
         assert torch.isfinite(scaler.encode(one)).all()
+
+
+def test_units_are_finite_for_one_training_crystal_and_asked_for_with_none(views):
+    model = UniMat(small_config(modalities=("composition",), inputs=("composition",)))
+    model.fit_scalers(views, torch.tensor([3]))
+    for buffer in (model.magpie_mean, model.magpie_std, model.cell_scaler.std):
+        assert torch.isfinite(buffer).all()
+    assert (model.magpie_std == 1e-6).all()
+    with pytest.raises(ValueError, match="at least one training crystal"):
+        model.fit_scalers(views, torch.empty(0, dtype=torch.int64))
 
 
 def test_supervised_loss_is_zero_for_the_truth(views):
@@ -186,6 +202,8 @@ def test_model_refuses_bad_settings_and_views(model, views):
         small_config(modalities=("xrd",), inputs=("structure",))
     with pytest.raises(ValueError, match="at least one view"):
         model({})
+    with pytest.raises(ValueError, match=r"expected a view of \('structure', .* got 'neutron'"):
+        model({"neutron": torch.zeros(1, 4)})
     with pytest.raises(ValueError, match=r"unknown model settings \['depth'\]"):
         UniMatConfig.from_dict({"depth": 3})
 
@@ -217,17 +235,141 @@ def test_damaged_or_incomplete_models_are_refused(model, tmp_path):
     with pytest.raises(FileNotFoundError, match="missing"):
         load_model(tmp_path / "other.safetensors")
     description = path.with_suffix(".json")
-    text = description.read_text()
-    description.write_text(text[: len(text) // 2])
-    with pytest.raises(ValueError, match="damaged"):
-        load_model(path)
+    whole, text = path.read_bytes(), description.read_text()
     description.write_text(json.dumps(json.loads(text) | {"format": 99}))
     with pytest.raises(ValueError, match="format 99"):
         load_model(path)
-    description.write_text(json.dumps({"format": 1}))
-    with pytest.raises(ValueError, match="describes no model"):
-        load_model(path)
     description.write_text(text)
-    path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(ValueError, match="damaged"):
+    middle = len(whole) // 2
+    flipped = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
+    for damaged in (whole[:1000], bytes(len(whole)), flipped):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"unimat\.safetensors is damaged: its sha256"):
+            load_model(path)
+
+
+@pytest.mark.parametrize("name", ["structure_xrd_composition", "xrd_composition"])
+def test_the_shipped_models_have_the_hash_that_they_name(name):
+    folder = Path(__file__).parents[2] / "data" / "pretrained"
+    assert load_model(folder / f"{name}.safetensors").config.dim == 256
+
+
+def with_settings(description, *path, **values):
+    """A description with other values in the part that ``path`` leads to."""
+    copy = json.loads(json.dumps(description))
+    part = copy
+    for key in path:
+        part = part[key]
+    part.update(values)
+    return json.dumps(copy)
+
+
+HOSTILE = {
+    "empty": lambda d: "",
+    "a half": lambda d: json.dumps(d)[:300],
+    "a list": lambda d: "[1, 2]",
+    "a number": lambda d: "1",
+    "deep lists": lambda d: "[" * 500_000,
+    "deep settings": lambda d: with_settings(d, "config", xrd="@").replace(
+        '"@"', '{"a":' * 900 + "1" + "}" * 900
+    ),
+    "a gigantic text": lambda d: " " * 2**22 + json.dumps(d),
+    "not UTF-8": lambda d: json.dumps(d).encode("utf-16"),
+    "NUL": lambda d: json.dumps(d).replace("gated", "\x00"),
+    "no config": lambda d: '{"format": 1}',
+    "an unknown field": lambda d: with_settings(d, "config", depth=3),
+    "an unknown argument": lambda d: with_settings(d, "config", "xrd", kernel=3),
+    "a giant width": lambda d: with_settings(d, "config", dim=10**9),
+    "a wide model": lambda d: with_settings(d, "config", dim=2**20),
+    "a giant depth": lambda d: with_settings(d, "config", "structure", blocks=10**6),
+    "a deep model": lambda d: with_settings(d, "config", "structure", blocks=64, hidden=4096),
+    "giant depths": lambda d: with_settings(d, "config", "xrd", depths=[10**6]),
+    "many stages": lambda d: with_settings(d, "config", "xrd", depths=[1] * 200),
+    "no stages": lambda d: with_settings(d, "config", "xrd", depths=[]),
+    "many points": lambda d: with_settings(d, "config", "grid", num_points=10**12),
+    "half a point": lambda d: with_settings(d, "config", "grid", num_points=100.5),
+    "NaN": lambda d: with_settings(d, "config", fwhm=float("nan")),
+    "infinity": lambda d: with_settings(d, "config", cutoff=float("inf")),
+    "NaN deep down": lambda d: with_settings(d, "config", "xrd", dropout=float("nan")),
+    "a negative temperature": lambda d: with_settings(d, "config", start_scale=-1),
+    "a text for a number": lambda d: with_settings(d, "config", dim="256"),
+    "a number for a text": lambda d: with_settings(d, "config", fusion=3),
+    "a list for a text": lambda d: with_settings(d, "config", fusion=["gated"]),
+    "a text for modalities": lambda d: with_settings(d, "config", modalities="xrd"),
+    "lists for modalities": lambda d: with_settings(d, "config", modalities=[["xrd"]]),
+    "strange optional inputs": lambda d: with_settings(d, optional_inputs=["neutron"]),
+    "no hash": lambda d: with_settings(d, sha256=None),
+    "another hash": lambda d: with_settings(d, sha256="0" * 64),
+    "another shape": lambda d: with_settings(d, "config", dim=33),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_descriptions_are_refused_at_once(model, tmp_path, name):
+    path = save_model(model, tmp_path / "unimat.safetensors")
+    description = path.with_suffix(".json")
+    content = HOSTILE[name](json.loads(description.read_text()))
+    description.write_bytes(content if isinstance(content, bytes) else content.encode())
+    started = time.monotonic()
+    with pytest.raises(ValueError, match=r"unimat\.(json|safetensors)"):
         load_model(path)
+    assert time.monotonic() - started < 5
+
+
+def weights_file(path, tensors):
+    """Weights at ``path`` with the hash that the description beside them names."""
+    save_file(tensors, path)
+    description = json.loads(path.with_suffix(".json").read_text())
+    path.with_suffix(".json").write_text(json.dumps(description | {"sha256": file_hash(path)}))
+
+
+def test_hostile_weights_are_refused(model, tmp_path):
+    path = save_model(model, tmp_path / "unimat.safetensors")
+    good = {name: x.clone() for name, x in model.state_dict().items()}
+    name = "fusion.mlp.1.weight"
+    changes = {
+        "does not fit": [{name: good[name].int()}, {name: good[name][:3]}, {"more": torch.ones(1)}],
+        "not finite": [{name: good[name] * float("nan")}, {name: good[name] / 0}],
+        "larger than such a model": [{"huge": torch.zeros(4 * 10**6)}],
+    }
+    for message, all_bad in changes.items():
+        for bad in all_bad:
+            weights_file(path, good | bad)
+            with pytest.raises(ValueError, match=message):
+                load_model(path)
+    weights_file(path, {key: x for key, x in good.items() if key != name})
+    with pytest.raises(ValueError, match=rf"does not fit .*{name}"):
+        load_model(path)
+    header = json.dumps({name: {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}})
+    path.write_bytes(len(header).to_bytes(8, "little") + header.encode())
+    description = json.loads(path.with_suffix(".json").read_text())
+    path.with_suffix(".json").write_text(json.dumps(description | {"sha256": file_hash(path)}))
+    with pytest.raises(ValueError, match="is damaged"):
+        load_model(path)
+    weights_file(path, good)
+    load_model(path)
+
+
+def test_hostile_models_take_no_memory(model, tmp_path):
+    """In a process that may take 1 GiB more than it has after its imports."""
+    path = save_model(model, tmp_path / "unimat.safetensors")
+    description = json.loads(path.with_suffix(".json").read_text())
+    for number, name in enumerate(("a wide model", "a deep model", "many points", "deep lists")):
+        other = tmp_path / f"{number}.safetensors"
+        other.write_bytes(path.read_bytes())
+        other.with_suffix(".json").write_text(HOSTILE[name](description))
+    code = f"""
+import resource
+import unimat_lib.encoders.structure
+from unimat_lib.model import load_model
+load_model({str(path)!r})
+size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (size + 2**30, size + 2**30))
+for number in range(4):
+    try:
+        load_model(f"{tmp_path}/{{number}}.safetensors")
+    except ValueError:
+        print("refused", flush=True)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == ["refused"] * 4, done.stderr

@@ -22,6 +22,7 @@ from unimat_lib.encoders.structure import (
 )
 from unimat_lib.views.graphs import periodic_graph, triplets
 
+MODULE = "unimat_lib.encoders.structure"
 CUTOFF = 4.5
 CELLS = (  # one of each crystal system: lengths in angstrom, angles in degrees
     (4.1, 5.3, 6.2, 71, 82, 65),
@@ -160,7 +161,9 @@ def test_network_equals_that_of_pyg(pyg_basis, graph):
     (j, i), pairs = graph.edge_index, triplets(graph)
     # In float64, because PyG's formulas for the basis lose digits at short distances.
     rbf = radial(graph.distance)
-    sbf = pyg_basis(graph.distance.double(), pairs.angle.double(), pairs.edge_kj).float()
+    sbf = pyg_basis(
+        graph.distance.double(), pairs.cos_angle.clamp(-1, 1).arccos().double(), pairs.edge_kj
+    ).float()
     x = embedding(graph.atomic_numbers, rbf, i, j)
     size = len(graph.atomic_numbers)
     expected = outputs[0](x, rbf, i, num_nodes=size)
@@ -337,12 +340,12 @@ def kernel_device():
 def use_kernels(kernel_device, monkeypatch):
     from unimat_lib.kernels.triplets import KernelSums
 
-    return lambda: monkeypatch.setattr(structure_encoder, "_sums", KernelSums)
+    return lambda: monkeypatch.setattr(f"{MODULE}._sums", KernelSums)
 
 
 @pytest.fixture
 def use_torch(monkeypatch):
-    return lambda: monkeypatch.setattr(structure_encoder, "_sums", TorchSums)
+    return lambda: monkeypatch.setattr(f"{MODULE}._sums", TorchSums)
 
 
 @pytest.mark.parametrize("padded", [False, True])
@@ -364,7 +367,7 @@ def test_kernels_equal_tensor_operations(
         ]
         + [(np.eye(3) * 30.0, np.zeros((1, 3)), [118])]
     )
-    graph = as_graph(some, max_neighbors).to(kernel_device)
+    graph = as_graph(some.to(kernel_device), max_neighbors)
     assert (graph.num_neighbors.max() > 16) == (max_neighbors == 40)
     torch.manual_seed(0)
     encoder = StructureEncoder(dim=8, **TINY | {"blocks": 1} | sizes).to(kernel_device)
@@ -379,7 +382,7 @@ def test_kernels_equal_tensor_operations(
 def test_vectors_with_gradients_do_not_go_to_the_kernels(graph, monkeypatch):
     # As on a GPU, where the kernels are the rule.
     monkeypatch.setattr(type(graph), "device", torch.device("cuda"))
-    monkeypatch.setattr(structure_encoder, "TorchSums", lambda graph, basis: "tensor operations")
+    monkeypatch.setattr(f"{MODULE}.TorchSums", lambda graph, basis: "tensor operations")
     basis = SphericalBasis(num_spherical=2, num_radial=2, cutoff=CUTOFF)
     moved = dataclasses.replace(graph, vector=graph.vector.clone().requires_grad_())
     assert _sums(moved, basis) == "tensor operations"
@@ -388,7 +391,7 @@ def test_vectors_with_gradients_do_not_go_to_the_kernels(graph, monkeypatch):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_kernels_in_bfloat16_are_as_good_as_tensor_operations(table, use_kernels, use_torch):
-    graph = as_graph(table).to("cuda")
+    graph = as_graph(table.to("cuda"))
     torch.manual_seed(0)
     encoder = StructureEncoder(dim=24, **TINY).to("cuda")
     use_torch()
@@ -462,5 +465,5 @@ def test_translations_keep_the_cell_apart():
     with torch.no_grad():
         assert torch.allclose(*blind(graph))
         assert not torch.allclose(*seeing(graph), atol=1e-3)
-    with pytest.raises(ValueError, match="graphs keep 64"):
+    with pytest.raises(ValueError, match="expected 0 to 64 translations, got 65"):
         StructureEncoder(translations=65, **small)

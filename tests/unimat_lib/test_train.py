@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import math
 
 import pytest
 import torch
@@ -13,10 +14,12 @@ from unimat_lib.evaluation.predict import embed, predict
 from unimat_lib.model import UniMat, UniMatConfig
 from unimat_lib.training.config import FitConfig, make_fabric
 from unimat_lib.training.fit import fit
+from unimat_lib.training.loop import train_epoch
 from unimat_lib.views.batch import build_views
 from unimat_lib.views.effects import Measurement
 from unimat_lib.views.grid import Grid
 
+FIT = "unimat_lib.training.fit"
 GRID = Grid(5.0, 90.0, 256)
 MEASUREMENT = Measurement(strain=0.02, fwhm=(0.4, 0.8), noise=0.02)
 
@@ -107,18 +110,16 @@ def test_an_interrupted_run_continues_bit_for_bit(
     whole = make_model(views, split["train"])
     reference = fit(whole, views, **split, config=config, run_dir=tmp_path / "whole")
 
-    from unimat_lib.training.fit import _train_epoch
-
-    original, calls = _train_epoch, []
+    calls = []
 
     def stop_in_third_epoch(*args, **kwargs):
         if len(calls) == 2:
             raise KeyboardInterrupt
         calls.append(1)
-        return original(*args, **kwargs)
+        return train_epoch(*args, **kwargs)
 
-    monkeypatch.setattr(train_module, "_train_epoch", stop_in_third_epoch)
-    monkeypatch.setattr(train_module, "CHECKPOINT_SECONDS", checkpoint_seconds)
+    monkeypatch.setattr(f"{FIT}.train_epoch", stop_in_third_epoch)
+    monkeypatch.setattr(f"{FIT}.CHECKPOINT_SECONDS", checkpoint_seconds)
     broken = make_model(views, split["train"])
     with pytest.raises(KeyboardInterrupt):
         fit(broken, views, **split, config=config, run_dir=tmp_path / "broken")
@@ -139,7 +140,7 @@ def test_a_finished_run_is_loaded_and_not_repeated(views, split, tmp_path, monke
     first = make_model(views, split["train"])
     fit(first, views, **split, config=config, run_dir=tmp_path)
 
-    monkeypatch.setattr(train_module, "_train_epoch", None)  # calling it would fail
+    monkeypatch.setattr(f"{FIT}.train_epoch", None)  # calling it would fail
     second = make_model(views, split["train"])
     fit(second, views, **split, config=config, run_dir=tmp_path)
     assert torch.equal(weights(first), weights(second))
@@ -184,15 +185,70 @@ def test_the_global_random_state_is_left_alone(views, split, tmp_path):
     assert torch.equal(torch.rand(2), expected)
 
 
-def test_a_damaged_checkpoint_is_named(views, split, tmp_path):
-    config = FitConfig(epochs=1, batch_size=20)
-    run_dir = fit(
-        make_model(views, split["train"]), views, **split, config=config, run_dir=tmp_path
-    ).run_dir
-    file = run_dir / "best.safetensors"
-    file.write_bytes(file.read_bytes()[:500])
-    with pytest.raises(ValueError, match=r"best\.safetensors is damaged"):
-        fit(make_model(views, split["train"]), views, **split, config=config, run_dir=tmp_path)
+def truncated(data):
+    return data[: len(data) // 2]
+
+
+def zeroed(data):
+    return bytes(len(data))
+
+
+def flipped(data):  # in the middle of the numbers
+    middle = 2 * len(data) // 3
+    return data[:middle] + bytes([data[middle] ^ 4]) + data[middle + 1 :]
+
+
+@pytest.mark.parametrize("damage", [truncated, zeroed, flipped])
+@pytest.mark.parametrize("name", ["best", "last"])
+def test_a_damaged_checkpoint_is_remade(views, split, tmp_path, monkeypatch, caplog, name, damage):
+    config = FitConfig(epochs=3, batch_size=20)
+    whole = make_model(views, split["train"])
+    run = functools.partial(fit, views=views, **split, config=config, run_dir=tmp_path)
+    monkeypatch.setattr(f"{FIT}.CHECKPOINT_SECONDS", 0)
+    if name == "best":
+        file = run(whole).run_dir / "best.safetensors"
+    else:
+        calls = []
+
+        def stop_in_second_epoch(*args):
+            calls.append(1)
+            return train_epoch(*args) if len(calls) < 2 else pytest.fail("stopped")
+
+        monkeypatch.setattr(f"{FIT}.train_epoch", stop_in_second_epoch)
+        with pytest.raises(pytest.fail.Exception):
+            run(make_model(views, split["train"]))
+        monkeypatch.setattr(f"{FIT}.train_epoch", train_epoch)
+        fit(whole, views, **split, config=config, run_dir=tmp_path / "whole")
+        file = next(tmp_path.glob("*/last.safetensors"))
+    file.write_bytes(damage(file.read_bytes()))
+    again = make_model(views, split["train"])
+    result = run(again)
+    assert f"{name}.safetensors is damaged" in caplog.text
+    assert torch.equal(weights(again), weights(whole))
+    assert sorted(p.name for p in result.run_dir.iterdir()) == ["best.safetensors", "log.jsonl"]
+
+
+@pytest.mark.parametrize("damage", [truncated, zeroed, flipped])
+def test_a_damaged_log_is_remade(views, split, tmp_path, caplog, damage):
+    run = functools.partial(fit, views=views, **split, run_dir=tmp_path)
+    config = FitConfig(epochs=2, batch_size=20)
+    log = run(make_model(views, split["train"]), config=config).run_dir / "log.jsonl"
+    before = log.read_bytes()
+    assert "remade" not in caplog.text
+    log.write_bytes(damage(before))
+    run(make_model(views, split["train"]), config=config)
+    assert "the log did not tell the history and is remade" in caplog.text
+    assert log.read_bytes() == before
+
+
+@pytest.mark.parametrize("start", [99.9, 100.0])
+def test_training_keeps_the_temperature_within_its_limit(views, split, tmp_path, start):
+    model = make_model(views, split["train"], start_scale=start)
+    with torch.no_grad():
+        model.alignment.log_scale.add_(0.2)  # beyond the limit, as an optimiser step may leave it
+    config = FitConfig(epochs=1, batch_size=20, lr=0.1, contrastive_weight=1.0, warmup=0.0, ema=0.0)
+    fit(model, views, **split, config=config, run_dir=tmp_path)
+    assert model.alignment.scale.item() < 100.001
 
 
 def test_bad_input_is_refused(views, split, tmp_path):
@@ -205,15 +261,34 @@ def test_bad_input_is_refused(views, split, tmp_path):
         fit(model, views, train=split["val"], val=split["val"], config=config, run_dir=tmp_path)
     with pytest.raises(ValueError, match="must not overlap"):
         fit(model, views, **split | {"val": split["train"][:9]}, config=config, run_dir=tmp_path)
-    for bad in ({"lr": -1.0}, {"cell_weight": -3.0}, {"modality_dropout": 1.0}):
-        with pytest.raises(ValueError, match="expected"):
-            FitConfig(epochs=1, **bad)
-    with pytest.raises(ValueError, match="at least 1 epoch"):
-        FitConfig(epochs=0)
     with pytest.raises(ValueError, match="positive weight"):
         FitConfig(epochs=1, cell_weight=0, system_weight=0)
     with pytest.raises(ValueError, match="'cpu' or 'cuda'"):
         make_fabric("tpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    {
+        "epochs": (0, -1, 2.0, "3", True, None),
+        "batch_size": (1, 20.0, math.inf),
+        "lr": (0.0, -1.0, math.inf, math.nan, "fast"),
+        "weight_decay": (-0.1, math.inf, math.nan),
+        "warmup": (-0.1, 1.0, math.nan),
+        "clip_norm": (-1.0, 0.0, math.inf, math.nan),
+        "ema": (-0.1, 1.0, math.nan),
+        "cell_weight": (-3.0, math.inf, math.nan),
+        "system_weight": (-3.0, math.inf, math.nan),
+        "contrastive_weight": (-3.0, math.inf, math.nan),
+        "modality_dropout": (-0.1, 1.0, math.nan),
+        "patience": (-1, 0, 2.5),
+        "seed": (0.5, None),
+    }.items(),
+)
+def test_settings_out_of_range_are_refused_by_name(name, values):
+    for value in values:
+        with pytest.raises(ValueError, match=f"expected {name}, "):
+            FitConfig(**{"epochs": 1} | {name: value})
 
 
 def test_a_loss_that_is_not_finite_is_said_in_words(views, split, tmp_path):

@@ -1,10 +1,18 @@
 """From a pattern file to a cell: the command and the function behind it."""
 
 import json
+import math
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+import unimat_powder.identify
 from unimat_lib.crystals.table import CRYSTAL_SYSTEMS
 from unimat_lib.datasets.prototypes import worked_crystal
 from unimat_lib.model import UniMat, UniMatConfig, load_model, save_model
@@ -22,6 +30,7 @@ from unimat_powder.identify import (
 from unimat_powder.pattern import Pattern, PatternError
 
 GRID = Grid(10.0, 80.0, 256)
+CUBE = Identification((4.0,) * 3, (90.0,) * 3, dict.fromkeys(CRYSTAL_SYSTEMS, 1 / 7))
 SMALL = {"xrd": {"width": 4, "depths": (1, 1), "position_channels": 2}}
 
 
@@ -150,9 +159,54 @@ def test_a_refinement_without_gain_or_peaks_says_so():
     assert "no cell explains the 21 peaks better" in str(kept) and "4.0" not in str(kept)
     two_theta = torch.arange(10, 90, 0.02, dtype=torch.float64)
     noise = torch.rand(len(two_theta), generator=torch.Generator().manual_seed(0)).double()
-    near = Identification((4.0,) * 3, (90.0,) * 3, dict.fromkeys(CRYSTAL_SYSTEMS, 1 / 7))
-    with pytest.raises(PatternError, match="no peak stands out"):
-        refine_cell(near, Pattern(two_theta, 100 + noise))
+    with pytest.raises(PatternError, match=r"too few peaks: .* came 0"):
+        refine_cell(CUBE, Pattern(two_theta, 100 + noise))
+
+
+@pytest.mark.parametrize("centre", [21.358, 24.9, 29.0])
+@pytest.mark.parametrize("fwhm", [0.03, 0.05, 0.2])
+def test_one_line_is_too_few_peaks(centre, fwhm):
+    """From a short scan, without background or noise; no cell follows from one line."""
+    two_theta = torch.arange(1000, 1501, dtype=torch.float64) / 50
+    line = 6000 * torch.exp(-4 * math.log(2) * ((two_theta - centre) / fwhm) ** 2)
+    with pytest.raises(PatternError, match="too few peaks"):
+        refine_cell(CUBE, Pattern(two_theta, line))
+
+
+@pytest.mark.parametrize("length", [0.5, 1.5, -2.0])
+def test_a_predicted_cell_without_lines_in_the_range_is_no_error(length):
+    two_theta = torch.arange(500, 1000, dtype=torch.float64) / 50
+    lines = sum(torch.exp(-(((two_theta - at) / 0.05) ** 2)) for at in (11.0, 13.0, 15.0))
+    small = Identification((length,) * 3, (90.0,) * 3, dict.fromkeys(CRYSTAL_SYSTEMS, 1 / 7))
+    refined = refine_cell(small, Pattern(two_theta, lines))
+    assert refined.num_peaks == 3 and not refined.accepted and refined.lengths == (length,) * 3
+
+
+def test_a_scan_of_all_angles_is_refined_like_the_usual_one():
+    crystal, grid = worked_crystal(), Grid(0.0, 179.99, 18000)
+    lines = bragg_reflections(crystal, g_max=g_max_of(grid))
+    clean = render(lines, torch.tensor([0]), grid, fwhm=0.1)[0].double()
+    two_theta = torch.linspace(0, 180, 18001, dtype=torch.float64)
+    pattern = Pattern(two_theta, torch.cat([clean, clean[-1:]]) + 0.01)
+    near = Identification(
+        tuple((1.02 * crystal.lengths[0]).tolist()),
+        tuple(crystal.angles[0].tolist()),
+        dict.fromkeys(CRYSTAL_SYSTEMS, 1 / 7),
+    )
+    refined = refine_cell(near, pattern)
+    assert refined.accepted
+    assert refined.lengths == pytest.approx(crystal.lengths[0].tolist(), rel=2e-3)
+
+
+def test_peaks_among_countless_lines_of_a_large_cell_are_left_out():
+    """Else a wide scan at a short wavelength asks for millions of lines of every trial cell."""
+    two_theta = torch.arange(500, 17900, dtype=torch.float64) / 100
+    at = (5.5, 60.0, 90.0, 170.0)
+    lines = sum(torch.exp(-(((two_theta - x) / 0.05) ** 2)) for x in at)
+    large = Identification((30.0,) * 3, (90.0,) * 3, dict.fromkeys(CRYSTAL_SYSTEMS, 1 / 7))
+    begin = time.monotonic()
+    assert not refine_cell(large, Pattern(two_theta, lines, wavelength=0.3)).accepted
+    assert time.monotonic() - begin < 60
 
 
 def test_command_line_refines(model_file, tmp_path, capsys):
@@ -172,6 +226,7 @@ def test_the_command_line_takes_the_pretrained_model(
     pattern_file, model_file, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setenv("UNIMAT_ROOT", str(tmp_path))
+    monkeypatch.setattr(unimat_powder.identify, "_INSTALLED", tmp_path / "none.safetensors")
     assert main([str(pattern_file), "--formula", "TiO2"]) == 2
     shown = capsys.readouterr().err
     assert PRETRAINED in shown and "--model" in shown and "unimat-book run 05" in shown
@@ -189,7 +244,11 @@ def test_the_command_line_takes_the_pretrained_model(
         ({"pattern": "nowhere.xy"}, "nowhere.xy"),
         ({"model": "nowhere.safetensors"}, "expected a model at"),
         ({"formula": "not a formula"}, "chemical formula"),
-        ({"wavelength": "-1"}, "wavelength must be positive"),
+        ({"wavelength": "-1"}, "wavelength of 0.01 to 100 angstrom"),
+        ({"wavelength": "0"}, "wavelength of 0.01 to 100 angstrom"),
+        ({"wavelength": "nan"}, "wavelength of 0.01 to 100 angstrom"),
+        ({"wavelength": "inf"}, "wavelength of 0.01 to 100 angstrom"),
+        ({"wavelength": "1e-300"}, "wavelength of 0.01 to 100 angstrom"),
     ],
 )
 def test_command_line_errors_are_one_line(pattern_file, model_file, capsys, change, message):
@@ -198,8 +257,135 @@ def test_command_line_errors_are_one_line(pattern_file, model_file, capsys, chan
     arguments += [f"--{name}={value}" for name, value in given.items()]
     assert main(arguments) == 2
     shown = capsys.readouterr()
-    assert message in shown.err and shown.err.startswith("error: ")
-    assert "Traceback" not in shown.err and not shown.out
+    assert message in shown.err and not shown.out
+    assert shown.err.startswith("error: ") and shown.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments", [["a.xy", "--wavelength", "copper"], ["a.xy", "--radius", "1"], []]
+)
+def test_wrong_usage_is_one_line_too(arguments, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    shown = capsys.readouterr().err
+    assert shown.startswith("error: ") and shown.count("\n") == 1
+
+
+FORMULAS = [
+    *(
+        "",
+        " ",
+        "((((",
+        "))",
+        "()",
+        "Xx",
+        "x" * 300,
+        "H-1",
+        "H0",
+        "H{",
+        "2",
+        "*",
+        "\0",
+        "\n",
+        "H\n(",
+    ),
+    *("H99999999999999999999", "H" + "9" * 180, "H1e400", "H1e-400", "Hnan", "Fe3+", "O2-", "H..2"),
+    *("é", "H²O", "水", "𝐇2O", "\ud800", "H" * 10_000, "1" * 10_000, "TiO2;rm -rf", "%s{0}"),
+    *("(" * 1000 + "H" + ")" * 1000, "[" * 90 + "H" + "]" * 90, "(H" * 90, "(H)9" * 40),
+]
+
+
+@pytest.mark.parametrize("formula", FORMULAS, ids=lambda formula: ascii(formula[:12]))
+def test_formulas_are_read_or_refused_in_one_line(formula):
+    assert_answer_or_one_line(make_model(("xrd", "composition")), make_pattern(), formula)
+
+
+@settings(max_examples=100)
+@given(st.text(alphabet="HOTiFe()[]{}0123456789.e+-*·, \n\0é", max_size=60) | st.text(max_size=20))
+def test_any_text_as_a_formula_is_read_or_refused_in_one_line(formula):
+    assert_answer_or_one_line(make_model(("xrd", "composition")), make_pattern(), formula)
+
+
+def assert_answer_or_one_line(model, pattern, formula=None, refine=False):
+    """Finite numbers, or an error that fits into a line; nothing else may be raised."""
+    try:
+        found = identify(model, pattern, formula)
+        assert all(map(math.isfinite, (*found.lengths, *found.angles)))
+        if refine:
+            refined = refine_cell(found, pattern)
+            assert all(map(math.isfinite, (*refined.lengths, *refined.angles)))
+    except ValueError as error:  # PatternError is one
+        assert 10 < len(str(error)) < 400 and str(error).isprintable()
+
+
+@st.composite
+def legal_patterns(draw):
+    """Any pattern that ``Pattern`` takes: 2 to 20,000 points anywhere between 0 and 180 degrees."""
+    count = draw(st.sampled_from([2, 3, 4, 5, 9, 40]) | st.integers(2, 20_000))
+    low, high = sorted(draw(st.tuples(*[st.floats(0, 180)] * 2)))
+    low, high = draw(st.sampled_from([(low, high), (0.0, 180.0), (0.0, high), (low, 180.0)]))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 9999)))
+    if draw(st.booleans()):
+        two_theta = torch.linspace(low, high, count, dtype=torch.float64)
+    else:  # unequal steps
+        two_theta = low + (high - low) * torch.rand(count, generator=generator).double()
+    two_theta = two_theta.clamp(0, 180).unique()
+    count = len(two_theta)
+    noise = torch.rand(count, generator=generator).double()
+    spikes = torch.where(noise > draw(st.floats(0, 1)), 10.0 ** draw(st.integers(-30, 29)), 0.0)
+    centres = low + (high - low) * torch.rand(draw(st.integers(0, 30)), 1, generator=generator)
+    width = draw(st.floats(1e-4, 10))
+    peaks = torch.exp(-(((two_theta - centres) / width) ** 2).clamp_max(700)).sum(0)
+    kinds = {
+        "constant": torch.ones(count),
+        "zero but one": torch.arange(count) == draw(st.integers(0, max(count - 1, 0))),
+        "negative": noise - 0.999,
+        "noise": noise,
+        "spikes": spikes,
+        "peaks": peaks,
+        "noisy peaks": peaks + 0.01 * noise,
+        "peaks on a slope": peaks + torch.linspace(5, 0, count),
+        "peaks below zero": peaks - 0.5,
+    }
+    intensity = kinds[draw(st.sampled_from(list(kinds)))].double()
+    return two_theta, intensity, draw(st.floats(0.3, 3))
+
+
+@settings(max_examples=40)
+@given(legal_patterns())
+def test_any_legal_pattern_is_answered_or_refused_in_one_line(made):
+    check_legal(made)
+
+
+@pytest.mark.longer
+@pytest.mark.timeout(7200)
+@settings(max_examples=1000)
+@given(legal_patterns())
+def test_many_legal_patterns_are_answered_or_refused_in_one_line(made):
+    check_legal(made)
+
+
+def check_legal(made):
+    try:
+        pattern = Pattern(*made)
+    except PatternError:
+        return
+    begin = time.monotonic()
+    assert_answer_or_one_line(make_model(("xrd",)), pattern, refine=True)
+    assert time.monotonic() - begin < 60
+
+
+def test_the_command_line_has_no_traceback(tmp_path, model_file):
+    command = [sys.executable, "-m", "unimat_powder.identify", "--model", str(model_file)]
+    bad = tmp_path / "bad.xy"
+    bad.write_bytes(b"\0")
+    ended = subprocess.run([*command, str(bad)], capture_output=True, text=True)
+    assert ended.returncode == 2 and not ended.stdout
+    assert ended.stderr.startswith("error: bad.xy: ") and ended.stderr.count("\n") == 1
+    running = subprocess.Popen([*command, str(bad)], stderr=subprocess.PIPE)
+    time.sleep(1.0)  # it is importing
+    running.send_signal(signal.SIGINT)
+    assert running.communicate()[1] == b"" and running.returncode == -signal.SIGINT
 
 
 def test_a_damaged_model_is_named(pattern_file, model_file, capsys):

@@ -7,7 +7,8 @@ import math
 import torch
 from lattices import CELLS, GRID
 
-from unimat_powder.bravais import BRAVAIS_LATTICES, _six, lines_of, niggli_cells
+from unimat_powder import peaks
+from unimat_powder.bravais import BRAVAIS_LATTICES, lines_of, matrix_metric, niggli_cells
 from unimat_powder.indexing import search_cells
 from unimat_powder.lines import merged_peaks
 from unimat_powder.peaks import find_peaks, in_q
@@ -49,7 +50,7 @@ def test_merged_reflections_are_less_certain():
 
 
 def test_noise_makes_no_peaks(patterns, monkeypatch):
-    monkeypatch.setattr(indexing, "_NUM_PEAKS", 400)
+    monkeypatch.setattr(peaks, "_NUM_PEAKS", 400)
     generator = torch.Generator().manual_seed(0)
     noisy = (patterns + 0.003 * torch.randn(patterns.shape, generator=generator)).clamp_min(0)
     clean, found = (find_peaks(x, GRID) for x in (patterns, noisy))
@@ -66,7 +67,7 @@ def test_noise_makes_no_peaks(patterns, monkeypatch):
 def test_niggli_cells_are_those_of_the_data(crystals):
     skewed = torch.tensor([[1.0, 0, 0], [1, 1, 0], [0, -1, 1]], dtype=torch.float64)
     lattice = skewed @ crystals.lattice
-    metric = _six(torch.linalg.inv(lattice @ lattice.mT))
+    metric = matrix_metric(torch.linalg.inv(lattice @ lattice.mT))
     cells = niggli_cells(metric)
     torch.testing.assert_close(cells[:, :3], crystals.lengths, rtol=1e-8, atol=0)
     torch.testing.assert_close(cells[:, 3:], crystals.angles, rtol=0, atol=1e-4)

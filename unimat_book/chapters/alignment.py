@@ -1,22 +1,17 @@
-"""Trained models and shared spaces in, the tables of chapters 04 and 05 out."""
+"""Trained models and shared spaces in, the tables of chapter 04 out."""
 
-from __future__ import annotations
-
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from unimat_book.experiments import MAIN_METRICS, Run
-from unimat_book.ledger.verdicts import paper_verdict
-from unimat_book.statistics import bootstrap_interval, summarize
 from unimat_lib.alignment import recall_at_k, retrieval_ranks
 from unimat_lib.crystals.table import CRYSTAL_SYSTEMS, CrystalTable
-from unimat_lib.evaluation.metrics import LOWER_IS_BETTER, cell_metrics
 from unimat_lib.evaluation.predict import encodings, frame_of_errors
-from unimat_lib.model import UniMat, num_parameters
+from unimat_lib.model import UniMat
 from unimat_lib.views.batch import CrystalViews
 
 
@@ -43,7 +38,7 @@ def linear_probe(
         modality: Which encoder.
 
     Returns:
-        As :func:`predict`.
+        As :func:`.predict`.
 
     Source: the linear evaluation protocol of Alain and Bengio, arXiv 1610.01644.
     """
@@ -74,21 +69,15 @@ def retrieval_table(
 ) -> pd.DataFrame:
     """Recall of every ordered pair of views, the whole set as gallery, ties against us.
 
-    Args:
-        points: View name to points of the shared space ``[n, d]``, same crystals in each.
-        ks: Depths.
-
-    Returns:
-        Columns ``query``, ``gallery``, ``recall@<k> (%)`` and ``median rank``.
+    ``points`` maps views to points of the shared space ``[n, d]``, same crystals in each. Columns
+    ``query``, ``gallery``, ``recall@<k> (%)`` and ``median rank``.
     """
     rows = []
-    for query in points:
-        for gallery in points:
-            if query != gallery:
-                ranks = retrieval_ranks(points[query], points[gallery])
-                recalls = {f"recall@{k} (%)": 100 * recall_at_k(ranks, k) for k in ks}
-                median = float(ranks.double().median())
-                rows.append({"query": query, "gallery": gallery, **recalls, "median rank": median})
+    for query, gallery in itertools.permutations(points, 2):
+        ranks = retrieval_ranks(points[query], points[gallery])
+        recalls = {f"recall@{k} (%)": 100 * recall_at_k(ranks, k) for k in ks}
+        median = float(ranks.double().median())
+        rows.append({"query": query, "gallery": gallery, **recalls, "median rank": median})
     return pd.DataFrame(rows)
 
 
@@ -102,12 +91,8 @@ def retrieval_examples(
 ) -> list[dict[str, object]]:
     """What :func:`.plot_retrieval_examples` draws: queries with their five best candidates.
 
-    Args:
-        queries: Rows of ``similarity``.
-        similarity: Patterns against structures of the same crystals ``[n, n]``.
-        patterns: Their patterns ``[n, P]``.
-        names: Their names.
-        ranks: Rank of the right structure of each pattern ``[n]``, for the titles.
+    ``queries`` are rows of ``similarity`` ``[n, n]``, patterns against structures of the same
+    crystals; ``patterns`` ``[n, P]``, ``names`` and ``ranks`` of the right structure are theirs.
     """
     examples = []
     for query in queries:
@@ -131,127 +116,16 @@ def preferred_wrong(similarity: Tensor, patterns: Tensor, table: CrystalTable) -
 
     Args:
         similarity: Patterns against structures of the same crystals ``[n, n]``.
-        patterns: Their patterns ``[n, P]``.
+        patterns: Their patterns ``[n, P]``; ``pattern similarity`` is a cosine of two of them.
         table: The same crystals.
-
-    Returns:
-        One row per crystal: ``query``, ``space group``, ``preferred structure``, ``its space
-        group``, ``same group``, and the cosine ``pattern similarity`` of the two patterns.
     """
     wrong = similarity.clone().fill_diagonal_(-2).argmax(dim=1)
     unit = torch.nn.functional.normalize(patterns, dim=1)
     formula, group = table.info["formula"].to_numpy(), table.space_group.numpy()
     other = wrong.numpy()
-    return pd.DataFrame(
-        {
-            "query": formula,
-            "space group": group,
-            "preferred structure": formula[other],
-            "its space group": group[other],
-            "same group": group == group[other],
-            "pattern similarity": (unit * unit[wrong]).sum(dim=1).numpy(),
-        }
-    )
-
-
-def means(run: Run) -> dict[str, float]:
-    """The main metrics of a run, mean over seeds, without any interval."""
-    per_seed = [cell_metrics(frame) for frame in run.frames]
-    return {name: float(np.mean([m[name] for m in per_seed])) for name in MAIN_METRICS}
-
-
-def strategies_table(
-    runs: Mapping[tuple[str, str], Run], validation: Mapping[tuple[str, str], float]
-) -> pd.DataFrame:
-    """One row per fused model.
-
-    Args:
-        runs: (name of the strategy, word for its alignment) to run.
-        validation: The same keys to the loss by which the choice is made.
-
-    Returns:
-        ``fusion``, ``alignment``, ``weights of the fusion``, ``validation loss``, the test errors,
-        and ``low`` and ``high``, the 95 % interval of the scaled length error.
-    """
-    rows = []
-    for (fusion, alignment), run in runs.items():
-        low, high = bootstrap_interval(run.frames, "scaled_length_mae")
-        found = means(run)
-        rows.append(
-            {
-                "fusion": fusion,
-                "alignment": alignment,
-                "weights of the fusion": num_parameters(run.model.fusion),
-                "validation loss": validation[fusion, alignment],
-                "scaled length MAE (Å)": found["scaled_length_mae"],
-                "length MAE (Å)": found["length_mae"],
-                "crystal system (%)": found["crystal_system_accuracy"],
-                "low": low,
-                "high": high,
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def paper_table(
-    entries: Iterable[tuple[Mapping[str, str], str, float, Sequence[pd.DataFrame]]],
-    *,
-    columns: Mapping[str, str],
-    rounding: float,
-    comparable: bool,
-    num_claims: int = 1,
-) -> pd.DataFrame:
-    """Published values beside those of this book.
-
-    Args:
-        entries: For each row its labels (heading to text), the metric, the published value and the
-            errors frames of the seeds.
-        columns: What stands between labels and verdict, and its heading: ``paper``, ``ours`` (mean
-            over seeds), ``interval`` (95 %), ``delta``, or another metric of
-            :func:`.cell_metrics`.
-        rounding: Half a unit of the last digit of the published values.
-        comparable: False on other data than the paper's: then there are no verdicts.
-        num_claims: Verdicts given together, see :func:`.paper_verdict`; the ledger
-            chapter judges all claims together.
-    """
-    rows = []
-    for labels, metric, published, frames in entries:
-        per_seed = [cell_metrics(frame) for frame in frames]
-        values = {name: float(np.mean([m.get(name, np.nan) for m in per_seed])) for name in columns}
-        row = None
-        if metric in per_seed[0]:  # a crystal system without crystals has no accuracy
-            row = summarize(frames, [metric]).iloc[0].to_dict()
-            row["ci95"] = [row["ci_low"], row["ci_high"]]
-        ours = row["mean"] if row else np.nan
-        values |= {"paper": published, "ours": ours, "delta": ours - published}
-        values["interval"] = "{:.1f} to {:.1f}".format(*row["ci95"]) if row else "–"
-        lower = metric in LOWER_IS_BETTER
-        word = paper_verdict(
-            row, published, rounding=rounding, lower_is_better=lower, num_claims=num_claims
-        )
-        shown = {heading: values[key] for key, heading in columns.items()}
-        word = word if comparable else "not comparable: other data"
-        rows.append({**labels, **shown, "verdict": word})
-    return pd.DataFrame(rows)
-
-
-def withheld_table(
-    asked: Mapping[tuple[str, str], pd.DataFrame], metric: str, *, columns: Sequence[str]
-) -> pd.DataFrame:
-    """A metric of models (rows) that are given some of their views (columns).
-
-    Args:
-        asked: (model, views given) to errors frame.
-        metric: A key of :func:`.cell_metrics`.
-        columns: Order of the columns.
-    """
-    models = list(dict.fromkeys(model for model, _ in asked))
-    values = {key: cell_metrics(frame)[metric] for key, frame in asked.items()}
-    return pd.DataFrame(
-        [[values.get((model, given), np.nan) for given in columns] for model in models],
-        index=models,
-        columns=list(columns),
-    )
+    frame = {"query": formula, "space group": group, "preferred structure": formula[other]}
+    frame |= {"its space group": group[other], "same group": group == group[other]}
+    return pd.DataFrame(frame | {"pattern similarity": (unit * unit[wrong]).sum(dim=1).numpy()})
 
 
 def geometry(points: Mapping[str, Tensor]) -> dict[str, float]:
@@ -278,47 +152,28 @@ def geometry(points: Mapping[str, Tensor]) -> dict[str, float]:
 
 
 def both_ways(spaces: Mapping[str, Mapping[str, Tensor]]) -> pd.DataFrame:
-    """Recall at 1 and 10 between patterns and structures, one row per shared space.
-
-    Args:
-        spaces: Name of the model to its points, see :func:`.embed`.
-    """
+    """Recall at 1 and 10 between patterns and structures, one row per model's shared space."""
     rows = []
     for name, points in spaces.items():
         pair = retrieval_table({key: points[key] for key in ("xrd", "structure")}, ks=(1, 10))
         rows.append([name, *pair.iloc[0, 2:4], *pair.iloc[1, 2:4]])
-    headings = [
-        f"{way}, recall@{k} (%)"
-        for way in ("XRD to structure", "structure to XRD")
-        for k in (1, 10)
-    ]
+    ways = ("XRD to structure", "structure to XRD")
+    headings = [f"{way}, recall@{k} (%)" for way in ways for k in (1, 10)]
     return pd.DataFrame(rows, columns=["model", *headings])
 
 
-def frames_table(frames: Mapping[str, pd.DataFrame], *, first_column: str) -> pd.DataFrame:
-    """The main metrics of single errors frames, one row each."""
-    return pd.DataFrame(
-        {first_column: name}
-        | {MAIN_METRICS[key][0]: cell_metrics(frame)[key] for key in MAIN_METRICS}
-        for name, frame in frames.items()
-    )
-
-
 def recall_table(ranks: Mapping[str, Mapping[int, pd.DataFrame]]) -> pd.DataFrame:
-    """Recall at 1 and 10 in per cent, mean over seeds, one row per model and one column each.
-
-    Args:
-        ranks: Model to ranks by seed, see :func:`.ranks_of_test`.
-    """
+    """Recall at 1 and 10 in per cent, mean over seeds, a row per model (:func:`.ranks_of_test`)."""
     rows = {}
     for name, by_seed in ranks.items():
-        both = pd.concat(by_seed.values()).drop(columns="material_id")
-        rows[name] = {
-            f"{column.replace('_', ' ')}, recall@{k} (%)": 100 * float((both[column] <= k).mean())
-            for column in both
-            for k in (1, 10)
-        }
+        both = pd.concat(by_seed.values()).drop(columns="material_id").rename(columns=_spaced)
+        found = {(c, k): 100 * float((both[c] <= k).mean()) for c in both for k in (1, 10)}
+        rows[name] = {f"{c}, recall@{k} (%)": value for (c, k), value in found.items()}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
+
+
+def _spaced(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def lost_patterns(
@@ -344,11 +199,11 @@ def lost_patterns(
     lost = near[near["rank"] > depth] if (ranks > depth).any() else near
     other = torch.randperm(len(table), generator=torch.Generator().manual_seed(0))
     unit = torch.nn.functional.normalize(patterns, dim=1)
-    group = table.space_group
+    same_group = table.space_group == table.space_group[other]
     return lost, {
         "lost_share": 100 * float((ranks > depth).double().mean()),
         "lost_alike": float(lost["pattern similarity"].mean()),
         "chance_alike": float((unit * unit[other]).sum(dim=1).mean()),
         "lost_group": 100 * float(lost["same group"].mean()),
-        "chance_group": 100 * float((group == group[other]).double().mean()),
+        "chance_group": 100 * float(same_group.double().mean()),
     }

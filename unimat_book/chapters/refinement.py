@@ -1,7 +1,5 @@
 """Refined frames in, the kinds of their failures out."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 

@@ -1,11 +1,7 @@
 """Crystal tables in, what chapter 02 asks of them out: pymatgen, look-alikes, costs."""
 
-from __future__ import annotations
-
 import itertools
-import os
 import time
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +12,6 @@ from unimat_lib.crystals.table import CrystalTable
 from unimat_lib.views.batch import MODALITIES, CrystalViews, build_views
 from unimat_lib.views.bragg import bragg_reflections, g_max_of
 from unimat_lib.views.grid import Grid
-from unimat_lib.views.render import render
 from unimat_powder.lines import merged_peaks
 
 
@@ -125,36 +120,3 @@ def _incomplete(views: CrystalViews) -> int:
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def write_simulated_scan(
-    crystal: CrystalTable,
-    path: str | os.PathLike[str],
-    *,
-    two_theta_range: tuple[float, float],
-    fwhm: float,
-    step: float = 0.02,
-    seed: int = 0,
-) -> Path:
-    """Write what a diffractometer might: two columns of text, 2theta and counts.
-
-    Counting noise at 8,000 counts for the highest peak, over a background that slopes from 300 to
-    100 counts.
-
-    Args:
-        crystal: One crystal.
-        path: The file.
-        two_theta_range: Ends of the scan, degrees.
-        fwhm: Width of the peaks, degrees.
-        step: Degrees.
-        seed: Seed of the noise.
-    """
-    low, high = two_theta_range
-    bench = Grid(low, high, round((high - low) / step) + 1)
-    reflections = bragg_reflections(crystal, g_max=g_max_of(bench))
-    clean = render(reflections, torch.tensor([0]), bench, fwhm=fwhm)[0]
-    expected = 8000 * clean + torch.linspace(300, 100, bench.num_points)
-    counts = torch.poisson(expected, generator=torch.Generator().manual_seed(seed))
-    columns = torch.stack([bench.two_theta, counts.double()], dim=1)
-    np.savetxt(path, columns.numpy(), fmt="%.3f")
-    return Path(path)

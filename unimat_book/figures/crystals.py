@@ -1,7 +1,5 @@
 """Crystals and their graphs in, drawings and counts of them out."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -16,12 +14,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
+from unimat_book.figures import draw
 from unimat_book.figures.elements import element_color
 from unimat_book.figures.style import (
-    AZIMUTH,
     BLUE,
     DARK,
-    ELEVATION,
     GREEN,
     INK,
     MUTED,
@@ -29,18 +26,15 @@ from unimat_book.figures.style import (
     SYSTEM_COLORS,
     Array,
     as_array,
-    draw_arrow,
-    draw_disc,
-    draw_segment,
     new_figure,
-    plain_log,
     require_columns,
     soften,
     styled,
     system_names,
-    write_text,
 )
 from unimat_lib.crystals.table import CRYSTAL_SYSTEMS
+
+AZIMUTH, ELEVATION = 64.0, 13.0  # degrees; the direction that crystals are seen from
 
 
 def _darken(color: str, amount: float) -> tuple[float, ...]:
@@ -108,7 +102,7 @@ def plot_cell_histograms(lengths: Array, angles: Array, num_atoms: Array) -> Fig
     panels[0].set(xlabel="cell length (Å)", ylabel="number of crystals", title="lengths")
     panels[1].set(xlabel="cell angle (degrees)", ylabel="number (log scale)", title="angles")
     panels[1].set_yscale("log")
-    plain_log(panels[1].yaxis)
+    draw.plain_log(panels[1].yaxis)
     panels[2].hist(num_atoms, np.arange(0.5, num_atoms.max() + 1.5), color=MUTED, rwidth=0.86)
     panels[2].set(xlabel="atoms in the cell", ylabel="number of crystals", title="size")
     return figure
@@ -152,11 +146,11 @@ def _with_boundary(frac: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, n
 
 def draw_sphere(axes: Axes, xy: np.ndarray, radius: float, color: str, zorder: float) -> None:
     """A shaded ball: rim, body and two highlights, all vector shapes."""
-    draw_disc(axes, xy, radius, fc=color, ec=_darken(color, 0.55), linewidth=0.7, zorder=zorder)
+    draw.disc(axes, xy, radius, fc=color, ec=_darken(color, 0.55), linewidth=0.7, zorder=zorder)
     for shift, size, amount in ((0.18, 0.70, 0.22), (0.30, 0.38, 0.50), (0.36, 0.16, 0.85)):
         centre = xy + radius * shift * np.array([-1, 1])
         look = {"fc": soften(color, amount), "ec": "none", "zorder": zorder + 1e-4}
-        draw_disc(axes, centre, radius * size, alpha=0.8, **look)
+        draw.disc(axes, centre, radius * size, alpha=0.8, **look)
 
 
 def _draw_cell(axes: Axes, lattice: np.ndarray, view: np.ndarray) -> None:
@@ -168,7 +162,7 @@ def _draw_cell(axes: Axes, lattice: np.ndarray, view: np.ndarray) -> None:
             line = origin + np.linspace(0, 1, 13)[:, None] * lattice[axis]
             for p, q in itertools.pairwise(line @ view.T):
                 depth = 10 + (p[2] + q[2]) / 2
-                draw_segment(axes, p, q, color="#7A828A", linewidth=1.1, zorder=depth)
+                draw.segment(axes, p, q, color="#7A828A", linewidth=1.1, zorder=depth)
 
 
 def _draw_axes_triad(
@@ -178,10 +172,10 @@ def _draw_axes_triad(
     tips = lattice / np.linalg.norm(lattice, axis=1, keepdims=True) @ view.T[:, :2]
     tips *= size / np.linalg.norm(tips, axis=1).max()
     for name, tip in zip("abc", tips, strict=True):
-        draw_arrow(axes, origin, origin + tip, color=INK, line=1.3, zorder=60)
+        draw.arrow(axes, origin, origin + tip, color=INK, line=1.3, zorder=60)
         reach = max(float(np.linalg.norm(tip)), 1e-9)
         spot = origin + tip * (1 + 0.30 * size / reach)
-        write_text(axes, *spot, name, size=10.5, style="italic", zorder=60)
+        draw.text(axes, *spot, name, size=10.5, style="italic", zorder=60)
 
 
 def _draw_bond(axes: Axes, p: np.ndarray, q: np.ndarray, colors: Sequence[str]) -> None:
@@ -190,7 +184,7 @@ def _draw_bond(axes: Axes, p: np.ndarray, q: np.ndarray, colors: Sequence[str]) 
         depth = 10 + (start[2] + end[2]) / 2 - 0.05
         for tone, line, lift in ((_darken(color, 0.6), 3.8, 0), (color, 2.6, 1e-3)):
             look = {"color": tone, "linewidth": line, "zorder": depth + lift}
-            draw_segment(axes, start, end, solid_capstyle="butt", **look)
+            draw.segment(axes, start, end, solid_capstyle="butt", **look)
 
 
 def _finish_crystal_axes(
@@ -209,7 +203,7 @@ def _finish_crystal_axes(
     length = max(1, round((high[0] - low[0]) / 6))
     x, y = low[0] + 0.05 * (high[0] - low[0]), low[1] - 0.3
     axes.plot([x, x + length], [y, y], color=INK, linewidth=2, solid_capstyle="butt", zorder=70)
-    write_text(axes, x + length + 0.15, y, f"{length} Å", ha="left", zorder=70)
+    draw.text(axes, x + length + 0.15, y, f"{length} Å", ha="left", zorder=70)
 
 
 def _element_legend(axes: Axes, numbers: np.ndarray) -> None:
@@ -223,6 +217,7 @@ def _element_legend(axes: Axes, numbers: np.ndarray) -> None:
 
 
 def draw_crystal(axes: Axes, table: Any) -> None:
+    """The first crystal of a table in its cell, see :func:`plot_crystal_3d`."""
     lattice, frac, numbers = _crystal_arrays(table)
     view = _view_matrix(lattice)
     coords, species = _with_boundary(frac, numbers)
@@ -274,6 +269,7 @@ def _graph_edges(graph: Any) -> tuple[np.ndarray, ...]:
 
 
 def draw_graph(axes: Axes, table: Any, graph: Any) -> None:
+    """The graph of the first crystal of a table, see :func:`plot_crystal_graph`."""
     lattice, frac, numbers = _crystal_arrays(table)
     view = _view_matrix(lattice)
     positions = frac @ lattice
@@ -284,18 +280,19 @@ def draw_graph(axes: Axes, table: Any, graph: Any) -> None:
     outer = {"color": RED, "linewidth": 1.0, "alpha": 0.65, "dashes": (4, 2)}
     for s, t, ghost, out in zip(source, target, ghosts, outside, strict=True):
         depth = 10 + (points[t][2] + ghost[2]) / 2
-        draw_segment(axes, points[t], ghost, zorder=depth, **(outer if out else inner))
+        draw.segment(axes, points[t], ghost, zorder=depth, **(outer if out else inner))
         if out:
             color = element_color(int(numbers[s]))
             rim = soften(mpl.colors.to_hex(_darken(color, 0.55)), 0.3)
             look = {"fc": soften(color, 0.55), "ec": rim, "linewidth": 0.7}
-            draw_disc(axes, ghost[:2], 0.2, zorder=10 + ghost[2], **look)
+            draw.disc(axes, ghost[:2], 0.2, zorder=10 + ghost[2], **look)
     for point, z in zip(points, numbers, strict=True):
         draw_sphere(axes, point[:2], 0.34, element_color(int(z)), 12 + point[2])
     _finish_crystal_axes(axes, np.concatenate([points, ghosts]), 0.4, lattice, view)
 
 
 def edge_handles() -> list[Line2D]:
+    """Legend entries for the two kinds of edges."""
     return [
         Line2D([], [], color=BLUE, linewidth=1.9, label="neighbour in the same cell"),
         Line2D([], [], color=RED, linewidth=1.2, linestyle="--", label="image in another cell"),
@@ -309,8 +306,7 @@ def plot_crystal_graph(table: Any, graph: Any) -> Figure:
     Of every atom the six nearest neighbours are drawn, ties included.
 
     Args:
-        table: `CrystalTable` the graph was built from (it holds the positions); its first crystal
-            is drawn.
+        table: `CrystalTable` the graph was built from; its first crystal is drawn.
         graph: `PeriodicGraph`.
     """
     figure = new_figure(4.8, width=5.6)

@@ -1,7 +1,5 @@
 """Element counts in, a periodic table out; symbols, colours and radii of elements."""
 
-from __future__ import annotations
-
 from bisect import bisect
 from collections.abc import Mapping
 
@@ -11,15 +9,8 @@ import pandas as pd
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from unimat_book.figures.style import (
-    LIGHT,
-    SEQUENTIAL,
-    draw_tile,
-    new_figure,
-    styled,
-    text_color,
-    write_text,
-)
+from unimat_book.figures import draw
+from unimat_book.figures.style import LIGHT, SEQUENTIAL, new_figure, styled
 
 _JMOL_TEXT = """
 E8E8E8 D9FFFF CC80FF C2FF00 FFB5B5 909090 3050F8 FF0D0D 90E050 B3E3F5 AB5CF2 8AFF00 BFA6A6 F0C8A0
@@ -61,9 +52,9 @@ def plot_periodic_table_coverage(counts: Mapping[str, int] | pd.Series) -> Figur
     for number in range(1, 104):
         symbol, (column, row) = gemmi.Element(number).name, _element_cell(number)
         rgba = SEQUENTIAL(norm(counts[symbol])) if symbol in counts else (1, 1, 1, 1)
-        draw_tile(axes, column, row, 0.94, 0.94, fc=rgba, ec=LIGHT, linewidth=0.7, zorder=1)
-        color = text_color(rgba) if symbol in counts else "#A9AFB5"
-        write_text(axes, column + 0.47, row + 0.49, symbol, color=color)
+        draw.tile(axes, column, row, 0.94, 0.94, fc=rgba, ec=LIGHT, linewidth=0.7, zorder=1)
+        color = draw.text_color(rgba) if symbol in counts else "#A9AFB5"
+        draw.text(axes, column + 0.47, row + 0.49, symbol, color=color)
     axes.set(xlim=(0.9, 19.05), ylim=(10.5, 0.9), aspect="equal")
     axes.axis("off")
     scale = mpl.cm.ScalarMappable(norm=norm, cmap=SEQUENTIAL)

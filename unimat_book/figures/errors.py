@@ -1,17 +1,15 @@
 """Errors frames in, figures of what goes wrong, and for whom, out."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from unimat_book.figures import draw
 from unimat_book.figures.style import (
     BLUE,
     DARK,
@@ -25,15 +23,12 @@ from unimat_book.figures.style import (
     label_colors,
     modality_text,
     new_figure,
-    plain_log,
     require_columns,
-    row_axis,
     styled,
     system_names,
-    text_color,
-    write_text,
 )
 from unimat_lib.crystals.table import CRYSTAL_SYSTEMS
+from unimat_lib.evaluation.metrics import expected_calibration_error, reliability
 
 
 @styled
@@ -45,9 +40,8 @@ def plot_confusion(matrices: Mapping[str, Array]) -> Figure:
             count the same crystals: their numbers are written once, at the left.
     """
     counts = {name: as_array(matrix).astype(float) for name, matrix in matrices.items()}
-    wrong = {name: x.shape for name, x in counts.items() if x.shape != (7, 7)}
-    if wrong or not counts:
-        raise ValueError(f"expected square matrices for 7 systems, got {wrong or 'none'}")
+    if {x.shape for x in counts.values()} != {(7, 7)}:
+        raise ValueError(f"expected matrices of 7 x 7, got {[x.shape for x in counts.values()]}")
     rows = -(-len(counts) // 2)
     figure = new_figure(0.4 + 2.9 * rows, layout="compressed")
     panels = figure.subplots(rows, 2, squeeze=False, sharex=True, sharey=True)
@@ -70,9 +64,8 @@ def plot_confusion(matrices: Mapping[str, Array]) -> Figure:
         axes.set_ylabel("true (crystals)")
     for axes in panels.flat[len(counts) :]:
         axes.set_visible(False)
-    image = panels.flat[0].collections[0]
-    bar = figure.colorbar(image, ax=panels, shrink=0.6, pad=0.02, label="share of the true class")
-    bar.outline.set_visible(False)
+    look = {"shrink": 0.6, "pad": 0.02, "label": "share of the true class"}
+    figure.colorbar(panels.flat[0].collections[0], ax=panels, **look).outline.set_visible(False)
     return figure
 
 
@@ -116,8 +109,8 @@ def plot_error_by_symmetry(frame: pd.DataFrame, *, column: str, label: str, hue:
 
     Args:
         frame: one row per crystal and model with `crystal_system`, `column` and `hue`.
-        column: the error.
-        label: axis label with its unit; the axis is logarithmic.
+        column: the error; its axis is logarithmic.
+        label: axis label with its unit.
         hue: column that tells the models apart.
     """
     require_columns(frame, ["crystal_system", column, hue])
@@ -143,9 +136,9 @@ def plot_error_by_symmetry(frame: pd.DataFrame, *, column: str, label: str, hue:
             axes.plot([p25, p75], [y, y], color=color, **wide)
             axes.plot(p50, y, "o", color=color, **dot)
         ticks.append(f"{system} ({number:,})")
-    row_axis(axes, ticks, 0.6)
+    draw.row_axis(axes, ticks, 0.6)
     axes.set(xlabel=label, ylabel="crystal system (crystals)", xscale="log")
-    plain_log(axes.xaxis)
+    draw.plain_log(axes.xaxis)
     handles = [
         Line2D([], [], marker="o", ls="", color=DARK, ms=6, label="median"),
         Line2D([], [], color=DARK, label="middle half", **{**wide, "linewidth": 8}),
@@ -187,23 +180,11 @@ def plot_error_against(quantities: Mapping[str, Array], error: Array, *, ylabel:
         axes.set_xlabel(label)
         if min(centre) > 0 and max(centre) > 8 * min(centre):
             axes.set_xscale("log")
-            plain_log(axes.xaxis)
+            draw.plain_log(axes.xaxis)
         axes.grid(axis="y")
     panels[0].set_ylabel(ylabel)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure
-
-
-def write_right_of(axes: Axes, y: float, text: str, color: str = INK, va: str = "center") -> None:
-    """Text beside the row `y`, right of the plotting area."""
-    look = {"xycoords": ("axes fraction", "data"), "color": color, "fontsize": 9.5}
-    axes.annotate(text, (1.01, y), va=va, ha="left", **look)
-
-
-def draw_interval(axes: Axes, y: float, low: float, high: float, color: str) -> None:
-    if np.isfinite(low) and np.isfinite(high):
-        look = {"linewidth": 2.4, "alpha": 0.55, "solid_capstyle": "round", "zorder": 3}
-        axes.plot([low, high], [y, y], color=color, **look)
 
 
 @styled
@@ -235,14 +216,14 @@ def plot_fusion_comparison(
     for _, row in frame.iterrows():
         shift = (groups.index(row[hue]) - (len(groups) - 1) / 2) * 0.62 / len(groups)
         y, color = names.index(row[label]) + shift, palette[row[hue]]
-        draw_interval(axes, y, row["low"], row["high"], color)
+        draw.interval(axes, y, row["low"], row["high"], color)
         axes.plot(row["value"], y, "o", color=color, ms=7, mec="white", zorder=4)
     if reference is not None:
         axes.axvline(reference, color=INK, linewidth=1.1, linestyle=(0, (4, 3)), zorder=1)
         look = {"xycoords": ("data", "axes fraction"), "va": "bottom", "ha": "center"}
         text = f" {reference_label} {reference:g}"
         axes.annotate(text, (reference, 1.0), fontsize=9.5, **look)
-    row_axis(axes, [modality_text(name) for name in names], 0.55)
+    draw.row_axis(axes, [modality_text(name) for name in names], 0.55)
     axes.set_xlabel(xlabel)
     axes.margins(x=0.14)
     handles = [
@@ -268,36 +249,23 @@ def plot_missing_modality(frame: pd.DataFrame, *, label: str) -> Figure:
     image = axes.imshow(np.ma.masked_invalid(values), cmap=cmap, norm=norm, aspect="auto")
     for (i, j), value in np.ndenumerate(values):
         known = bool(np.isfinite(value))
-        color = text_color(cmap(norm(value))) if known else MUTED
-        write_text(axes, j, i, f"{value:.3f}" if known else "n/a", color=color)
+        color = draw.text_color(cmap(norm(value))) if known else MUTED
+        draw.text(axes, j, i, f"{value:.3f}" if known else "n/a", color=color)
     given = [modality_text(name).replace(" + ", "\n+ ") for name in frame.columns]
     axes.set_xticks(range(len(given)), given)
     axes.set_yticks(range(len(frame)), [modality_text(name) for name in frame.index])
     axes.set(xlabel="available at test time", ylabel="trained as")
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    bar = figure.colorbar(image, ax=axes, label=label, pad=0.02)
-    bar.outline.set_visible(False)
+    figure.colorbar(image, ax=axes, label=label, pad=0.02).outline.set_visible(False)
     return figure
 
 
 @styled
-def plot_calibration(confidence: Array, correct: Array) -> Figure:
-    """Reliability diagram: accuracy against stated confidence, and the crystals in each bin.
-
-    Args:
-        confidence: [N] largest predicted probability, 0..1.
-        correct: [N] bool.
-    """
-    confidence, correct = as_array(confidence).astype(float), as_array(correct).astype(float)
-    bins = 15  # of equal width
-    edges = np.linspace(0, 1, bins + 1)
-    which = np.clip(np.digitize(confidence, edges[1:-1]), 0, bins - 1)
-    number = np.bincount(which, minlength=bins)
-    filled = number > 0
-    stated = np.bincount(which, confidence, bins)[filled] / number[filled]
-    found = np.bincount(which, correct, bins)[filled] / number[filled]
-    ece = float(np.sum(number[filled] * np.abs(stated - found)) / max(number.sum(), 1))
+def plot_calibration(errors: pd.DataFrame) -> Figure:
+    """Reliability of the crystal system in an errors frame, and the crystals in each bin."""
+    bins = reliability(errors)
+    stated, found = bins["confidence"], bins["accuracy"]
     figure = new_figure(5.0, width=5.2)
     axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(3.4, 1))
     look = {"color": MUTED, "linewidth": 1, "linestyle": (0, (4, 3))}
@@ -305,10 +273,13 @@ def plot_calibration(confidence: Array, correct: Array) -> Figure:
     axes.vlines(stated, stated, found, color=RED, linewidth=5, alpha=0.35, label="gap")
     axes.plot(stated, found, "o-", color=BLUE, markersize=6, label="model")
     axes.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02))
-    axes.set_title(f"expected calibration error {100 * ece:.1f} %")
+    ece = 100 * expected_calibration_error(errors)
+    axes.set_title(f"expected calibration error {ece:.1f} %")
     axes.legend(loc="upper left")
     axes.grid()
-    below.bar((edges[:-1] + edges[1:]) / 2, number, width=0.9 / bins, color=GREY)
+    width = 1 / 15  # as in reliability
+    middle, number = (np.floor(stated / width) + 0.5) * width, bins["share"] * len(errors)
+    below.bar(middle, number, width=0.9 * width, color=GREY)
     below.set(xlabel="stated confidence", ylabel="crystals")
     below.yaxis.set_major_formatter("{x:,.0f}")
     figure.align_ylabels([axes, below])

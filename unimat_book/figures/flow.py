@@ -1,7 +1,5 @@
 """The name of a step in, the strip with the data flow of the book out."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Mapping, Sequence
 
@@ -10,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Polygon
 
+from unimat_book.figures import draw
 from unimat_book.figures.style import (
     BLUE,
     INK,
@@ -17,15 +16,9 @@ from unimat_book.figures.style import (
     MODALITY_COLORS,
     MUTED,
     RED,
-    draw_arrow,
-    draw_box,
-    draw_disc,
-    draw_segment,
-    draw_tile,
     new_canvas,
     soften,
     styled,
-    write_text,
 )
 
 FLOW_STEPS = ("crystals", "views", "encoders", "alignment", "fusion", "heads", "evaluation")
@@ -52,25 +45,25 @@ def plot_flow_strip(*, highlight: str | Sequence[str]) -> Figure:
             shape.set(facecolor="#E3F0F8", edgecolor=BLUE, linewidth=1.6)
             axes.add_patch(shape)
         title = f"{number}  {name.capitalize()}"
-        write_text(axes, x[name] + width / 2, 1.9, title, size=9.2, **look)
+        draw.text(axes, x[name] + width / 2, 1.9, title, size=9.2, **look)
     _flow_views(axes, x, rows, width)
-    for name, draw in (
+    for name, icon in (
         ("crystals", _icon_crystal),
         ("alignment", _icon_alignment),
         ("fusion", _icon_fusion),
         ("evaluation", _icon_evaluation),
     ):
-        draw_box(axes, x[name], bottom, width, tall)
-        draw(axes, x[name] + width / 2, middle)
+        draw.box(axes, x[name], bottom, width, tall)
+        icon(axes, x[name] + width / 2, middle)
     for y, text in zip(pair, ("unit cell\na b c  α β γ", "crystal\nsystem"), strict=True):
-        draw_box(axes, x["heads"], y - 0.31, width, 0.62, text)
+        draw.box(axes, x["heads"], y - 0.31, width, 0.62, text)
     for y, color in zip(rows, MODALITY_COLORS.values(), strict=True):
-        draw_arrow(axes, (x["crystals"] + width, middle + (y - middle) * 0.6), (x["views"], y))
+        draw.arrow(axes, (x["crystals"] + width, middle + (y - middle) * 0.6), (x["views"], y))
         for first, second in itertools.pairwise(("views", "encoders", "alignment", "fusion")):
-            draw_arrow(axes, (x[first] + width, y), (x[second], y), color=color)
+            draw.arrow(axes, (x[first] + width, y), (x[second], y), color=color)
     for y in pair:
-        draw_arrow(axes, (x["fusion"] + width, middle + (y - middle) * 0.6), (x["heads"], y))
-        draw_arrow(axes, (x["heads"] + width, y), (x["evaluation"], middle + (y - middle) * 0.8))
+        draw.arrow(axes, (x["fusion"] + width, middle + (y - middle) * 0.6), (x["heads"], y))
+        draw.arrow(axes, (x["heads"] + width, y), (x["evaluation"], middle + (y - middle) * 0.8))
     return figure
 
 
@@ -79,10 +72,10 @@ def _flow_views(axes: Axes, x: Mapping[str, float], rows: Sequence[float], width
     encoders = ("DimeNet++", "1-D CNN", "MLP")
     colors = MODALITY_COLORS.values()
     for y, color, icon, encoder in zip(rows, colors, icons, encoders, strict=True):
-        draw_box(axes, x["views"], y - 0.22, width, 0.44, edge=color, line=1.4)
+        draw.box(axes, x["views"], y - 0.22, width, 0.44, edge=color, line=1.4)
         icon(axes, x["views"] + width / 2, y)
         look = {"edge": color, "face": soften(color, 0.88), "size": 8.8}
-        draw_box(axes, x["encoders"], y - 0.22, width, 0.44, encoder, **look)
+        draw.box(axes, x["encoders"], y - 0.22, width, 0.44, encoder, **look)
 
 
 def _icon_crystal(axes: Axes, x: float, y: float) -> None:
@@ -91,19 +84,19 @@ def _icon_crystal(axes: Axes, x: float, y: float) -> None:
     for square, tone in ((back, LIGHT), (front, INK)):
         axes.add_patch(Polygon(square, closed=True, fill=False, ec=tone, linewidth=1, zorder=4))
     for p, q in zip(front, back, strict=True):
-        draw_segment(axes, p, q, color=MUTED, linewidth=1, zorder=4)
+        draw.segment(axes, p, q, color=MUTED, linewidth=1, zorder=4)
     for p in (*front, *back):
-        draw_disc(axes, p, 0.055, fc=MODALITY_COLORS["structure"])
-    draw_disc(axes, np.mean([*front, *back], axis=0), 0.085, fc=RED, zorder=6)
+        draw.disc(axes, p, 0.055, fc=MODALITY_COLORS["structure"])
+    draw.disc(axes, np.mean([*front, *back], axis=0), 0.085, fc=RED, zorder=6)
 
 
 def _icon_graph(axes: Axes, x: float, y: float) -> None:
     nodes = np.array([[-0.24, -0.1], [-0.06, 0.12], [0.16, 0.1], [0.26, -0.11], [0.02, -0.08]])
     nodes = nodes + np.array([x, y])
     for i, j in ((0, 1), (1, 2), (2, 3), (3, 4), (4, 0), (1, 4), (2, 4)):
-        draw_segment(axes, nodes[i], nodes[j], color=MUTED, linewidth=1, zorder=4)
+        draw.segment(axes, nodes[i], nodes[j], color=MUTED, linewidth=1, zorder=4)
     for node in nodes:
-        draw_disc(axes, node, 0.045, fc=MODALITY_COLORS["structure"])
+        draw.disc(axes, node, 0.045, fc=MODALITY_COLORS["structure"])
 
 
 def _icon_pattern(axes: Axes, x: float, y: float) -> None:
@@ -116,7 +109,7 @@ def _icon_pattern(axes: Axes, x: float, y: float) -> None:
 
 def _icon_formula(axes: Axes, x: float, y: float) -> None:
     look = {"color": MODALITY_COLORS["composition"], "size": 10.5, "weight": "bold", "zorder": 4}
-    write_text(axes, x, y - 0.01, "TiO$_2$", **look)
+    draw.text(axes, x, y - 0.01, "TiO$_2$", **look)
 
 
 def _icon_alignment(axes: Axes, x: float, y: float) -> None:
@@ -124,16 +117,16 @@ def _icon_alignment(axes: Axes, x: float, y: float) -> None:
     for i, j in np.ndindex(5, 5):
         face = BLUE if i == j else soften(BLUE, 0.86)
         corner = (x - 2.5 * size + j * size, y + 1.5 * size - i * size)
-        draw_tile(axes, *corner, size * 0.9, size * 0.9, fc=face)
-    write_text(axes, x, y - 0.54, "contrast", color=MUTED, zorder=4, size=8.6)
+        draw.tile(axes, *corner, size * 0.9, size * 0.9, fc=face)
+    draw.text(axes, x, y - 0.54, "contrast", color=MUTED, zorder=4, size=8.6)
 
 
 def _icon_fusion(axes: Axes, x: float, y: float) -> None:
     for offset, color in zip((0.3, 0.0, -0.3), MODALITY_COLORS.values(), strict=True):
-        draw_tile(axes, x - 0.34, y + offset - 0.1, 0.2, 0.2, fc=color)
-        draw_arrow(axes, (x - 0.12, y + offset), (x + 0.11, y + offset * 0.35), line=1, zorder=4)
-    draw_tile(axes, x + 0.14, y - 0.2, 0.2, 0.4, fc=INK)
-    write_text(axes, x, y - 0.6, "one vector", color=MUTED, zorder=4, size=8.6)
+        draw.tile(axes, x - 0.34, y + offset - 0.1, 0.2, 0.2, fc=color)
+        draw.arrow(axes, (x - 0.12, y + offset), (x + 0.11, y + offset * 0.35), line=1, zorder=4)
+    draw.tile(axes, x + 0.14, y - 0.2, 0.2, 0.4, fc=INK)
+    draw.text(axes, x, y - 0.6, "one vector", color=MUTED, zorder=4, size=8.6)
 
 
 def _icon_evaluation(axes: Axes, x: float, y: float) -> None:
@@ -143,4 +136,4 @@ def _icon_evaluation(axes: Axes, x: float, y: float) -> None:
     across = np.array([-0.2, -0.12, -0.03, 0.04, 0.13, 0.22])
     up = np.array([-0.15, -0.12, -0.04, 0.1, 0.1, 0.26])
     axes.scatter(x + across, y + up, s=14, color=BLUE, zorder=5)
-    write_text(axes, x, y - 0.54, "ledger", color=MUTED, zorder=4, size=8.6)
+    draw.text(axes, x, y - 0.54, "ledger", color=MUTED, zorder=4, size=8.6)

@@ -1,13 +1,11 @@
 """Published and own values in, the figure that compares them out."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from unimat_book.figures.errors import draw_interval, write_right_of
+from unimat_book.figures import draw
 from unimat_book.figures.style import (
     BLUE,
     GREEN,
@@ -16,7 +14,6 @@ from unimat_book.figures.style import (
     modality_text,
     new_figure,
     require_columns,
-    row_axis,
     styled,
 )
 
@@ -44,11 +41,11 @@ def plot_paper_vs_ours(frame: pd.DataFrame, *, xlabel: str) -> Figure:
         axes.axhline(y, color="#EDEFF1", linewidth=1, zorder=0)
         for k, (name, look) in enumerate(looks.items()):
             at, ends = y + (k - 1.5) * 0.2, (f"{name}_low", f"{name}_high")
-            draw_interval(axes, at, *(row.get(end, np.nan) for end in ends), look["color"])
+            draw.interval(axes, at, *(row.get(end, np.nan) for end in ends), look["color"])
             axes.plot(row[name], at, ls="", ms=7, zorder=4, **look)
         points = ["–" if pd.isna(row[name]) else f"{row[name]:.2f}" for name in looks]
-        write_right_of(axes, y, " / ".join(points))
-    row_axis(axes, [modality_text(claim) for claim in frame["claim"]], 0.55)
+        draw.text_right_of(axes, y, " / ".join(points))
+    draw.row_axis(axes, [modality_text(claim) for claim in frame["claim"]], 0.55)
     axes.set_xlabel(xlabel)
     axes.margins(x=0.08)
     handles = [Line2D([], [], ls="", ms=7, **look) for look in looks.values()]

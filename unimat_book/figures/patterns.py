@@ -1,7 +1,5 @@
 """Powder patterns in, curves with peaks and labels out."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -11,8 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
+from unimat_book.figures import draw
 from unimat_book.figures.crystals import draw_crystal, draw_graph, edge_handles
-from unimat_book.figures.errors import write_right_of
 from unimat_book.figures.style import (
     BLUE,
     INK,
@@ -23,7 +21,6 @@ from unimat_book.figures.style import (
     modality_text,
     new_figure,
     styled,
-    write_text,
 )
 
 
@@ -79,7 +76,7 @@ def plot_patterns_stack(two_theta: Array, patterns: Mapping[str, Array]) -> Figu
         y = base + y / max(float(y.max()), 1e-12)
         axes.plot(x, y, color=color, linewidth=1.1)
         axes.fill_between(x, base, y, color=color, alpha=0.12, linewidth=0)
-        write_right_of(axes, base + 0.12, modality_text(name), color=color, va="baseline")
+        draw.text_right_of(axes, base + 0.12, modality_text(name), color=color, va="baseline")
     axes.set(xlabel="2θ (degrees)", ylabel="intensity (shifted)", xlim=(x.min(), x.max()))
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
@@ -142,7 +139,7 @@ def plot_measurement_effects(
         y = as_array(values)
         axes.fill_between(x[inside], clean[inside], color="#C9CED3", linewidth=0)
         axes.plot(x[inside], y[inside] / max(float(y.max()), 1e-12), color=RED, linewidth=1.1)
-        write_text(axes, 0.995, 0.96, name, transform=axes.transAxes, ha="right", va="top")
+        draw.text(axes, 0.995, 0.96, name, transform=axes.transAxes, ha="right", va="top")
         axes.set(xlim=window, ylim=(-0.05, 1.12), yticks=[])
         axes.spines["left"].set_visible(False)
     panels[-1].set_xlabel("2θ (degrees)")

@@ -1,7 +1,5 @@
 """Figures of the performance chapter, in the style of :mod:`unimat_book.figures.style`."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Iterable, Mapping
 
@@ -11,19 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from unimat_book.figures.errors import write_right_of
-from unimat_book.figures.style import (
-    BLUE,
-    GREY,
-    INK,
-    MUTED,
-    PALETTE,
-    RED,
-    new_figure,
-    plain_log,
-    row_axis,
-    styled,
-)
+from unimat_book.figures import draw
+from unimat_book.figures.style import BLUE, GREY, INK, MUTED, PALETTE, RED, new_figure, styled
 from unimat_book.performance import format_number, growth_exponent
 
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -60,8 +47,8 @@ def plot_growth(series: Mapping[str, Iterable[Mapping[str, float]]]) -> Figure:
     handles.append(Line2D([], [], color=GREY, linewidth=0.8, label="in proportion: 1"))
     axes.set(xscale="log", yscale="log", xlabel="crystals", ylabel="time (s)")
     axes.margins(x=0.06, y=0.08)
-    plain_log(axes.xaxis)
-    plain_log(axes.yaxis)
+    draw.plain_log(axes.xaxis)
+    draw.plain_log(axes.yaxis)
     axes.grid()
     look = {"title": "exponent of the growth", "alignment": "left"}
     figure.legend(handles=handles, loc="outside upper left", ncols=2, **look)
@@ -119,11 +106,11 @@ def _dots(axes: Axes, part: pd.DataFrame, *, more_is_better: bool) -> None:
             axes.plot(row.target, y, "D", color=INK, markersize=8, markerfacecolor="white")
         axes.plot(row.value, y, marker, color=color, markersize=7, mec="white", zorder=4)
         text = f"{format_number(row.value)} ×" if more_is_better else f"{100 * row.value:.3g} %"
-        write_right_of(axes, y, text)
+        draw.text_right_of(axes, y, text)
     axes.set_xscale("log")
     values = [*part["value"], *part["target"].dropna(), 1.0]
     room = max(1.3, (max(values) / min(values)) ** 0.06)  # on both sides of the data
     axes.set_xlim(min(values) / room, max(values) * room)
-    plain_log(axes.xaxis)
+    draw.plain_log(axes.xaxis)
     look = {"break_long_words": False, "break_on_hyphens": False}
-    row_axis(axes, [textwrap.fill(what, 34, **look) for what in part["what"]], 0.5)
+    draw.row_axis(axes, [textwrap.fill(what, 34, **look) for what in part["what"]], 0.5)

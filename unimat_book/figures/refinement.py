@@ -1,7 +1,5 @@
 """Figures of the refinement chapter, in the style of :mod:`unimat_book.figures.style`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Learning curves, features and embeddings in, figures out."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from unimat_book.figures import draw
 from unimat_book.figures.patterns import formula_text
 from unimat_book.figures.style import (
     BLUE,
@@ -26,11 +25,9 @@ from unimat_book.figures.style import (
     label_colors,
     modality_text,
     new_figure,
-    plain_log,
     require_columns,
     styled,
     system_names,
-    write_text,
 )
 
 
@@ -129,7 +126,7 @@ def plot_data_curve(curve: pd.DataFrame, *, ylabel: str) -> Figure:
     axes.set(xscale="log", yscale="log", xlabel="training crystals", ylabel=ylabel)
     axes.margins(x=0.1, y=0.15)
     for axis in (axes.xaxis, axes.yaxis):
-        plain_log(axis)
+        draw.plain_log(axis)
     axes.grid()
     axes.legend(loc="best")
     return figure
@@ -162,7 +159,7 @@ def plot_retrieval_examples(two_theta: Array, examples: Sequence[Mapping[str, An
                 color, look = GREEN, {"color": GREEN, "weight": "bold"}
             y = 0.92 * values / max(float(values.max()), 1e-12) + base
             axes.plot(x, y, color=color, linewidth=1.0)
-            write_text(axes, x.min(), base + 1.0, text, va="bottom", ha="left", size=9, **look)
+            draw.text(axes, x.min(), base + 1.0, text, va="bottom", ha="left", size=9, **look)
         axes.axhline(-0.28, color=LIGHT, linewidth=1)
         axes.set(xlim=(x.min(), x.max()), yticks=[], xlabel="2θ (degrees)", title=example["title"])
         axes.spines["left"].set_visible(False)

@@ -1,9 +1,6 @@
 """The results folder of a profile in, everything that the ledger counts out."""
 
-from __future__ import annotations
-
 import os
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -13,49 +10,35 @@ from unimat_book.ledger.ranks import load_ranks, recall_rows
 from unimat_book.ledger.rows import ledger_rows
 from unimat_book.ledger.settings import PREDICTIONS, RANKS, SETTINGS, VARIANTS
 
+ByKey = dict[tuple[str, str], list[pd.DataFrame]]
+"""(setting, variant) to a frame per seed."""
 
-def load_all(
-    folder: str | os.PathLike[str], *, profile: str
-) -> tuple[dict[tuple[str, str], list[pd.DataFrame]], dict[tuple[str, str], list[pd.DataFrame]]]:
-    """Read everything that the ledger counts.
+
+def load_all(folder: str | os.PathLike[str], *, profile: str) -> tuple[ByKey, ByKey]:
+    """Read all errors frames and rank frames that the ledger counts, in the order of its tables.
 
     Args:
         folder: The ``results`` folder of a profile.
         profile: Its name, for the command in an error message.
 
-    Returns:
-        (setting, variant) to errors frames of the seeds, and the same to rank frames, in the order
-        of the tables.
-
     Raises:
         FileNotFoundError: If a file is missing; the message holds the command that makes it.
         ValueError: If two files speak of different crystals.
     """
-    found = []
-    for kind, chapters, load in (
-        ("predictions", PREDICTIONS, load_predictions),
-        ("ranks", RANKS, load_ranks),
+    frames, ranks = {}, {}
+    for found, kind, chapters, load in (
+        (frames, "predictions", PREDICTIONS, load_predictions),
+        (ranks, "ranks", RANKS, load_ranks),
     ):
-        keys = [(s, v) for s in SETTINGS for v in VARIANTS if (s, v) in chapters]
-        commands = {k: f"unimat-book run {chapters[k]} --profile {profile}" for k in keys}
-        found.append(
-            {
-                (s, v): list(
-                    load(Path(folder) / kind, setting=s, variant=v, made_by=commands[s, v]).values()
-                )
-                for s, v in keys
-            }
-        )
-    check_same_crystals(*(frame for part in found for seeds in part.values() for frame in seeds))
-    return found[0], found[1]
+        for s, v in ((s, v) for s in SETTINGS for v in VARIANTS if (s, v) in chapters):
+            command = f"unimat-book run {chapters[s, v]} --profile {profile}"
+            by_seed = load(Path(folder) / kind, setting=s, variant=v, made_by=command)
+            found[s, v] = list(by_seed.values())
+    check_same_crystals(*(x for part in (frames, ranks) for seeds in part.values() for x in seeds))
+    return frames, ranks
 
 
-def all_rows(
-    frames: Mapping[tuple[str, str], Sequence[pd.DataFrame]],
-    ranks: Mapping[tuple[str, str], Sequence[pd.DataFrame]],
-    *,
-    num_resamples: int = 1000,
-) -> list[dict[str, object]]:
+def all_rows(frames: ByKey, ranks: ByKey, *, num_resamples: int) -> list[dict[str, object]]:
     """The rows of everything that :func:`load_all` read: predictions first, then recalls."""
     return [
         row

@@ -1,7 +1,5 @@
 """Errors frames in, small prediction files out, and back."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,8 +30,8 @@ def save_predictions(
     Args:
         frames: Seed to errors frame.
         folder: The ``predictions`` folder; it is made.
-        setting: Name of the setting.
-        variant: Name of the variant.
+        setting: Name of the setting, such as ``xrd``.
+        variant: Name of the variant, such as ``ours``.
 
     Returns:
         The files, in the order of ``frames``.
@@ -51,7 +49,7 @@ def save_by_seed(by_seed, folder: Path, setting: str, variant: str, *, write) ->
         with replacing(path) as temporary:
             write(frame, temporary)
         written.append(path)
-    for path in _files(folder, setting, variant):  # seeds of an earlier run would mix in
+    for path in _files(folder, setting, variant).values():  # seeds of an earlier run would mix in
         if path not in written:
             path.unlink()
     return written
@@ -61,18 +59,11 @@ def _write_packed(frame: pd.DataFrame, path: Path) -> None:
     """Whole multiples of ``RESOLUTION``, byte by byte beside each other, which compresses well."""
     labels = ["material_id", "num_atoms", "crystal_system", "predicted_system"]
     packed = frame[labels].astype(dict.fromkeys(labels[1:], np.int16))
-    steps = {
-        name: (frame[name] / step).round().astype(np.int32) for name, step in RESOLUTION.items()
-    }
+    steps = {n: (frame[n] / step).round().astype(np.int32) for n, step in RESOLUTION.items()}
     table = pa.Table.from_pandas(packed.assign(**steps), preserve_index=False)
-    pq.write_table(
-        table,
-        path,
-        compression="zstd",
-        compression_level=12,
-        use_dictionary=False,
-        column_encoding=dict.fromkeys(RESOLUTION, "BYTE_STREAM_SPLIT"),
-    )
+    coding = {"compression": "zstd", "compression_level": 12, "use_dictionary": False}
+    split = dict.fromkeys(RESOLUTION, "BYTE_STREAM_SPLIT")
+    pq.write_table(table, path, column_encoding=split, **coding)
 
 
 def _read_packed(path: Path) -> pd.DataFrame:
@@ -114,18 +105,15 @@ def load_by_seed(folder: Path, setting: str, variant: str, made_by: str, *, read
             f"{folder / f'{setting}-{variant}-seed*.parquet'} is missing. Make it with:\n"
             f"    {made_by}"
         )
-    frames = {_seed(path): read(note_read(path)) for path in files}
-    frames = dict(sorted(frames.items()))
+    frames = {seed: read(note_read(path)) for seed, path in sorted(files.items())}
     check_same_crystals(*frames.values())
     return frames
 
 
-def _files(folder: Path, setting: str, variant: str) -> list[Path]:
-    return sorted(folder.glob(f"{setting}-{variant}-seed*.parquet"))
-
-
-def _seed(path: Path) -> int:
-    return int(path.stem.rsplit("-seed", 1)[1])
+def _files(folder: Path, setting: str, variant: str) -> dict[int, Path]:
+    """Seed to the file of each seed of a setting."""
+    found = folder.glob(f"{setting}-{variant}-seed*.parquet")
+    return {int(path.stem.rsplit("-seed", 1)[1]): path for path in found}
 
 
 def check_same_crystals(*frames: pd.DataFrame) -> None:

@@ -1,16 +1,34 @@
 """Prediction files and published numbers in, rows of the ledger out."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
+import yaml
 
 from unimat_book.ledger.settings import CELL_METRICS
 from unimat_book.statistics import summarize
-from unimat_lib.crystals.table import CRYSTAL_SYSTEMS
+from unimat_lib.evaluation.metrics import cell_metrics
+
+
+def ledger_row(
+    setting: str,
+    variant: str,
+    metric: str,
+    mean: float,
+    *,
+    std: float | None = None,
+    seeds: int | None = None,
+    ci95: Sequence[float] | None = None,
+    n_test: int | None = None,
+) -> dict[str, object]:
+    """The one form of a number in the ledger; what is not known is ``None``.
+
+    ``std`` is over seeds (``None`` for one seed), ``ci95`` is ``[low, high]``.
+    """
+    key = {"setting": setting, "variant": variant, "metric": metric, "mean": float(mean)}
+    return key | {"std": std, "seeds": seeds, "ci95": ci95 and list(ci95), "n_test": n_test}
 
 
 def ledger_rows(
@@ -25,31 +43,20 @@ def ledger_rows(
         num_resamples: Bootstrap samples.
 
     Returns:
-        One dictionary per metric: ``setting``, ``variant``, ``metric``, ``mean``, ``std`` over
-        seeds (``None`` for one seed), ``seeds``, ``ci95`` ``[low, high]``, ``n_test``. For the
-        accuracy within one crystal system ``n_test`` counts the crystals of that system; a system
-        without test crystals has no row.
+        One :func:`ledger_row` per metric. For the accuracy within one crystal system ``n_test``
+        counts the crystals of that system; a system without test crystals has no row.
     """
-    present = frames[0]["crystal_system"].value_counts()
-    counts = {
-        f"crystal_system_accuracy_{name}": int(present[number])
-        for number, name in enumerate(CRYSTAL_SYSTEMS)
-        if number in present.index
-    }
-    metrics = [*CELL_METRICS, "crystal_system_accuracy", *counts]
-    table = summarize(frames, metrics, num_resamples=num_resamples)
+    systems = [name for name in cell_metrics(frames[0]) if "crystal_system" in name]
+    table = summarize(frames, [*CELL_METRICS, *systems], num_resamples=num_resamples)
     return [
-        {
-            "setting": setting,
-            "variant": variant,
-            "metric": row["metric"],
-            "mean": float(row["mean"]),
-            "std": float(row["std"]) if row["seeds"] > 1 else None,
-            "seeds": int(row["seeds"]),
-            "ci95": [float(row["ci_low"]), float(row["ci_high"])],
-            "n_test": counts.get(row["metric"], int(row["n_test"])),
-        }
-        for row in table.to_dict("records")
+        ledger_row(
+            *(setting, variant, row.metric, row.mean),
+            std=float(row.std) if row.seeds > 1 else None,
+            seeds=int(row.seeds),
+            ci95=[float(row.ci_low), float(row.ci_high)],
+            n_test=int(row.n_test),
+        )
+        for row in table.itertuples()
     ]
 
 
@@ -68,8 +75,6 @@ def load_published(path: str | os.PathLike[str]) -> dict[str, dict[str, object]]
         FileNotFoundError: If the file is missing.
         ValueError: If a claim lacks a field or two claims have one id.
     """
-    import yaml
-
     content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     needed = {
         "value": {"setting", "metric", "value", "rounding"},
@@ -91,16 +96,7 @@ def load_published(path: str | os.PathLike[str]) -> dict[str, dict[str, object]]
 def rows_of_claims(claims: Sequence[Mapping[str, object]]) -> list[dict[str, object]]:
     """Ledger rows of the published values (variant ``paper``)."""
     return [
-        {
-            "setting": claim["setting"],
-            "variant": "paper",
-            "metric": claim["metric"],
-            "mean": float(claim["value"]),
-            "std": None,
-            "seeds": None,
-            "ci95": None,
-            "n_test": None,
-        }
+        ledger_row(claim["setting"], "paper", claim["metric"], claim["value"])
         for claim in claims
         if claim["kind"] == "value"
     ]

@@ -1,7 +1,5 @@
 """The names of the ledger: settings, variants, metrics and where their numbers lie."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from unimat_lib.evaluation.metrics import PROBABILITY_COLUMNS, SCALED_COLUMNS
@@ -37,7 +35,7 @@ _CHAPTERS = {"structure_aligned_xrd": "04", _FUSED: "05", "all_three": "05"}  # 
 PREDICTIONS: Mapping[tuple[str, str], str] = {
     **{(s, "reproduction"): _CHAPTERS.get(s, "03") for s in SETTINGS if s != "all_three"},
     **{(s, "ours"): _CHAPTERS.get(s, "03") for s in SETTINGS},
-    **{(s, "ours_refined"): "09" for s in ("xrd", _FUSED)},
+    **{(s, "ours_refined"): "06" for s in ("xrd", _FUSED)},
 }
 """(setting, variant) of every model of the ledger, and the chapter that writes its predictions."""
 

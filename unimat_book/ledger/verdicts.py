@@ -1,29 +1,30 @@
 """Rows of the ledger in, differences and verdicts out."""
 
-from __future__ import annotations
-
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest, norm
+from scipy.stats import norm
 from scipy.stats import t as student
 
 from unimat_book.ledger.predictions import check_same_crystals
 from unimat_book.ledger.rows import find_row
 from unimat_book.ledger.settings import SETTINGS, VARIANTS
+from unimat_book.statistics import over_seeds
 from unimat_lib.evaluation.metrics import LOWER_IS_BETTER, PER_CRYSTAL
 
 _INTERVAL_Z = float(norm.ppf(0.975))
+_NONE = ("–", "not measured")  # number and verdict where there is no number
 
 
 def half_width(variances: Sequence[tuple[float, int]], *, level: float) -> float:
     """Half of the two-sided Student interval of a sum of independent parts.
 
     Args:
-        variances: Per part the variance of its mean and its degrees of freedom. Three seeds have
-            two, which makes their share of the interval much wider than a normal one.
+        variances: Per part the variance of its mean and its degrees of freedom (three seeds have
+            two, which makes their share of the interval much wider than a normal one).
         level: Coverage.
 
     Source: Welch, Biometrika 34 (1947) 28, with Satterthwaite's degrees of freedom.
@@ -33,15 +34,6 @@ def half_width(variances: Sequence[tuple[float, int]], *, level: float) -> float
         return 0.0
     freedom = total**2 / sum(variance**2 / df for variance, df in variances if variance)
     return float(student.ppf((1 + level) / 2, freedom)) * math.sqrt(total)
-
-
-def _row_variances(row: Mapping[str, object]) -> list[tuple[float, int]]:
-    """Variance of a ledger row from its crystals and, where there are several, its seeds."""
-    low, high = row["ci95"]
-    parts = [(((high - low) / (2 * _INTERVAL_Z)) ** 2, max(row["n_test"] - 1, 1))]
-    if row["seeds"] > 1:
-        parts.append((row["std"] ** 2 / row["seeds"], row["seeds"] - 1))
-    return parts
 
 
 def paper_verdict(
@@ -71,7 +63,11 @@ def paper_verdict(
     """
     if row is None:
         return "not measured"
-    half = half_width(_row_variances(row), level=1 - 0.05 / num_claims)
+    low, high = row["ci95"]
+    parts = [(((high - low) / (2 * _INTERVAL_Z)) ** 2, max(row["n_test"] - 1, 1))]
+    if row["seeds"] > 1:
+        parts.append((row["std"] ** 2 / row["seeds"], row["seeds"] - 1))
+    half = half_width(parts, level=1 - 0.05 / num_claims)
     if row["mean"] - half > published + rounding:
         return "worse" if lower_is_better else "better"
     if row["mean"] + half < published - rounding:
@@ -103,8 +99,7 @@ def paired_difference(
         ValueError: If the crystals differ.
     """
     check_same_crystals(*first, *second)
-    a, b = (np.mean([PER_CRYSTAL[metric](f) for f in frames], axis=0) for frames in (first, second))
-    change = b - a  # [n]
+    change = over_seeds(second, metric) - over_seeds(first, metric)  # [n]
     mean, n = float(change.mean()), len(change)
     if min(len(first), len(second)) < 2:
         return mean, math.nan, math.nan
@@ -117,49 +112,16 @@ def paired_difference(
 
 
 def change_verdict(low: float, high: float, *, lower_is_better: bool) -> str:
-    """What the interval of a change says.
+    """What the interval of a change (see :func:`paired_difference`) says.
 
-    Args:
-        low: Lower end, see :func:`paired_difference`.
-        high: Upper end.
-        lower_is_better: True for errors.
-
-    Returns:
-        ``"improves"``, ``"worsens"``, ``"no clear change"``, or ``"one seed: not judged"`` where
-        the ends are NaN.
+    ``"improves"``, ``"worsens"``, ``"no clear change"``, or ``"one seed: not judged"`` where the
+    ends are NaN.
     """
     if math.isnan(low):
         return "one seed: not judged"
     if low <= 0 <= high:
         return "no clear change"
     return "improves" if (high < 0) == lower_is_better else "worsens"
-
-
-def share_row(
-    percent: float, n_test: int, *, setting: str, variant: str, metric: str
-) -> dict[str, object]:
-    """Ledger row of a share of ``n_test`` cases from one model, with Wilson's 95 % interval.
-
-    Args:
-        percent: The share in per cent.
-        n_test: Number of cases.
-        setting: Name of the setting.
-        variant: Name of the variant.
-        metric: Name of the metric.
-
-    Source: Wilson, J. Am. Stat. Assoc. 22 (1927) 209.
-    """
-    interval = binomtest(round(percent * n_test / 100), n_test).proportion_ci(method="wilson")
-    return {
-        "setting": setting,
-        "variant": variant,
-        "metric": metric,
-        "mean": float(percent),
-        "std": None,
-        "seeds": 1,
-        "ci95": [100 * float(interval.low), 100 * float(interval.high)],
-        "n_test": int(n_test),
-    }
 
 
 def judge_claim(
@@ -179,27 +141,21 @@ def judge_claim(
         variant: Which of our variants. Changes and orders are taken between settings of this
             variant; where a setting lacks it, the next plainer variant stands in and the text
             says so.
-        num_claims: Verdicts given together, see :func:`verdict`.
+        num_claims: Verdicts given together, see :func:`paper_verdict`.
 
     Returns:
         Two texts; a dash and ``"not measured"`` where we have no number.
     """
-    none = ("–", "not measured")
     metric = claim["metric"]
     lower = metric in LOWER_IS_BETTER
     if claim["kind"] == "value":
         row = find_row(rows, setting=claim["setting"], variant=variant, metric=metric)
         if row is None:
-            return none
+            return _NONE
         spec = ".3f" if lower else ".1f"
         low, high = (format(x, spec) for x in row["ci95"])
-        word = paper_verdict(
-            row,
-            claim["value"],
-            rounding=claim["rounding"],
-            lower_is_better=lower,
-            num_claims=num_claims,
-        )
+        options = {"rounding": claim["rounding"], "num_claims": num_claims}
+        word = paper_verdict(row, claim["value"], lower_is_better=lower, **options)
         return f"{row['mean']:{spec}} [{low}, {high}]", word
     if claim["kind"] == "order":
         return _judge_order(claim, rows, frames, variant=variant)
@@ -219,9 +175,9 @@ def judge_claims(
         frames: (setting, variant) to errors frames of the seeds.
 
     Returns:
-        One row per claim and variant: ``id``, ``variant``, ``number``, ``verdict``; and how many of
-        them were judged with an interval, which is the number that Bonferroni's correction counts
-        (an order of means has none, and what was not measured is no comparison).
+        ``id``, ``variant``, ``number`` and ``verdict`` per claim and variant; and how many of them
+        were judged with an interval, which is what Bonferroni's correction counts (an order of
+        means has none, and what was not measured is no comparison).
     """
     pairs = [(claim, variant) for claim in claims for variant in VARIANTS]
     measured = [
@@ -254,20 +210,20 @@ def _chosen(
 def _judge_order(claim, rows, frames, *, variant: str) -> tuple[str, str]:
     chosen = _chosen(claim["settings"], frames, variant)
     if chosen is None:
-        return "–", "not measured"
+        return _NONE
     values = [
         find_row(rows, setting=s, variant=v, metric=claim["metric"])["mean"] for s, v in chosen[0]
     ]
-    pairs = [(a, b) for i, a in enumerate(values) for b in values[i + 1 :]]
+    pairs = list(itertools.combinations(values, 2))
     same = sum(a < b for a, b in pairs)
-    word = "confirmed" if same == len(pairs) else "partly" if same else "contradicted"
+    word = {len(pairs): "confirmed", 0: "contradicted"}.get(same, "partly")
     return f"{same} of {len(pairs)} pairs in this order{chosen[1]}", word
 
 
 def _judge_change(claim, frames, *, variant: str, num_claims: int, lower: bool) -> tuple[str, str]:
     chosen = _chosen((claim["before"], claim["after"]), frames, variant)
     if chosen is None:
-        return "–", "not measured"
+        return _NONE
     keys, note = chosen
     before, after = (list(frames[key]) for key in keys)
     start = float(np.mean([PER_CRYSTAL[claim["metric"]](frame).mean() for frame in before]))

@@ -3,61 +3,111 @@
 from __future__ import annotations
 
 import argparse
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import nbformat
 
+from unimat_book.record import STAGED
 from unimat_book.run import stamps
 from unimat_book.run.headline import block_problems
-from unimat_book.run.sources import PROFILES, Book, BookError
+from unimat_book.run.order import chapter_waits
+from unimat_book.run.plain_yaml import BookError
+from unimat_book.run.sources import PROFILES, Book, Chapter
 from unimat_lib.files import replacing
 
 
 def find_problems(book: Book, profile: str) -> list[str]:
-    """Everything that keeps the finished notebooks of a profile from being published."""
+    """Everything that keeps finished notebooks from being published, a line each."""
     parameters = book.parameters(profile)
-    problems = _toc_problems(book)
-    tables: dict[tuple[str, str], list[str]] = {}
+    problems = list(_toc_problems(book))
+    made: dict[str, dict[str, Any]] = {}
     for name, chapter in book.chapters.items():
-        again = f"unimat-book run {chapter.number} --profile {profile}"
+        path = book.notebook_path(name, profile)
         try:
-            notebook = stamps.read_notebook(book.notebook_path(name, profile), again)
+            notebook = stamps.read_notebook(path, _again("run", chapter, profile))
         except BookError as error:
             problems.append(str(error))
             continue
-        problems += [f"{name}: {text}" for text in stamps.output_problems(notebook)]
-        edited = stamps.edited_reasons(book, notebook)
-        problems += [f"{name}: {reason}; run: {again}" for reason in edited]
-        reasons = stamps.stale_reasons(book, chapter, notebook, profile, parameters[name])
-        if profile == "full" and name in book.pending:
-            if not reasons:
-                problems.append(f"{name} is up to date: take it out of chapters/pending.yml")
-            continue
-        problems += [f"{name}: {reason}; run: {again}" for reason in reasons]
-        if not reasons and stamps.prose_differs(chapter, notebook):
-            problems.append(
-                f"{name}: the text is newer than the notebook; no run is needed: "
-                f"unimat-book refresh {chapter.number} --profile {profile}"
-            )
-        for data in notebook.metadata.get("unimat", {}).get("data", {}).items():
-            tables.setdefault(data, []).append(name)
-    for dataset in {dataset for dataset, _ in tables}:
-        used = {table: names for (d, table), names in tables.items() if d == dataset}
-        if len(used) > 1:
-            listed = "; ".join(f"{table}: {', '.join(names)}" for table, names in used.items())
-            problems.append(f"chapters ran on different tables of {dataset}: {listed}")
+        made[name] = notebook.metadata.get("unimat", {})
+        found = _notebook_problems(book, chapter, notebook, profile, parameters[name])
+        problems += [f"{name}: {problem}" for problem in found]
+    problems += _reading_problems(book, made)
+    problems += _table_problems(made)
     if profile == "full":
         problems += block_problems(book)
-    return problems
+    return [" ".join(problem.split()) for problem in problems]
 
 
-def _toc_problems(book: Book) -> list[str]:
+def _again(verb: str, chapter: Chapter, profile: str) -> str:
+    return f"unimat-book {verb} {chapter.number} --profile {profile}"
+
+
+def _notebook_problems(
+    book: Book,
+    chapter: Chapter,
+    notebook: nbformat.NotebookNode,
+    profile: str,
+    parameters: Mapping[str, Any],
+) -> Iterator[str]:
+    run, refresh = (_again(verb, chapter, profile) for verb in ("run", "refresh"))
+    for problem in stamps.output_problems(notebook):
+        yield f"{problem}; run: {run}"
+    edited, stale = stamps.reasons_against(book, chapter, notebook, profile, parameters)
+    pending = profile == "full" and chapter.name in book.pending
+    if pending and not edited and not stale:
+        yield "is up to date: take it out of chapters/pending.yml"
+    for reason in edited + ([] if pending else stale):
+        only_text = reason == stamps.TEXT_EDITED and _renewed(chapter, notebook) is not None
+        yield f"{reason}; run: {refresh if only_text else run}"
+    if not edited and not stale and _renewed(chapter, notebook) != notebook:
+        yield f"the text is newer than the notebook; no run is needed: {refresh}"
+
+
+def _renewed(chapter: Chapter, notebook: nbformat.NotebookNode) -> nbformat.NotebookNode | None:
+    """The notebook with the chapter's text of today, if only the text has changed."""
+    used = notebook.metadata.get("unimat", {}).get("parameters", {})
+    return stamps.with_prose(chapter, notebook, used)
+
+
+def _reading_problems(book: Book, made: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Results that a chapter read without waiting for them, or that nobody writes."""
+    writers = {file: name for name, stamp in made.items() for file in stamp.get("wrote", {})}
+    waits = chapter_waits(list(book.chapters))
+    for name, stamp in made.items():
+        run_dir = Path(str(stamp.get("parameters", {}).get("run_dir")))
+        for file in stamp.get("read", {}):
+            writer = writers.get(file)
+            if writer and writer not in waits[name]:
+                yield (
+                    f"{name} read {file}, which {writer} wrote, without waiting for it: "
+                    f"list {writer} for {name} in READS of unimat_book/run/order.py"
+                )
+            published = any(Path(file).is_relative_to(run_dir / kind) for kind in STAGED)
+            if published and not writer and len(made) == len(book.chapters):
+                yield f"{name} read {file}, which no chapter writes: remove it and run {name} again"
+
+
+def _table_problems(made: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Data sets of which chapters have used different tables."""
+    users: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for name, stamp in made.items():
+        for dataset, table in stamp.get("data", {}).items():
+            users[dataset][table].append(name)
+    for dataset, tables in users.items():
+        if len(tables) > 1:
+            listed = "; ".join(f"{table}: {', '.join(names)}" for table, names in tables.items())
+            yield f"chapters ran on different tables of {dataset}: {listed}"
+
+
+def _toc_problems(book: Book) -> Iterator[str]:
     listed = {Path(page).stem for page in book.toc if page.endswith(".ipynb")}
-    problems = [f"_toc.yml lacks chapters/{n}.ipynb" for n in book.chapters if n not in listed]
-    return problems + [
-        f"_toc.yml lists {name}, but chapters/src/{name}.md is missing"
-        for name in sorted(listed - book.chapters.keys())
-    ]
+    for name in book.chapters.keys() - listed:
+        yield f"_toc.yml lacks chapters/{name}.ipynb"
+    for name in sorted(listed - book.chapters.keys()):
+        yield f"_toc.yml lists {name}, but chapters/src/{name}.md is missing"
 
 
 def check(book: Book, args: argparse.Namespace) -> None:
@@ -77,18 +127,17 @@ def check(book: Book, args: argparse.Namespace) -> None:
 def refresh(book: Book, args: argparse.Namespace) -> None:
     """Put edited text into finished notebooks whose code is unchanged, without a run."""
     for chapter in book.select(args.chapters):
-        again = f"unimat-book run {chapter.number} --profile {args.profile}"
+        again = _again("run", chapter, args.profile)
         path = book.notebook_path(chapter.name, args.profile)
         notebook = stamps.read_notebook(path, again)
-        used = notebook.metadata.get("unimat", {}).get("parameters", {})
-        fresh = stamps.with_prose(chapter, notebook, used)
+        fresh = _renewed(chapter, notebook)
         if fresh is None:
             raise BookError(f"{chapter.name}: code or parameter names changed; run: {again}")
-        changed = stamps.prose_differs(chapter, notebook)
-        if changed:
+        fresh.metadata["unimat"]["text"] = stamps.text_hash(fresh)
+        if fresh != notebook:
             with replacing(path) as temporary:
                 temporary.write_text(nbformat.writes(fresh) + "\n", encoding="utf-8")
-        print(f"{chapter.name}: {'text renewed' if changed else 'text was up to date'}")
+        print(f"{chapter.name}: {'text renewed' if fresh != notebook else 'text was up to date'}")
 
 
 def status_table(book: Book, profile: str) -> str:
@@ -97,19 +146,21 @@ def status_table(book: Book, profile: str) -> str:
     rows = ["| Chapter | Run on | Device | Minutes | Data | State |", "|---|---|---|---:|---|---|"]
     for name, chapter in book.chapters.items():
         path = book.notebook_path(name, profile)
-        if not path.is_file():
-            rows.append(f"| {name} | – | – | – | – | not run |")
-            continue
-        notebook = stamps.read_notebook(path, "")
-        stamp = notebook.metadata.get("unimat", {})
-        stale = stamps.edited_reasons(book, notebook)
-        stale += stamps.stale_reasons(book, chapter, notebook, profile, parameters[name])
-        minutes = stamp.get("seconds", 0) / 60
-        cells = [name, stamp.get("date", "–")[:10], stamp.get("device", "–"), f"{minutes:.1f}"]
-        tables = ", ".join(f"`{Path(table).stem}`" for table in stamp.get("data", {}).values())
-        cells += [tables or "–"]
-        cells += [f"stale: {'; '.join(stale)}".replace("|", "\\|") if stale else "fresh"]
-        rows.append("| " + " | ".join(cells) + " |")
+        stamp: dict[str, Any] = {}
+        try:
+            notebook = stamps.read_notebook(path, _again("run", chapter, profile))
+            stamp = notebook.metadata.get("unimat", {})
+            edited, stale = stamps.reasons_against(
+                book, chapter, notebook, profile, parameters[name]
+            )
+            state = f"stale: {'; '.join(edited + stale)}" if edited or stale else "fresh"
+        except BookError as error:
+            state = str(error) if path.exists() else "not run"
+        tables = [f"`{Path(table).stem}`" for table in stamp.get("data", {}).values()]
+        minutes = f"{stamp['seconds'] / 60:.1f}" if "seconds" in stamp else "–"
+        cells = [name, stamp.get("date", "–")[:10], stamp.get("device", "–"), minutes]
+        cells += [", ".join(tables) or "–", " ".join(state.split()).replace("|", "\\|")]
+        rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
 
 

@@ -9,10 +9,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from unimat_book.ledger.settings import SETTINGS
-from unimat_book.run.sources import Book, BookError
+from unimat_book.run.plain_yaml import BookError, read_yaml
+from unimat_book.run.sources import Book
 from unimat_lib.files import replacing
 
 LEDGER_VARIANTS = {
@@ -98,7 +97,7 @@ def _published_recall(book: Book) -> str:
     path = book.root / "data/published.yml"
     if not path.is_file():
         return ""
-    claims = yaml.safe_load(path.read_text("utf-8"))["pxrdgen"]["claims"]
+    claims = read_yaml(path)["pxrdgen"]["claims"]
     best = [max(c["value"] for c in claims if c["metric"] == f"recall_at_{k}") for k in (1, 10)]
     return f" PXRDGen's logs hold {best[0]:.1f} % and {best[1]:.1f} % with its best encoder."
 
@@ -126,7 +125,8 @@ def block_problems(book: Book) -> list[str]:
         if any(text.count(f"<!-- results:{end} -->") != 1 for end in ("begin", "end")):
             problems.append(
                 f"{path.name}: expected the lines <!-- results:begin --> and <!-- results:end -->, "
-                "once each, with the results table between them: put them back"
+                "once each, with the results table between them: put them back, then run: "
+                "unimat-book readme"
             )
         elif text != filled:
             problems.append(

@@ -8,9 +8,12 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from unimat_book.record import RUN_DIR, STAGING
+from unimat_book.run.interruption import SCRATCH, uninterrupted
+from unimat_book.run.plain_yaml import BookError
 from unimat_book.run.sources import Book
 from unimat_lib.files import alone_in
 
@@ -18,20 +21,38 @@ KERNEL = "unimat-book"
 
 
 @contextmanager
+def only_one(book: Book, what: str) -> Iterator[None]:
+    """Refuse to do what another process does at this moment.
+
+    Raises:
+        BookError: Another process does it.
+    """
+    with ExitStack() as lock:
+        try:
+            lock.enter_context(alone_in(book.root / "_build" / "locks" / what, wait=False))
+        except BlockingIOError:
+            raise BookError(f"another process is at {what}: wait until it has ended") from None
+        yield
+
+
+@contextmanager
 def scratch_folder(book: Book, name: str) -> Iterator[Path]:
     """A folder of this run's own; those of runs that were killed are swept away first."""
     parent = book.root / "_build" / "scratch"
-    parent.mkdir(parents=True, exist_ok=True)
-    for folder in parent.iterdir():
-        # A living run holds its folder locked; the lock of a dead one is free.
-        with suppress(OSError), alone_in(folder, wait=False):
-            shutil.rmtree(folder, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=parent))
-    with alone_in(folder):
+    with ExitStack() as lock:
+        with uninterrupted(), alone_in(parent):  # nobody sweeps a folder that is not locked yet
+            for old in parent.iterdir():
+                # A living run holds its folder locked; the lock of a dead one is free.
+                with suppress(OSError), alone_in(old, wait=False):
+                    shutil.rmtree(old, ignore_errors=True)
+            folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=parent))
+            lock.enter_context(alone_in(folder))
+            SCRATCH.add(folder)
         try:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+            SCRATCH.discard(folder)
 
 
 @contextmanager
@@ -46,8 +67,8 @@ def offered_kernel(book: Book, scratch: Path, run_dir: str, gpus: int | None) ->
     """
     environment = {
         "UNIMAT_ROOT": str(book.root),
-        "UNIMAT_STAGING": str(scratch / "staging"),
-        "UNIMAT_RUN_DIR": str(book.root / run_dir),
+        STAGING: str(scratch / "staging"),
+        RUN_DIR: str(book.root / run_dir),
         "PYTHONPATH": os.pathsep.join(filter(None, (str(book.root), os.getenv("PYTHONPATH")))),
         "PYTHONHASHSEED": "0",
         "IPYTHONDIR": str(scratch / "ipython"),
@@ -61,21 +82,16 @@ def offered_kernel(book: Book, scratch: Path, run_dir: str, gpus: int | None) ->
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(cards[:gpus])
     launcher = "unimat_book.run.kernel_process"  # a kernel that dies with the tool
     words = [sys.executable, "-m", launcher, "-f", "{connection_file}", "--log-level=ERROR"]
-    spec = {
-        "argv": words,
-        "display_name": "UniMat book",
-        "language": "python",
-        "env": environment,
-    }
+    spec = {"argv": words, "display_name": "UniMat book", "language": "python", "env": environment}
     folder = scratch / "jupyter" / "kernels" / KERNEL
     folder.mkdir(parents=True)
     (folder / "kernel.json").write_text(json.dumps(spec), encoding="utf-8")
-    before = os.environ.get("JUPYTER_PATH")
-    os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, (str(scratch / "jupyter"), before)))
+    before = dict(os.environ)
+    os.environ |= {
+        name: str(scratch / "jupyter") for name in ("JUPYTER_PATH", "JUPYTER_RUNTIME_DIR")
+    }
     try:
         yield
     finally:
-        if before is None:
-            del os.environ["JUPYTER_PATH"]
-        else:
-            os.environ["JUPYTER_PATH"] = before
+        os.environ.clear()
+        os.environ.update(before)

@@ -16,7 +16,10 @@ import yaml
 from unimat_book.run import stamps
 from unimat_book.run.checks import find_problems, status_table
 from unimat_book.run.headline import fill, results_block
-from unimat_book.run.sources import Book, BookError
+from unimat_book.run.kernels import only_one
+from unimat_book.run.plain_yaml import BookError, read_yaml
+from unimat_book.run.sources import Book
+from unimat_lib.processes import die_with_parent
 
 NOTICE = (
     "Quick profile: partly synthetic crystals and minutes of training. "
@@ -26,15 +29,23 @@ NOTICE = (
 
 def build(book: Book, args: argparse.Namespace) -> None:
     """Check a profile's notebooks, then build its pages from a copy, so that the tree is clean."""
-    problems = find_problems(book, args.profile)
-    if problems:
-        again = f"unimat-book run all --profile {args.profile}"
-        raise BookError("\n".join([*problems, f"not built; to run everything anew: {again}"]))
-    folder = stage(book, args.profile)
-    log = book.build_dir(args.profile) / "build.log"
+    with only_one(book, f"{args.profile}-build"):
+        problems = find_problems(book, args.profile)
+        if problems:
+            again = f"unimat-book run all --profile {args.profile}"
+            raise BookError("\n".join([*problems, f"not built; to run everything anew: {again}"]))
+        _build(book, stage(book, args.profile), book.build_dir(args.profile) / "build.log")
+
+
+def _build(book: Book, folder: Path, log: Path) -> None:
     start = "from jupyter_book.cli.main import main; main()"
-    command = [sys.executable, "-c", start, "build", str(folder), "-n", "-W", "--keep-going"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", start, "build", str(folder), "-n", "-W", "--keep-going"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=die_with_parent,
+    )
     output = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout)
     log.write_text(output, encoding="utf-8")
     pages = folder / "_build" / "html"
@@ -67,13 +78,15 @@ def stage(book: Book, profile: str) -> Path:
         for name, table in tables.items():
             text = fill(text, name, table)
         target.write_text(text, encoding="utf-8")
-    config = yaml.safe_load((book.root / "_config.yml").read_text("utf-8"))
+    config = read_yaml(book.root / "_config.yml")
+    config["execute"] = {"execute_notebooks": "off"}  # whatever it says: a build runs no chapter
     if profile == "quick":
-        config.setdefault("html", {})["announcement"] = NOTICE
+        config["html"] = {**(config.get("html") or {}), "announcement": NOTICE}
     (folder / "_config.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
     shutil.copyfile(book.root / "_toc.yml", folder / "_toc.yml")
-    for bibliography in config.get("bibtex_bibfiles", []):
-        shutil.copyfile(book.root / bibliography, folder / bibliography)
+    bibliographies = config.get("bibtex_bibfiles") or []
+    for name in bibliographies if isinstance(bibliographies, list) else [bibliographies]:
+        shutil.copyfile(book.inside(name, "_config.yml", (".bib",)), folder / name)
     if (book.root / "_static").is_dir():
         shutil.copytree(book.root / "_static", folder / "_static")
     return folder

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import difflib
-import os
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,13 +13,13 @@ from typing import Any
 
 import jupytext
 import nbformat
-import yaml
+
+from unimat_book.run.plain_yaml import BookError, in_short, read_yaml
+from unimat_lib.paths import book_root
 
 PROFILES = ("quick", "full")
-
-
-class BookError(Exception):
-    """Something the user has to put right; the message says what and how."""
+LONGEST_SETTING = 2_000
+"""Characters; a longer value only wears out Python's parser."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,10 @@ class Chapter:
     @cached_property
     def notebook(self) -> nbformat.NotebookNode:
         """The source as an unexecuted notebook with reproducible cell ids."""
-        notebook = jupytext.read(self.path, fmt="md:myst")
+        try:
+            notebook = jupytext.read(self.path, fmt="md:myst")
+        except Exception as error:  # jupytext has no error of its own
+            raise BookError(f"{self.path} is no MyST notebook: {in_short(error)}") from None
         for number, cell in enumerate(notebook.cells):
             cell["id"] = f"cell-{number:03d}"
         return notebook
@@ -104,11 +107,10 @@ class Book:
 
     @classmethod
     def here(cls) -> Book:
-        """The book of ``UNIMAT_ROOT``, or the one this tool belongs to."""
-        named = os.environ.get("UNIMAT_ROOT")
-        root = Path(named).resolve() if named else Path(__file__).resolve().parents[2]
-        if not (root / "params.yml").is_file():
-            raise BookError(f"{root} has no params.yml: UNIMAT_ROOT must name the book's folder")
+        """The book that one is in, see :func:`.book_root`."""
+        root = book_root()
+        if root is None or not (root / "params.yml").is_file():
+            raise BookError(f"no params.yml in {root or Path.cwd()}: go to the book's folder")
         return cls(root)
 
     @cached_property
@@ -122,22 +124,47 @@ class Book:
     @cached_property
     def toc(self) -> list[str]:
         """Every page of ``_toc.yml``, with its extension, the landing page first."""
-        content = yaml.safe_load((self.root / "_toc.yml").read_text(encoding="utf-8"))
-        pages = [content["root"]]
-        for part in content.get("parts", [content]):
-            pages += [entry["file"] for entry in part.get("chapters", [])]
+        content = read_yaml(self.root / "_toc.yml")
+        try:
+            pages = [content["root"]]
+            for part in content.get("parts", [content]):
+                pages += [entry["file"] for entry in part.get("chapters", [])]
+        except (TypeError, KeyError, AttributeError) as error:
+            raise BookError(
+                "_toc.yml: expected `root: page`, then `parts` with `chapters` or `chapters`, each "
+                f"a list of `file: page` ({type(error).__name__}: {error})"
+            ) from None
+        for page in pages:
+            self.inside(page, "_toc.yml", (".md", ".ipynb"))
         return pages
+
+    def inside(self, name: Any, where: str, endings: tuple[str, ...]) -> Path:
+        """The file of that name below the book.
+
+        Raises:
+            BookError: It is no name of such a file, or leads out of the book, perhaps by a link.
+        """
+        path = Path(name if isinstance(name, str) else "/")
+        ours = not path.is_absolute() and ".." not in path.parts and self.holds(self.root / path)
+        if not ours or path.suffix not in endings:
+            listed = " or ".join(f"name{ending}" for ending in endings)
+            raise BookError(f"{where} names {name!r:.80}: expected {listed}, a file of the book")
+        return self.root / path
+
+    def holds(self, path: Path) -> bool:
+        """Whether a path, links followed, lies in the folder of the book."""
+        return path.resolve().is_relative_to(self.root.resolve())
 
     @cached_property
     def pending(self) -> dict[str, str]:
         """Published chapters that wait for a run, and what their page says about it."""
         path = self.root / "chapters/pending.yml"
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
-        for name, why in (content or {}).items():
-            _known(name, self.chapters, f"chapters/pending.yml: no chapter {name!r}")
+        content = read_yaml(path) if path.exists() else {}
+        for name, why in content.items():
+            _known(name, self.chapters, f"chapters/pending.yml: no chapter {name!r:.80}")
             if not isinstance(why, str) or not why.strip():
                 raise BookError(f"chapters/pending.yml: {name} needs a sentence that says why")
-        return content or {}
+        return content
 
     def build_dir(self, profile: str) -> Path:
         """Where a profile's scratch work and pages go; never tracked."""
@@ -186,20 +213,20 @@ class Book:
         values = {name: dict(chapter.parameters) for name, chapter in self.chapters.items()}
         blocks = content.get(profile) or {}
         where = f"params.yml, {profile}"
-        shared = blocks.get("all") or {}
+        shared, settings = blocks.get("all") or {}, settings or {}
         everywhere = {key for chapter in values.values() for key in chapter}
-        for source, given in ((f"{where}/all", shared), ("--set", settings or {})):
+        for source, given in ((f"{where}/all", shared), ("--set", settings)):
             for key in given:
-                _known(key, everywhere, f"{source}: no chapter has a parameter {key!r}")
+                _known(key, everywhere, f"{source}: no chapter has a parameter {key!r:.80}")
         for name, chapter in self.chapters.items():
             own = blocks.get(name) or {}
             for key in own:
-                message = f"{where}/{name}: the chapter has no parameter {key!r}"
+                message = f"{where}/{name}: the chapter has no parameter {key!r:.80}"
                 _known(key, chapter.parameters, message)
             for source, given in (
                 (f"{where}/all", shared),
                 (f"{where}/{name}", own),
-                ("--set", settings or {}),
+                ("--set", settings),
             ):
                 for key in given.keys() & chapter.parameters.keys():
                     default = chapter.parameters[key]
@@ -207,16 +234,14 @@ class Book:
         return values
 
     def _params_yml(self) -> dict[str, Any]:
-        path = self.root / "params.yml"
-        try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        except yaml.YAMLError as error:
-            raise BookError(f"params.yml cannot be read: {error}") from None
+        content = read_yaml(self.root / "params.yml")
         for profile, blocks in content.items():
-            _known(profile, PROFILES, f"params.yml: no profile {profile!r}")
+            _known(profile, PROFILES, f"params.yml: no profile {profile!r:.80}")
+            if not isinstance(blocks or {}, dict):
+                raise BookError(f"params.yml, {profile}: expected chapters with name: value lines")
             for name, block in (blocks or {}).items():
                 known = ("all", *self.chapters)
-                _known(name, known, f"params.yml, {profile}: no chapter {name!r}")
+                _known(name, known, f"params.yml, {profile}: no chapter {name!r:.80}")
                 if not isinstance(block or {}, dict):
                     raise BookError(f"params.yml, {profile}/{name}: expected name: value lines")
         return content
@@ -230,7 +255,7 @@ def is_parameters(cell: Mapping[str, Any]) -> bool:
 def _known(name: str, known: Iterable[str], message: str) -> None:
     known = sorted(known)
     if name not in known:
-        close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+        close = difflib.get_close_matches(str(name)[:80], known, n=1, cutoff=0.5)
         hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
         raise BookError(f"{message}; {hint}")
 
@@ -239,23 +264,46 @@ def coerce(value: Any, default: Any, where: str) -> Any:
     """Return ``value`` if its type is that of ``default`` (a whole number may stand for a float).
 
     Raises:
-        BookError: If the types differ, also inside lists.
+        BookError: If the types differ, also inside lists, or the value is nothing that a stamp can
+            hold (JSON without NaN and infinity).
     """
+    try:
+        json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+    except (TypeError, ValueError, RecursionError, OverflowError):
+        raise BookError(
+            f"{where} is {in_short(_shown(value))}: expected finite numbers, text, lists of them"
+        ) from None
+    return _of_type(value, default, where)
+
+
+def _of_type(value: Any, default: Any, where: str) -> Any:
     if default is None:
         return value
     if isinstance(default, float) and type(value) is int:
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise BookError(f"{where} is too large for a float") from None
     if isinstance(default, tuple) and isinstance(value, list):
         value = tuple(value)
     if type(value) is not type(default):
-        message = f"{where} must be {type(default).__name__}, got {type(value).__name__} {value!r}"
+        kinds = f"{type(default).__name__}, got {type(value).__name__}"
+        message = f"{where} must be {kinds} {in_short(repr(value))}"
         if isinstance(default, float) and isinstance(value, str) and _is_number(value):
             message += f"; YAML reads {value} as text: write {float(value):.6e}"
         raise BookError(message)
     if isinstance(default, (list, tuple)) and default:
-        items = (coerce(v, default[0], f"{where}[{i}]") for i, v in enumerate(value))
+        items = (_of_type(v, default[0], f"{where}[{i}]") for i, v in enumerate(value))
         return type(default)(items)
     return value
+
+
+def _shown(value: Any) -> str:
+    """What a value looks like, if Python can say so."""
+    try:
+        return repr(value)
+    except (ValueError, RecursionError):  # a number of thousands of digits, lists in lists in ...
+        return f"a monstrous {type(value).__name__}"
 
 
 def _is_number(text: str) -> bool:
@@ -267,14 +315,22 @@ def _is_number(text: str) -> bool:
 
 
 def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
-    """Read ``name=value`` pairs; a value that is no Python literal is taken as text."""
+    """Read ``name=value`` pairs; a value that is no Python literal is taken as text.
+
+    Raises:
+        BookError: A pair has no name, or a value is beyond what Python's parser stands.
+    """
     settings: dict[str, Any] = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals or not name.isidentifier():
-            raise BookError(f"--set {pair}: expected name=value")
+            raise BookError(f"--set {in_short(pair)}: expected name=value")
         try:
+            if len(text) > LONGEST_SETTING:
+                raise MemoryError
             settings[name] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
+        except (MemoryError, RecursionError):
+            raise BookError(f"--set {name}: the value is too long or too deeply nested") from None
+        except (ValueError, SyntaxError, TypeError):
             settings[name] = text
     return settings

@@ -13,18 +13,26 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import nbformat
 
-from unimat_book.run.sources import Book, BookError, Chapter, is_parameters
+from unimat_book.run.plain_yaml import BookError, in_short
+from unimat_book.run.sources import Book, Chapter, is_parameters
 from unimat_lib.files import file_hash
 from unimat_lib.identity import FAMILY, identity_of_source, normal_form, short_hash
 
-LOCKS = ("requirements.lock", "requirements-gpu.txt")
+LOCKS = "requirements*"
 """Files that say which versions of packages the chapters may have been run with."""
+
+TEXT_EDITED = "the notebook's text was edited by hand"
+"""The one edit that needs no run: the text is put in anew."""
+
+HASHES = ("code", "versions", "data", "read", "wrote")
+"""Parts of a stamp that give each name a text: a hash, a version, a table."""
 
 
 def code_cells(notebook: nbformat.NotebookNode) -> list[str]:
@@ -39,8 +47,13 @@ def outputs_hash(notebook: nbformat.NotebookNode) -> str:
     return short_hash(json.dumps(outputs, sort_keys=True))
 
 
+def text_hash(notebook: nbformat.NotebookNode) -> str:
+    """Hash of all that was written into the cells, prose and code."""
+    return short_hash(json.dumps([(cell.cell_type, cell.source) for cell in notebook.cells]))
+
+
 def chapter_identity(book: Book, chapter: Chapter) -> dict[str, Any]:
-    """The part of a stamp that follows from the tree as it is now."""
+    """The part of a stamp that follows from the code as it is now."""
     source = "\n".join(c.source for c in chapter.notebook.cells if c.cell_type == "code")
     identity = identity_of_source(source, book.root)
     return {
@@ -50,51 +63,60 @@ def chapter_identity(book: Book, chapter: Chapter) -> dict[str, Any]:
     }
 
 
-def make_stamp(
-    book: Book,
-    chapter: Chapter,
-    profile: str,
-    parameters: Mapping[str, Any],
-    *,
-    seconds: float,
-    read: Mapping[str, str],
-    wrote: Mapping[str, str],
+def begun_stamp(
+    book: Book, chapter: Chapter, profile: str, parameters: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Everything worth knowing about a run that has just succeeded.
-
-    Args:
-        book: The book.
-        chapter: The chapter.
-        profile: Profile of the run.
-        parameters: Values of the run.
-        seconds: Its wall time.
-        read: Hash of each file of an earlier chapter that was read, by path below the book.
-        wrote: Hash of each file that was written, by path below the book.
-    """
+    """What is to be noted before a run: the tree may be edited while it lasts."""
     return {
         "chapter": chapter.name,
         "profile": profile,
         "parameters": json.loads(json.dumps(dict(parameters))),
         "data": data_tables(book, parameters),
+        "commit": _commit(book.root),
+        **chapter_identity(book, chapter),
+    }
+
+
+def ended_stamp(
+    book: Book,
+    begun: Mapping[str, Any],
+    notebook: nbformat.NotebookNode,
+    *,
+    seconds: float,
+    read: Mapping[str, str],
+    wrote: Mapping[str, str],
+) -> dict[str, Any]:
+    """The whole stamp of a run that has just succeeded.
+
+    Args:
+        book: The book.
+        begun: What :func:`begun_stamp` gave.
+        notebook: The finished notebook.
+        seconds: Wall time of the run.
+        read: Hash of each file of an earlier chapter that was read, by path below the book.
+        wrote: Hash of each file that was written, by path below the book.
+    """
+    return {
+        **begun,
+        # A table that the run itself prepared was not there when it began.
+        "data": data_tables(book, begun["parameters"]) | begun["data"],
         "read": dict(sorted(read.items())),
         "wrote": dict(sorted(wrote.items())),
-        "device": _device(parameters),
+        "outputs": outputs_hash(notebook),
+        "text": text_hash(notebook),
+        "device": _device(begun["parameters"]),
         "seconds": round(seconds, 1),
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "commit": _commit(book.root),
     }
 
 
 def data_tables(book: Book, parameters: Mapping[str, Any]) -> dict[str, str]:
     """The prepared table of each data set that a chapter's parameters name, where it is known."""
-    names = [parameters.get(name) for name in ("dataset", "pretraining")]
     tables = {}
-    for name in filter(None, names):
-        try:
+    for name in filter(None, map(parameters.get, ("dataset", "pretraining"))):
+        with suppress(OSError, ValueError, KeyError, TypeError):
             record = json.loads((book.root / "data/cache" / f"{name}.json").read_text("utf-8"))
             tables[name] = Path(record["table"]).name
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
     return tables
 
 
@@ -109,18 +131,16 @@ def _device(parameters: Mapping[str, Any]) -> str:
 def _commit(root: Path) -> str | None:
     """The commit, if the sources are exactly as committed."""
     packages = [path.name for path in root.glob(f"{FAMILY}*") if path.is_dir()]
-    git = ["git", "-C", str(root)]
     watched = ["chapters/src", *packages, "params.yml"]
     try:
-        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
-        changes = subprocess.run(
-            [*git, "status", "--porcelain", "--", *watched], capture_output=True, text=True
+        head, changes = (
+            subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True)
+            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--", *watched])
         )
     except FileNotFoundError:
         return None
-    if head.returncode or changes.returncode or changes.stdout.strip():
-        return None
-    return head.stdout.strip()
+    clean = not (head.returncode or changes.returncode or changes.stdout.strip())
+    return head.stdout.strip() if clean else None
 
 
 def read_notebook(path: Path, remedy: str) -> nbformat.NotebookNode:
@@ -129,12 +149,32 @@ def read_notebook(path: Path, remedy: str) -> nbformat.NotebookNode:
     Raises:
         BookError: If it is missing or broken; the message holds ``remedy``, a command.
     """
+    name = f"{path.parent.name}/{path.name}"
     try:
-        return nbformat.read(path, as_version=4)
+        notebook = nbformat.read(path, as_version=4)
+        nbformat.validate(notebook)
     except FileNotFoundError:
-        raise BookError(f"{path} is missing; make it with: {remedy}") from None
-    except (ValueError, AttributeError, KeyError, nbformat.reader.NotJSONError) as error:
-        raise BookError(f"{path} is not a notebook ({error}); make it anew: {remedy}") from None
+        raise BookError(f"{name} is missing; make it with: {remedy}") from None
+    except Exception as error:  # nbformat fails in many ways on what is no notebook
+        what = f"{type(error).__name__}: {in_short(error)}"
+        raise BookError(f"{name} is not a notebook ({what}); make it anew: {remedy}") from None
+    if not _well_formed(notebook.metadata.get("unimat", {})):
+        raise BookError(f"{name} has a stamp that no run made; make it anew: {remedy}")
+    return notebook
+
+
+def _well_formed(stamp: Any) -> bool:
+    """Whether what a stamp holds is of the kinds that a run writes."""
+    if not isinstance(stamp, dict):
+        return False
+    numbers, texts = (stamp.get("seconds", 0),), (stamp.get("date", ""), stamp.get("device", ""))
+    named = [stamp.get(part, {}) for part in HASHES]
+    return (
+        all(isinstance(number, (int, float)) for number in numbers)
+        and all(isinstance(text, str) for text in texts)
+        and all(isinstance(part, dict) for part in [*named, stamp.get("parameters", {})])
+        and all(isinstance(value, str) for part in named for value in part.values())
+    )
 
 
 def output_problems(notebook: nbformat.NotebookNode) -> list[str]:
@@ -154,45 +194,53 @@ def output_problems(notebook: nbformat.NotebookNode) -> list[str]:
     return problems
 
 
-def stale_reasons(
+def reasons_against(
     book: Book,
     chapter: Chapter,
     notebook: nbformat.NotebookNode,
     profile: str,
     parameters: Mapping[str, Any],
-) -> list[str]:
-    """Why a finished notebook no longer is what its sources would give; empty if it is."""
-    stamp = notebook.metadata.get("unimat")
-    if not stamp:
-        return ["has no stamp: it was not made by unimat-book run"]
-    reasons = []
-    if stamp.get("profile") != profile or stamp.get("chapter") != chapter.name:
-        reasons.append(f"is stamped {stamp.get('chapter')}, profile {stamp.get('profile')}")
+) -> tuple[list[str], list[str]]:
+    """What was edited by hand in a finished notebook, and why it is older than its sources.
+
+    Args:
+        book: The book.
+        chapter: The chapter.
+        notebook: What its last run left behind.
+        profile: Profile of the run.
+        parameters: Values that a run would have now.
+
+    Returns:
+        Two lists of reasons, both empty if the notebook is what a run would give.
+    """
+    stamp = notebook.metadata.get("unimat", {})
+    if missing := {*HASHES, "parameters", "source", "outputs"} - stamp.keys():
+        what = f"lacks {', '.join(sorted(missing))}" if stamp else "is missing"
+        return [f"its stamp {what}: it was not made by unimat-book run"], []
+    edited = _file_reasons(book, stamp["wrote"], "wrote {}, which was changed by hand")
+    if stamp["outputs"] != outputs_hash(notebook):
+        edited.append("an output in the notebook is not what the run put out")
+    if stamp["source"] != short_hash("\n".join(code_cells(notebook))):
+        edited.append("the notebook's code was edited by hand")
+    elif stamp.get("text") != text_hash(notebook):
+        edited.append(TEXT_EDITED)
+    stale = []
+    if (stamp.get("profile"), stamp.get("chapter")) != (profile, chapter.name):
+        stale.append(f"is stamped {stamp.get('chapter')}, profile {stamp.get('profile')}")
     now = chapter_identity(book, chapter)
-    if now["source"] != stamp.get("source"):
-        reasons.append("the chapter's code changed")
-    elif code_cells(notebook) != code_cells(chapter.notebook):
-        reasons.append("the notebook's code was edited by hand")
-    if changed := _differences(now["code"], stamp.get("code", {})):
-        reasons.append(f"the code it runs changed: {', '.join(changed)}")
-    current = json.loads(json.dumps(dict(parameters)))
-    used = stamp.get("parameters", {})
+    if now["source"] != stamp["source"]:
+        stale.append("the chapter's code changed")
+    if changed := _differences(now["code"], stamp["code"]):
+        stale.append(f"the code it runs changed: {', '.join(changed)}")
+    current, used = json.loads(json.dumps(dict(parameters))), stamp["parameters"]
     for name in _differences(current, used):
-        reasons.append(
+        stale.append(
             f"parameter {name} is {current.get(name)!r} now, was {used.get(name)!r} in the run"
         )
-    reasons += _version_reasons(book, stamp.get("versions", {}))
-    reasons += _data_reasons(book, parameters, stamp.get("data", {}))
-    return reasons + _file_reasons(book, stamp.get("read", {}), "read {}, which has changed since")
-
-
-def edited_reasons(book: Book, notebook: nbformat.NotebookNode) -> list[str]:
-    """What was changed by hand in what a run left behind."""
-    stamp = notebook.metadata.get("unimat", {})
-    reasons = _file_reasons(book, stamp.get("wrote", {}), "wrote {}, which was changed by hand")
-    if stamp and stamp.get("outputs") != outputs_hash(notebook):
-        reasons.append("an output in the notebook is not what the run put out")
-    return reasons
+    stale += _version_reasons(book, stamp["versions"])
+    stale += _data_reasons(book, parameters, stamp["data"])
+    stale += _file_reasons(book, stamp["read"], "read {}, which has changed since")
+    return edited, stale
 
 
 def _differences(now: Mapping[str, Any], then: Mapping[str, Any]) -> list[str]:
@@ -201,8 +249,7 @@ def _differences(now: Mapping[str, Any], then: Mapping[str, Any]) -> list[str]:
 
 def _version_reasons(book: Book, versions: Mapping[str, str]) -> Iterator[str]:
     """Packages whose version in the run is in none of the lists of versions."""
-    locks = {name: locked_versions(book.root / name) for name in LOCKS}
-    locks = {name: versions for name, versions in locks.items() if versions}
+    locks = {path.name: locked_versions(path) for path in sorted(book.root.glob(LOCKS))}
     for package, version in versions.items():
         key = _canonical(package)
         allowed = {name: lock[key] for name, lock in locks.items() if key in lock}
@@ -212,11 +259,10 @@ def _version_reasons(book: Book, versions: Mapping[str, str]) -> Iterator[str]:
 
 
 def locked_versions(path: Path) -> dict[str, str]:
-    """Package to version, as a list of ``package==version`` lines has them; empty without it."""
-    if not path.is_file():
-        return {}
-    pairs = re.findall(r"^([\w.-]+)==([^\s;\\]+)", path.read_text("utf-8"), flags=re.MULTILINE)
-    return {_canonical(name): version for name, version in pairs}
+    """Package to version, as a list of ``package==version`` lines has them."""
+    text = path.read_text("utf-8") if path.is_file() else ""
+    pairs = re.findall(r"^([\w.-]+)==([^\s;\\]+)", text, flags=re.MULTILINE)
+    return {_canonical(name): version.split("+")[0] for name, version in pairs}
 
 
 def _canonical(package: str) -> str:
@@ -236,35 +282,28 @@ def _file_reasons(book: Book, files: Mapping[str, str], text: str) -> list[str]:
     reasons = []
     for name, then in files.items():
         path = book.root / name
-        if not path.is_file():
+        if not book.holds(path):
+            reasons.append(f"names {name}, which is not in the book")
+        elif not path.is_file():
             reasons.append(f"{name} of the run is missing")
         elif file_hash(path) != then:
             reasons.append(text.format(name))
     return reasons
 
 
-def prose_differs(chapter: Chapter, notebook: nbformat.NotebookNode) -> bool:
-    """Whether the text (or a caption, or a comment) was edited after the run."""
-    stamp = notebook.metadata.get("unimat", {})
-    fresh = with_prose(chapter, notebook, stamp.get("parameters", {}))
-    return fresh is None or nbformat.writes(fresh) != nbformat.writes(notebook)
-
-
 def with_prose(
     chapter: Chapter, notebook: nbformat.NotebookNode, parameters: Mapping[str, Any]
 ) -> nbformat.NotebookNode | None:
     """The chapter as written now, with the outputs of ``notebook``; None if the code differs."""
-    if code_cells(chapter.notebook) != code_cells(notebook):
-        return None
-    if set(chapter.parameters) != set(parameters):
-        return None
     fresh = nbformat.from_dict(json.loads(json.dumps(chapter.notebook)))
+    ran, code = ([c for c in n.cells if c.cell_type == "code"] for n in (notebook, fresh))
+    same = len(ran) == len(code) and code_cells(fresh) == code_cells(notebook)
+    if not same or set(chapter.parameters) != set(parameters):
+        return None
     fresh.cells[chapter.parameters_index].source = chapter.source_with(parameters)
-    ran = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    code = [cell for cell in fresh.cells if cell.cell_type == "code"]
     for cell, old in zip(code, ran, strict=True):
         cell.outputs = old.outputs
         cell.execution_count = old.execution_count
-    fresh.metadata = notebook.metadata
+    fresh.metadata = nbformat.from_dict(json.loads(json.dumps(notebook.metadata)))
     fresh.nbformat, fresh.nbformat_minor = notebook.nbformat, notebook.nbformat_minor
     return fresh

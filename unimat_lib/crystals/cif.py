@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
 from typing import Any
 
 import numpy as np
 
 from unimat_lib.crystals.table import CrystalError
+
+MAX_CHARACTERS = 20_000_000
+MAX_BLOCKS = 1000
+MAX_OPERATIONS = 192 * 8
+"""Four times the most that a space group has in its own cell, for files that list a larger cell."""
+MAX_ATOMS = 5000
+"""In the whole cell; beyond it the symmetry search takes minutes."""
 
 
 def read_cif(text: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -26,17 +33,25 @@ def read_cif(text: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
     Raises:
         CrystalError: The text is no CIF with exactly one crystal, a site is partially occupied, an
-            element is unknown, or the symmetry is not understood.
+            element is unknown, the symmetry is not understood, or there is too much of something.
     """
     import gemmi
 
+    if len(text) > MAX_CHARACTERS:
+        raise CrystalError(f"the CIF has more than {MAX_CHARACTERS:,} characters")
+    if len(re.findall(r"(?i)\bdata_", text)) > MAX_BLOCKS:  # gemmi compares each with each
+        raise CrystalError(f"the CIF has more than {MAX_BLOCKS:,} blocks")
     try:
         document = gemmi.cif.read_string(text)
         blocks = [block for block in document if block.find_loop("_atom_site_fract_x")]
         if len(blocks) != 1:
             raise CrystalError(f"one crystal expected, but the CIF has {len(blocks)} site lists")
         small = gemmi.make_small_structure_from_block(blocks[0])
-        sites = [(s.label, s.element.atomic_number, s.fract.tolist(), s.occ) for s in small.sites]
+        if len(small.sites) > MAX_ATOMS:
+            raise CrystalError(f"{len(small.sites):,} sites, at most {MAX_ATOMS:,} expected")
+        sites = [
+            (s.label[:40], s.element.atomic_number, s.fract.tolist(), s.occ) for s in small.sites
+        ]
         operations = _operations(small)
         lattice = np.array(small.cell.orth.mat.tolist()).T
     except CrystalError:
@@ -52,6 +67,8 @@ def read_cif(text: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             raise CrystalError(f"disordered: site {label!r} has occupancy {occupancy:g}")
         if not np.isfinite(fract).all():
             raise CrystalError(f"site {label!r} has no finite position")
+    if len(sites) * len(operations) > 20 * MAX_ATOMS:
+        raise CrystalError(f"{len(sites):,} sites with {len(operations):,} operations: too many")
     numbers = np.array([number for _, number, _, _ in sites], dtype=np.int64)
     frac = np.array([fract for _, _, fract, _ in sites], dtype=np.float64).reshape(-1, 3)
     if len(operations) > 1:
@@ -59,35 +76,31 @@ def read_cif(text: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return lattice, frac, numbers
 
 
-def _operations(small: Any) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Rotations ``[3, 3]`` and translations ``[3]`` that a gemmi small structure names."""
+def _operations(small: Any) -> list[Any]:
+    """Symmetry operations that a gemmi small structure names."""
     import gemmi
 
-    if small.symops:
-        operations = [gemmi.Op(text) for text in small.symops]
-    else:
-        group = small.spacegroup or (
-            gemmi.find_spacegroup_by_number(small.spacegroup_number)
-            if small.spacegroup_number
-            else None
+    if len(small.symops) > MAX_OPERATIONS:
+        raise CrystalError(
+            f"{len(small.symops):,} symmetry operations, at most {MAX_OPERATIONS:,} expected"
         )
-        named = small.spacegroup_hm or small.spacegroup_hall or small.spacegroup_number
-        if group is None and named:
-            raise CrystalError(f"symmetry not understood: space group {named!r}")
-        operations = list(group.operations()) if group else [gemmi.Op("x,y,z")]
-    return [(np.array(op.rot) / op.DEN, np.array(op.tran) / op.DEN) for op in operations]
+    if small.symops:
+        return [gemmi.Op(text) for text in small.symops]
+    number = small.spacegroup_number
+    group = small.spacegroup or (gemmi.find_spacegroup_by_number(number) if number else None)
+    named = small.spacegroup_hm or small.spacegroup_hall or number
+    if group is None and named:
+        raise CrystalError(f"symmetry not understood: space group {str(named)[:40]!r}")
+    return list(group.operations()) if group else [gemmi.Op("x,y,z")]
 
 
 def _expand(
-    lattice: np.ndarray,
-    frac: np.ndarray,
-    numbers: np.ndarray,
-    operations: Sequence[tuple[np.ndarray, np.ndarray]],
+    lattice: np.ndarray, frac: np.ndarray, numbers: np.ndarray, operations: list[Any]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Every site with its images; images of one site within 0.1 angstrom are one atom."""
     all_frac, all_numbers = [], []
-    rotations = np.stack([rotation for rotation, _ in operations])  # [S, 3, 3]
-    translations = np.stack([translation for _, translation in operations])  # [S, 3]
+    rotations = np.stack([np.array(op.rot) / op.DEN for op in operations])  # [S, 3, 3]
+    translations = np.stack([np.array(op.tran) / op.DEN for op in operations])  # [S, 3]
     for position, number in zip(frac, numbers, strict=True):
         images = rotations @ position + translations  # [S, 3]
         kept: list[np.ndarray] = []
@@ -98,4 +111,6 @@ def _expand(
                 kept.append(image)
         all_frac += kept
         all_numbers += [number] * len(kept)
+        if len(all_frac) > MAX_ATOMS:
+            raise CrystalError(f"symmetry makes more than {MAX_ATOMS:,} atoms of the sites")
     return np.array(all_frac), np.array(all_numbers, dtype=np.int64)

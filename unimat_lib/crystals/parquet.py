@@ -30,18 +30,15 @@ def save_table(table: CrystalTable, path: str | os.PathLike[str]) -> Path:
     path = Path(path)
     offsets = table.offsets.cpu().numpy()
 
-    def lists(values: np.ndarray, bounds: np.ndarray) -> pa.ListArray:
-        return pa.ListArray.from_arrays(
-            pa.array(bounds.astype(np.int32)), pa.array(values.reshape(-1))
-        )
-
     columns = {
-        "lattice": lists(table.lattice.cpu().numpy(), 9 * np.arange(len(table) + 1)),
-        "atomic_numbers": lists(table.atomic_numbers.cpu().numpy().astype(np.uint8), offsets),
-        "frac_coords": lists(table.frac_coords.cpu().numpy(), 3 * offsets),
+        "lattice": (table.lattice, 9 * np.arange(len(table) + 1)),
+        "atomic_numbers": (table.atomic_numbers.to(torch.uint8), offsets),
+        "frac_coords": (table.frac_coords, 3 * offsets),
     }
     arrow = pa.Table.from_pandas(table.info, preserve_index=False)
-    for name, column in columns.items():
+    for name, (values, bounds) in columns.items():
+        flat = pa.array(values.cpu().numpy().reshape(-1))
+        column = pa.ListArray.from_arrays(pa.array(bounds.astype(np.int32)), flat)
         arrow = arrow.append_column(name, column)
     with replacing(path) as temporary:
         pq.write_table(arrow, temporary, compression="zstd", compression_level=9)
@@ -70,8 +67,7 @@ def load_table(path: str | os.PathLike[str]) -> CrystalTable:
         raise ValueError(
             f"{path} is not a crystal table ({error}); delete it and prepare it again"
         ) from error
-    atoms = flat["atomic_numbers"]
-    offsets = atoms.offsets.to_numpy().astype(np.int64)
+    offsets = flat["atomic_numbers"].offsets.to_numpy().astype(np.int64)
 
     def values(name: str) -> np.ndarray:
         return np.array(flat[name].flatten().to_numpy(zero_copy_only=False))  # own, writable memory

@@ -73,9 +73,8 @@ def reduce_crystal(
         lattice, frac, numbers = _primitive(lattice, frac, numbers, dataset)
 
     reduced = niggli_cell(lattice)
-    frac = frac @ (
-        lattice @ np.linalg.inv(reduced)
-    )  # the atoms stay where they are; only the cell around them changes
+    # The atoms stay where they are; only the cell around them changes.
+    frac = frac @ (lattice @ np.linalg.inv(reduced))
     _check_distances(reduced, frac)
     return ReducedCrystal(
         np.round(reduced, _DECIMALS),
@@ -116,15 +115,13 @@ def _check_crystal(lattice: np.ndarray, frac: np.ndarray, numbers: np.ndarray) -
         raise CrystalError("the cell is not finite")
     if not np.isfinite(frac).all():
         raise CrystalError("an atom has no finite position")
-    if numbers.min() < 1 or numbers.max() > 118:
-        wrong = sorted(set(numbers[(numbers < 1) | (numbers > 118)].tolist()))
+    if wrong := sorted(set(numbers[(numbers < 1) | (numbers > 118)].tolist())):
         raise CrystalError(
             f"unknown element: atomic numbers must lie in 1 to 118, but {wrong} came"
         )
-    if np.abs(lattice).max() > 1e4 or abs(np.linalg.det(lattice)) < 1e-3:
-        raise CrystalError(
-            f"the cell encloses no usable volume: {np.linalg.det(lattice):.3g} cubic angstrom"
-        )
+    volume = np.linalg.det(lattice)
+    if np.abs(lattice).max() > 1e4 or abs(volume) < 1e-3:
+        raise CrystalError(f"the cell encloses no usable volume: {volume:.3g} cubic angstrom")
 
 
 def _check_distances(lattice: np.ndarray, frac: np.ndarray) -> None:
@@ -146,9 +143,8 @@ def _check_distances(lattice: np.ndarray, frac: np.ndarray) -> None:
         if distance.min() < MIN_DISTANCE:
             first, second = np.unravel_index(distance.argmin(), distance.shape)
             raise CrystalError(
-                f"two atoms at one site: {distance.min():.3f} angstrom between "
-                f"atoms {start + first} and {second}, "
-                f"at least {MIN_DISTANCE} expected"
+                f"two atoms at one site: {distance.min():.3f} angstrom between atoms "
+                f"{start + first} and {second}, at least {MIN_DISTANCE} expected"
             )
 
 
@@ -192,23 +188,26 @@ def _primitive(
 
 
 def niggli_cell(lattice: np.ndarray) -> np.ndarray:
+    """Right-handed Niggli-reduced cell ``[3, 3]`` of a lattice, rows a, b, c in angstrom.
+
+    Raises:
+        CrystalError: The reduction does not converge.
+    """
     import spglib
 
     # The tolerance, an area, decides ties between cells that are equally short. Close to a tie the
     # reduction can go round in circles; with another tolerance it ends.
+    scale = abs(np.linalg.det(lattice)) ** (1 / 3)
     for tolerance in (1e-5, 1e-6, 1e-4):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             try:
-                scale = abs(np.linalg.det(lattice)) ** (1 / 3)
                 reduced = spglib.niggli_reduce(lattice, eps=tolerance * scale)
             except Exception:  # newer versions raise where older ones return None
-                reduced = None
+                continue
         if reduced is not None and np.isfinite(reduced).all():
-            break
-    else:
-        raise CrystalError("the Niggli reduction does not converge; the cell is too skewed")
-    return -reduced if np.linalg.det(reduced) < 0 else reduced
+            return -reduced if np.linalg.det(reduced) < 0 else reduced
+    raise CrystalError("the Niggli reduction does not converge; the cell is too skewed")
 
 
 def reduced_formula(atomic_numbers: np.ndarray) -> str:

@@ -31,25 +31,17 @@ def from_structures(
         CrystalError: A structure is disordered or otherwise unusable; the message begins with its
             number.
     """
-    lattices, coords, numbers, groups = [], [], [], []
+    crystals, groups = [], []
     for i, structure in enumerate(structures):
         try:
             if not structure.is_ordered:
                 raise CrystalError("disordered: a site is partially occupied")
-            crystal = (
-                structure.lattice.matrix,
-                structure.frac_coords,
-                np.array([site.specie.Z for site in structure], dtype=np.int64),
-            )
-            reduced = reduce_crystal(*crystal)
+            lattice, frac = structure.lattice.matrix, structure.frac_coords
+            numbers = np.array([site.specie.Z for site in structure], dtype=np.int64)
+            reduced = reduce_crystal(lattice, frac, numbers)
         except CrystalError as error:
             raise CrystalError(f"structure {i}: {error}") from None
-        lattice, frac, number = (
-            reduced[:3] if reduce else (crystal[0].copy(), wrap_into_cell(crystal[1]), crystal[2])
-        )
-        lattices.append(lattice)
-        coords.append(frac)
-        numbers.append(number)
+        crystals.append(reduced[:3] if reduce else (lattice, wrap_into_cell(frac), numbers))
         groups.append(reduced.space_group)
     if info is not None and len(info) != len(groups):
         raise ValueError(
@@ -58,10 +50,10 @@ def from_structures(
     info = pd.DataFrame(index=range(len(groups))) if info is None else info.reset_index(drop=True)
     defaults = {
         "material_id": [str(i) for i in range(len(groups))],
-        "formula": [reduced_formula(z) for z in numbers],
+        "formula": [reduced_formula(numbers) for _, _, numbers in crystals],
         "space_group": groups,
         "split": "train",
         "source": "structure",
     }
     info = info.assign(**{name: value for name, value in defaults.items() if name not in info})
-    return table_from_arrays(lattices, coords, numbers, info)
+    return table_from_arrays(*(zip(*crystals, strict=True) if crystals else ((), (), ())), info)

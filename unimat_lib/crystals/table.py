@@ -21,13 +21,8 @@ if TYPE_CHECKING:
 
 
 CRYSTAL_SYSTEMS = (
-    "triclinic",
-    "monoclinic",
-    "orthorhombic",
-    "tetragonal",
-    "trigonal",
-    "hexagonal",
-    "cubic",
+    *("triclinic", "monoclinic", "orthorhombic", "tetragonal"),
+    *("trigonal", "hexagonal", "cubic"),
 )
 LAST_SPACE_GROUP = (2, 15, 74, 142, 167, 194, 230)
 """Highest space-group number of each crystal system, in the order of ``CRYSTAL_SYSTEMS``."""
@@ -86,8 +81,7 @@ def crystal_system_index(space_group: Tensor | np.ndarray | Sequence[int] | int)
         raise ValueError(
             f"space groups must lie in 1 to 230, but {found} came; check the space_group column"
         )
-    last = torch.tensor(LAST_SPACE_GROUP, device=number.device)
-    return torch.searchsorted(last, number)
+    return torch.searchsorted(torch.tensor(LAST_SPACE_GROUP, device=number.device), number)
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,11 +156,9 @@ class CrystalTable:
         """``[C, 3]`` float64, alpha (between b and c), beta (a, c), gamma (a, b) in degrees."""
         unit = self.lattice / self.lattice.norm(dim=-1, keepdim=True)  # [C, 3, 3]
         first, second = unit[:, [1, 0, 0]], unit[:, [2, 2, 1]]
-        cosine = (first * second).sum(-1)
         sine = torch.linalg.cross(first, second).norm(dim=-1)
-        return torch.rad2deg(
-            torch.atan2(sine, cosine)
-        )  # accurate near 0 and 180 degrees, unlike acos
+        # Accurate near 0 and 180 degrees, unlike acos.
+        return torch.rad2deg(torch.atan2(sine, (first * second).sum(-1)))
 
     @property
     def volume(self) -> Tensor:
@@ -176,9 +168,8 @@ class CrystalTable:
     @property
     def space_group(self) -> Tensor:
         """``[C]`` int64, international numbers from the ``info`` column."""
-        return torch.as_tensor(
-            self.info["space_group"].to_numpy(np.int64, copy=True), device=self.device
-        )
+        numbers = self.info["space_group"].to_numpy(np.int64, copy=True)
+        return torch.as_tensor(numbers, device=self.device)
 
     @property
     def crystal_system(self) -> Tensor:
@@ -209,11 +200,11 @@ class CrystalTable:
             )
         atoms, offsets = gather_segments(self.offsets, index)
         return CrystalTable(
-            atomic_numbers=self.atomic_numbers[atoms],
-            frac_coords=self.frac_coords[atoms],
-            lattice=self.lattice[index],
-            offsets=offsets,
-            info=self.info.iloc[index.cpu().numpy()].reset_index(drop=True),
+            self.atomic_numbers[atoms],
+            self.frac_coords[atoms],
+            self.lattice[index],
+            offsets,
+            self.info.iloc[index.cpu().numpy()].reset_index(drop=True),
         )
 
     def split(self, name: str) -> CrystalTable:
@@ -234,13 +225,12 @@ class CrystalTable:
 
     def to(self, device: torch.device | str) -> CrystalTable:
         """The same table with its tensors on ``device``."""
-        return CrystalTable(
-            atomic_numbers=self.atomic_numbers.to(device),
-            frac_coords=self.frac_coords.to(device),
-            lattice=self.lattice.to(device),
-            offsets=self.offsets.to(device),
-            info=self.info,
-        )
+        moved = (tensor.to(device) for tensor in self._tensors)
+        return CrystalTable(*moved, info=self.info)
+
+    @property
+    def _tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self.atomic_numbers, self.frac_coords, self.lattice, self.offsets
 
     def structure(self, i: int) -> Structure:
         """Crystal ``i`` as a pymatgen ``Structure``."""
@@ -258,7 +248,7 @@ class CrystalTable:
     def content_hash(self) -> str:
         """12 hexadecimal digits over the tensors and the material ids."""
         digest = hashlib.sha256()
-        for tensor in (self.atomic_numbers, self.frac_coords, self.lattice, self.offsets):
+        for tensor in self._tensors:
             digest.update(np.ascontiguousarray(tensor.cpu().numpy()).tobytes())
         digest.update("\n".join(self.info["material_id"].astype(str)).encode())
         return digest.hexdigest()[:12]
@@ -271,15 +261,12 @@ def table_from_arrays(
     info: pd.DataFrame,
 ) -> CrystalTable:
     """A table from lattices ``[3, 3]``, coordinates ``[n, 3]`` and elements ``[n]``."""
-    counts = [len(numbers) for numbers in atomic_numbers]
-    empty = len(counts) == 0
+    counts = [0, *(len(numbers) for numbers in atomic_numbers)]
     return CrystalTable(
         atomic_numbers=torch.as_tensor(np.concatenate([[], *atomic_numbers]).astype(np.int64)),
         frac_coords=torch.as_tensor(np.concatenate([np.zeros((0, 3)), *frac_coords])),
-        lattice=torch.as_tensor(
-            np.zeros((0, 3, 3)) if empty else np.stack(lattices).astype(np.float64)
-        ),
-        offsets=torch.as_tensor(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)),
+        lattice=torch.as_tensor(np.array(lattices, dtype=np.float64).reshape(-1, 3, 3)),
+        offsets=torch.as_tensor(np.cumsum(counts, dtype=np.int64)),
         info=info.reset_index(drop=True),
     )
 
@@ -295,9 +282,7 @@ def concatenate(tables: Sequence[CrystalTable]) -> CrystalTable:
     counts = torch.cat([table.num_atoms for table in tables])
     common = [c for c in tables[0].info.columns if all(c in t.info.columns for t in tables)]
     return CrystalTable(
-        atomic_numbers=torch.cat([table.atomic_numbers for table in tables]),
-        frac_coords=torch.cat([table.frac_coords for table in tables]),
-        lattice=torch.cat([table.lattice for table in tables]),
+        *map(torch.cat, list(zip(*(table._tensors for table in tables), strict=True))[:3]),
         offsets=torch.cat([counts.new_zeros(1), counts.cumsum(0)]),
         info=pd.concat([table.info[common] for table in tables], ignore_index=True),
     )

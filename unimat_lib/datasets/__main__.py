@@ -14,22 +14,23 @@ from unimat_lib.datasets.report import DataError
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m unimat_lib.datasets", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
+    commands = parser.add_subparsers(required=True)
     command = commands.add_parser("prepare", help="turn a data set into a table of crystals")
     command.add_argument("name", choices=DATASETS)
     command.add_argument(
         "--data-dir", help="folder with the files of mp_20 or mp_extra (default: $UNIMAT_DATA)"
     )
-    command.add_argument("--cache-dir", default="data/cache", help="target (default: %(default)s)")
+    command.add_argument(
+        "--cache-dir", help="target (default: the book's data/cache, or the user's cache folder)"
+    )
     command.add_argument("--workers", type=int, default=2, help="processes (default: %(default)s)")
     command.add_argument("--folder", help="folder of CIF files, for cif_folder")
     command.add_argument("--properties", help="CSV of properties, for cif_folder")
     options = vars(parser.parse_args(arguments))
-    options.pop("command")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         report = prepare_dataset(options.pop("name"), **options)
-    except (DataError, ValueError) as error:
+    except (DataError, OSError, ValueError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
     lines = [

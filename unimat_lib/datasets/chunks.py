@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +20,22 @@ from unimat_lib.crystals.table import (
     table_from_arrays,
 )
 from unimat_lib.datasets.report import DataError
+from unimat_lib.datasets.source import dropped_row
+from unimat_lib.files import file_hash, read_record, write_record
 from unimat_lib.processes import unordered
 
 logger = logging.getLogger(__name__)
 
-
 _CHUNK = 250  # rows per file of an unfinished preparation: about a second of work
 
 
-def _prepare_chunk(
-    read: Callable[[Mapping[str, Any]], ReducedCrystal], rows: list[dict[str, Any]], target: str
-) -> int:
-    """Read some rows and write them to ``target`` (Parquet) with the dropped ones beside it."""
+Read = Callable[[Mapping[str, Any]], ReducedCrystal]
+
+
+def read_rows(
+    read: Read, rows: list[dict[str, Any]]
+) -> tuple[list[ReducedCrystal], list[dict[str, Any]], list[dict[str, Any]]]:
+    """Crystals of some rows with their columns, and the rows that are dropped for a reason."""
     crystals, infos, dropped = [], [], []
     for row in rows:
         try:
@@ -41,9 +44,7 @@ def _prepare_chunk(
                 row["info"]["space_group"] = crystal.space_group
             crystal_system_index(row["info"]["space_group"])
         except ValueError as error:  # a CrystalError, or a space group that does not exist
-            dropped.append(
-                {"row": row["row"], "material_id": row["material_id"], "reason": str(error)}
-            )
+            dropped.append(dropped_row(row["row"], row["material_id"], str(error)))
             continue
         crystals.append(crystal)
         infos.append(
@@ -56,53 +57,78 @@ def _prepare_chunk(
                 **row["info"],
             }
         )
-    path = Path(target)
-    path.with_suffix(".json").write_text(json.dumps({"used": len(crystals), "dropped": dropped}))
+    return crystals, infos, dropped
+
+
+def _prepare_chunk(read: Read, rows: list[dict[str, Any]], target: str) -> int:
+    """Read some rows and write them to ``target`` (Parquet), then a record of it beside it."""
+    crystals, infos, dropped = read_rows(read, rows)
+    path, checksum = Path(target), None
     if crystals:
-        table = table_from_arrays(
-            [c.lattice for c in crystals],
-            [c.frac_coords for c in crystals],
-            [c.atomic_numbers for c in crystals],
-            pd.DataFrame(infos),
-        )
-        save_table(table, path)
-    path.with_suffix(".done").touch()  # last, so that a chunk is either complete or done again
+        lattices, frac_coords, numbers, *_ = zip(*crystals, strict=True)
+        save_table(table_from_arrays(lattices, frac_coords, numbers, pd.DataFrame(infos)), path)
+        checksum = file_hash(path)
+    # Last, so that a chunk is either whole or done again.
+    write_record(path.with_suffix(".json"), {"sha256": checksum, "dropped": dropped})
     return len(rows)
 
 
+def _read_chunk(path: Path) -> dict[str, Any] | None:
+    """The record of a chunk that is whole."""
+    record = read_record(path.with_suffix(".json"))
+    if record is None or record["sha256"] is None:
+        return record
+    if path.is_file() and file_hash(path) == record["sha256"]:
+        return record
+    logger.warning("%s is damaged and is made anew", path)
+    return None
+
+
 def run_chunks(
-    read: Callable[[Mapping[str, Any]], ReducedCrystal],
+    read: Read,
     rows: list[dict[str, Any]],
     scratch: Path,
     *,
     workers: int,
     show_progress: bool | None,
 ) -> tuple[CrystalTable, list[dict[str, Any]]]:
-    """Prepare all rows, taking over the chunks that an interrupted run left in ``scratch``."""
+    """Prepare all rows, taking over the chunks that an interrupted run left in ``scratch``.
+
+    Args:
+        read: Makes a crystal of a row; a ``ValueError`` drops the row with its message.
+        rows: See :class:`.Source`.
+        scratch: Folder of the chunks; it is made, and stays.
+        workers: Processes.
+        show_progress: Progress bar; by default when standard error is a terminal.
+
+    Returns:
+        The table, and one ``{"row", "material_id", "reason"}`` for each dropped row.
+
+    Raises:
+        DataError: No row can be used, or a chunk was damaged while this ran.
+    """
     from tqdm import tqdm
 
-    scratch.mkdir(parents=True, exist_ok=True)
     starts = range(0, len(rows), _CHUNK)
     paths = [scratch / f"chunk-{start:08d}.parquet" for start in starts]
-    todo = [i for i, path in enumerate(paths) if not path.with_suffix(".done").exists()]
-    if len(todo) < len(paths):
-        logger.info("resuming: %d of %d chunks are there", len(paths) - len(todo), len(paths))
-    jobs = [(rows[starts[i] : starts[i] + _CHUNK], str(paths[i])) for i in todo]
+    jobs = [
+        (read, rows[start : start + _CHUNK], str(path))
+        for start, path in zip(starts, paths, strict=True)
+        if _read_chunk(path) is None
+    ]
+    if len(jobs) < len(paths):
+        logger.info("resuming: %d of %d chunks are there", len(paths) - len(jobs), len(paths))
     show = sys.stderr.isatty() if show_progress is None else show_progress
-    left = sum(len(chunk) for chunk, _ in jobs)
+    left = sum(len(chunk) for _, chunk, _ in jobs)
     with tqdm(total=len(rows), initial=len(rows) - left, unit="crystal", disable=not show) as bar:
-        for done in unordered(_prepare_chunk, [(read, *job) for job in jobs], workers=workers):
+        for done in unordered(_prepare_chunk, jobs, workers=workers):
             bar.update(done)
-    return _merge_chunks(paths)
-
-
-def _merge_chunks(paths: Sequence[Path]) -> tuple[CrystalTable, list[dict[str, Any]]]:
-    tables, dropped = [], []
-    for path in paths:
-        record = json.loads(path.with_suffix(".json").read_text())
-        dropped += record["dropped"]
-        if record["used"]:
-            tables.append(load_table(path))
+    records = [_read_chunk(path) for path in paths]
+    if None in records:
+        raise DataError(f"a chunk in {scratch} was damaged while this ran: run it again")
+    dropped = [reason for record in records for reason in record["dropped"]]
+    used = zip(paths, records, strict=True)
+    tables = [load_table(path) for path, record in used if record["sha256"] is not None]
     if not tables:
         reasons = "; ".join(f"{d['material_id']}: {d['reason']}" for d in dropped[:5])
         raise DataError(f"none of {len(dropped)} rows can be used ({reasons}); check the source")

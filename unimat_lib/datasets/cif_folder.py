@@ -4,17 +4,40 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
+from unimat_lib.crystals.cif import MAX_CHARACTERS
 from unimat_lib.crystals.reduction import ReducedCrystal, reduced_formula
 from unimat_lib.crystals.table import SPLITS
 from unimat_lib.datasets.report import DataError, PreparationReport
-from unimat_lib.datasets.source import SPLIT_SHARES, Source, as_integer, read_cif_row, read_csv
+from unimat_lib.datasets.source import (
+    SPLIT_SHARES,
+    Source,
+    as_integer,
+    dropped_row,
+    read_cif_row,
+    read_csv,
+)
+
+_OWN_COLUMNS = {
+    *("file", "material_id", "formula", "source", "row", "space_group_spglib", "was_primitive"),
+    *("lattice", "frac_coords", "atomic_numbers"),
+}
+_GROUP_COLUMNS = ("spacegroup.number", "space_group")
 
 
 def cif_files(folder: str | os.PathLike[str] | None) -> list[Path]:
+    """The files ``*.cif`` of a folder, whatever the case of the suffix, sorted by name.
+
+    Raises:
+        DataError: There is no folder, no such file in it, or two of one name.
+    """
     if folder is None:
         raise DataError("cif_folder needs the folder: prepare('cif_folder', folder='my/cifs')")
     entries = Path(folder).expanduser().glob("*")
@@ -23,31 +46,44 @@ def cif_files(folder: str | os.PathLike[str] | None) -> list[Path]:
         raise DataError(
             f"files *.cif were expected in {folder}, but there are none; folders in it are not read"
         )
+    for first, second in pairwise(files):
+        if first.stem == second.stem:
+            raise DataError(f"{folder} holds {first.name} and {second.name}: rename one of them")
     return files
 
 
+def _name(file: Path) -> str:
+    """Stem of a file; bytes that are no UTF-8 are spelled out."""
+    return os.fsencode(file.stem).decode("utf-8", errors="backslashreplace")
+
+
 def cif_folder_source(files: list[Path], properties: Path | None, limit: int | None) -> Source:
-    table = _property_table(properties, files) if properties else {}
+    """Rows of a folder of CIF files.
+
+    Args:
+        files: By :func:`cif_files`.
+        properties: CSV, see :class:`.Origin`.
+        limit: Read only the first so many files.
+
+    Raises:
+        DataError: The table of properties is absent or cannot be understood.
+    """
+    names = [_name(file) for file in files]
+    table = _property_table(properties, names) if properties else {}
     rows, without = [], 0
-    for file in files[:limit]:
-        extra = dict(table.get(file.stem, {}))
+    for file, name in list(zip(files, names, strict=True))[:limit]:
+        extra = dict(table.get(name, {}))
         without += bool(table) and not extra
-        split = extra.pop("split", None)
-        group = extra.pop("spacegroup.number", extra.pop("space_group", None))
-        info = {"space_group": as_integer(group) or None, "split": split, "source": "cif"}
-        text = file.read_bytes().decode("utf-8", errors="replace")
-        row = {"row": len(rows), "material_id": file.stem, "cif": text}
-        rows.append({**row, "info": {**extra, **info}})
-    notes = {}
-    dropped = []
+        own = {"space_group": None, "split": None, **extra, "source": "cif"}
+        with file.open("rb") as handle:  # one byte too many is refused, a disk image is not read
+            text = handle.read(MAX_CHARACTERS + 1).decode("utf-8", errors="replace")
+        rows.append({"row": len(rows), "material_id": name, "cif": text, "info": own})
+    notes, dropped = {}, []
     if table:
-        orphans = sorted(set(table) - {file.stem for file in files})
+        orphans = sorted(set(table) - set(names))
         notes = {"files_without_properties": without, "properties_without_file": len(orphans)}
         reason = "the table of properties names it, but the folder has no such file"
-        dropped = [
-            {"row": len(rows) + n, "material_id": name, "reason": reason}
-            for n, name in enumerate(orphans)
-        ]
+        dropped = [dropped_row(len(rows) + n, name, reason) for n, name in enumerate(orphans)]
 
     def describe(report: PreparationReport) -> str:
         return f"{report.num_used:,} of {report.num_rows:,} CIF files of a folder."
@@ -73,26 +109,48 @@ def hashed_split(key: str) -> str:
     return "val" if value < SPLIT_SHARES["train"] + SPLIT_SHARES["val"] else "test"
 
 
-def _property_table(path: Path, files: Sequence[Path]) -> dict[str, dict[str, Any]]:
-    """Columns of the CSV by the stem of the file they belong to."""
-    if not path.is_file():
-        raise DataError(f"no table of properties at {path}")
+def _property_table(path: Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Columns of the CSV by the name of the file they belong to."""
     # As text: a number would lose the leading zeros of a file name.
-    frame, _ = read_csv(path, text_columns=("file", "material_id"))
+    frame, _ = read_csv(path, text_columns=("file", "material_id", *_GROUP_COLUMNS))
     key = next((name for name in ("file", "material_id") if name in frame), None)
     if key is None:
         raise DataError(
             f"{path} needs a column 'file' or 'material_id'; it has {list(frame.columns)}"
         )
-    stems = frame[key].str.replace(r"(?i)\.cif$", "", regex=True)
+    stems = frame.pop(key).fillna("").str.replace(r"(?i)\.cif$", "", regex=True)
     if stems.duplicated().any():
         raise DataError(f"{path} names {stems[stems.duplicated()].iloc[0]!r} more than once")
-    if not set(stems) & {file.stem for file in files}:
+    if not set(stems) & set(names):
         raise DataError(
             f"no row of {path} names a file of the folder; {key} has {stems[:3].tolist()}"
         )
     if "split" in frame and not set(frame["split"]) <= set(SPLITS):
         raise DataError(f"{path}: split must be one of {SPLITS}, but {set(frame['split'])} came")
-    reserved = {"file", "material_id", "formula", "source", "row", "space_group_spglib"}
-    kept = [name for name in frame if name not in reserved and not name.startswith("Unnamed")]
+    if taken := sorted(_OWN_COLUMNS & set(frame)):
+        raise DataError(f"{path}: the table of crystals has columns {taken} itself; rename yours")
+    groups = [name for name in _GROUP_COLUMNS if name in frame]
+    if len(groups) > 1:
+        raise DataError(f"{path} has the columns {groups}: keep one of them")
+    for name in groups:
+        values = zip(stems, frame.pop(name), strict=True)
+        numbers = [_space_group(value, f"{path}: {name} of {stem!r}") for stem, value in values]
+        frame["space_group"] = pd.Series(numbers, index=frame.index, dtype=object)
+    kept = [name for name in frame if not re.fullmatch(r"Unnamed: \d+", name)]  # an index
     return dict(zip(stems, frame[kept].to_dict("records"), strict=True))
+
+
+def _space_group(value: Any, where: str) -> int | None:
+    """International number of a number or symbol such as "Fm-3m", "P 21/c" or "P2(1)/c"."""
+    import gemmi
+
+    if not isinstance(value, str):
+        return None  # an empty cell
+    if 1 <= (number := as_integer(value)) <= 230:
+        return number
+    group = gemmi.find_spacegroup_by_name(re.sub(r"[_()]", "", value))
+    if group is None:
+        raise DataError(
+            f"{where} is {value!r}: a number from 1 to 230 or a Hermann-Mauguin symbol expected"
+        )
+    return group.number

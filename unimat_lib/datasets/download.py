@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import http.client
 import logging
+import time
+import urllib.request
 from pathlib import Path
 
 from unimat_lib.datasets.report import DataError
@@ -11,37 +14,59 @@ from unimat_lib.files import replacing
 
 logger = logging.getLogger(__name__)
 
+TIMEOUT = 60
+"""Seconds that a server may stay silent."""
+
+LONGEST = 1800
+"""Seconds that a whole download may take."""
+
+LARGEST = 2**30
+"""Bytes; no file that the manifest names comes near it."""
+
+_HANDLERS = (
+    urllib.request.ProxyHandler,
+    urllib.request.HTTPHandler,
+    urllib.request.HTTPSHandler,
+    urllib.request.HTTPRedirectHandler,
+    urllib.request.HTTPDefaultErrorHandler,
+    urllib.request.HTTPErrorProcessor,
+    urllib.request.UnknownHandler,  # refuses file:, ftp: and whatever else
+)
+
 
 def download(url: str, target: Path, *, blob: str) -> Path:
     """Download one file, check its git blob id, and only then give it its name.
 
-    Raises:
-        DataError: The download fails or is truncated, or the content is another one.
-    """
-    import pooch
+    Only http and https are spoken, also after a redirect.
 
+    Raises:
+        DataError: The download fails, hangs or is truncated, or the content is another one.
+    """
     logger.info("downloading %s", url)
     try:
         with replacing(target) as partial:
-            pooch.retrieve(
-                url,
-                known_hash=None,  # checked below: pooch has no git blob ids
-                fname=partial.name,
-                path=partial.parent,
-                downloader=pooch.HTTPDownloader(timeout=60, progressbar=False),
-            )
+            _fetch(url, partial)
             content = partial.read_bytes()
-            came = git_blob_id(content)
-            if came != blob:
-                raise DataError(
-                    f"{url}: content with git blob id {blob} expected, but {came} came "
-                    f"({len(content):,} bytes); the download was truncated or the file was "
-                    "replaced. Nothing was kept. Try again, or put the file into a folder yourself "
-                    "and set UNIMAT_DATA to it"
+            if (came := git_blob_id(content)) != blob:
+                raise ValueError(
+                    f"content with git blob id {blob} expected, but {came} came ({len(content):,} "
+                    "bytes): the download was truncated or the file was replaced"
                 )
-    except (OSError, ValueError) as error:  # requests' own errors are OSErrors
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise DataError(
             f"{url} cannot be downloaded ({error}). Nothing was kept. Try again, or put the file "
             "into a folder yourself and set UNIMAT_DATA to it"
         ) from error
     return target
+
+
+def _fetch(url: str, target: Path) -> None:
+    opener = urllib.request.OpenerDirector()
+    for handler in _HANDLERS:
+        opener.add_handler(handler())
+    started = time.monotonic()
+    with opener.open(url, timeout=TIMEOUT) as answer, target.open("wb") as file:
+        while part := answer.read1(2**20):
+            file.write(part)
+            if file.tell() > LARGEST or time.monotonic() - started > LONGEST:
+                raise OSError(f"stopped after {file.tell():,} bytes in {LONGEST} s at most")

@@ -16,6 +16,7 @@ from unimat_lib.datasets.source import (
     Source,
     as_integer,
     as_number,
+    dropped_row,
     manifest,
     read_cif_row,
     read_csv,
@@ -25,17 +26,18 @@ _PROPERTIES = ("formation_energy_per_atom", "band_gap", "e_above_hull")
 
 
 def find_mp_20(folder: Path) -> dict[str, Path]:
-    """The three files in ``folder`` or ``folder/mp_20``, plain or gzipped."""
+    """The three files in ``folder`` or ``folder/mp_20``, plain or gzipped.
+
+    Raises:
+        DataError: They are not all there.
+    """
     for place in (folder, folder / "mp_20"):
-        found = {}
-        for split in SPLITS:
-            for name in (f"{split}.csv", f"{split}.csv.gz"):
-                if (place / name).is_file():
-                    found.setdefault(split, place / name)
-        if len(found) == len(SPLITS):
+        paths = {split: (place / f"{split}.csv", place / f"{split}.csv.gz") for split in SPLITS}
+        found = {s: next(filter(Path.is_file, both), None) for s, both in paths.items()}
+        missing = [split for split, path in found.items() if path is None]
+        if not missing:
             return found
-        if found:
-            missing = sorted(set(SPLITS) - set(found))
+        if len(missing) < len(SPLITS):
             raise DataError(f"{place} lacks the files of {missing}, as .csv or .csv.gz")
     raise DataError(
         f"train, val and test (.csv or .csv.gz) were expected in {folder} or {folder / 'mp_20'}, "
@@ -45,9 +47,7 @@ def find_mp_20(folder: Path) -> dict[str, Path]:
 
 
 def download_mp_20(folder: str | os.PathLike[str]) -> dict[str, Path]:
-    """Download the public MP-20 files that are not in ``folder`` yet.
-
-    A file gets its name only after its content was checked.
+    """Download the public MP-20 files that are not in ``folder`` yet, each checked by its content.
 
     Args:
         folder: Target folder; it is created.
@@ -67,22 +67,29 @@ def download_mp_20(folder: str | os.PathLike[str]) -> dict[str, Path]:
 
 
 def mp_20_source(paths: Mapping[str, Path], limit: int | None) -> Source:
-    entries = manifest()["mp_20"]
-    public_rows = {split: entry["rows"] for split, entry in entries["files"].items()}
+    """Rows of the files of :func:`find_mp_20` or :func:`download_mp_20`.
+
+    Args:
+        paths: File of each split.
+        limit: Read only the first so many rows of each.
+
+    Raises:
+        DataError: A file is damaged, or nobody could say which data it is.
+    """
+    entries = manifest()["mp_20"]["files"]
     rows: list[dict[str, Any]] = []
     dropped: list[dict[str, Any]] = []
     seen: set[str] = set()
     is_public = True
     for split in SPLITS:
         frame, blob = read_csv(paths[split])
-        public = blob == entries["files"][split]["git_blob"]
+        public = blob == entries[split]["git_blob"]
         is_public &= public
         _check_columns(frame, paths[split], public=public)
         for record in frame.head(limit).to_dict("records"):
             material_id, row = str(record["material_id"]), len(rows) + len(dropped)
             if material_id in seen:
-                reason = "this material_id was there before"
-                dropped.append({"row": row, "material_id": material_id, "reason": reason})
+                dropped.append(dropped_row(row, material_id, "this material_id was there before"))
                 continue
             seen.add(material_id)
             info = {
@@ -104,7 +111,8 @@ def mp_20_source(paths: Mapping[str, Path], limit: int | None) -> Source:
         sources = ", ".join(f"{n:,} {name}" for name, n in report.counts["source"].items())
         return (
             f"A rebuilt copy of MP-20, not the public files: {report.num_used:,} of "
-            f"{sum(public_rows.values()):,} crystals, by source {sources}.{part}"
+            f"{sum(entry['rows'] for entry in entries.values()):,} crystals, by source "
+            f"{sources}.{part}"
         )
 
     return Source(rows=rows, read=read_cif_row, describe=describe, dropped=dropped)
@@ -114,9 +122,7 @@ def _check_columns(frame: pd.DataFrame, path: Path, *, public: bool) -> None:
     missing = [name for name in ("material_id", "cif", "spacegroup.number") if name not in frame]
     if missing:
         raise DataError(f"{path} lacks the columns {missing}; it has {list(frame.columns)}")
-    if public:
-        return
-    if "source" not in frame or frame["source"].isna().any():
+    if not public and ("source" not in frame or frame["source"].isna().any()):
         raise DataError(
             f"{path} is not the public MP-20 file and has no (complete) source column, so nobody "
             "could say which data this is; add a column 'source' that names the origin of each "

@@ -13,7 +13,7 @@ import pandas as pd
 from unimat_lib.crystals.reduction import ReducedCrystal, reduce_crystal
 from unimat_lib.crystals.table import EXTRA_SPLIT, CrystalError, CrystalTable, concatenate
 from unimat_lib.datasets.report import DataError, PreparationReport
-from unimat_lib.datasets.source import Source, manifest
+from unimat_lib.datasets.source import Source, dropped_row, manifest
 
 
 def _from_cell(row: Mapping[str, Any]) -> ReducedCrystal:
@@ -22,40 +22,53 @@ def _from_cell(row: Mapping[str, Any]) -> ReducedCrystal:
     # 0.33333 stands for 1/3, or symmetry would hold to a few 1e-5 angstrom only.
     special = np.round(12 * frac) / 12
     frac = np.where(np.abs(frac - special) < 6e-6, special, frac)
-    crystal = reduce_crystal(_lattice(*row["lattice"]), frac, row["atomic_numbers"])
+    crystal = reduce_crystal(_lattice(*map(float, row["lattice"])), frac, row["atomic_numbers"])
     # The file has single precision; further decimals are noise that takes space.
     return crystal._replace(lattice=crystal.lattice.round(6))
 
 
-def _lattice(*parameters: float) -> np.ndarray:
-    """Rows a, b, c ``[3, 3]`` in angstrom from three lengths and three angles in degrees.
+def _lattice(a: float, b: float, c: float, *angles: float) -> np.ndarray:
+    """Rows ``[3, 3]`` in angstrom of three lengths and three angles in degrees.
 
     a lies along x, b in the plane of x and y.
     """
-    a, b, c, alpha, beta, gamma = map(float, parameters)
-    cosine = np.cos(np.radians([alpha, beta, gamma]))
-    sine = math.sin(math.radians(gamma))
+    cosine = np.cos(np.radians(angles))
+    sine = math.sin(math.radians(angles[2]))
     y = (cosine[0] - cosine[1] * cosine[2]) / sine
     z_squared = 1 - cosine[1] ** 2 - y**2
     if not z_squared > 0:
-        raise CrystalError(f"no cell has the angles {alpha:g}, {beta:g}, {gamma:g}")
+        raise CrystalError("no cell has the angles {:g}, {:g}, {:g}".format(*angles))
     rows = [[a, 0, 0], [b * cosine[2], b * sine, 0]]
     return np.array([*rows, [c * cosine[1], c * y, c * math.sqrt(z_squared)]])
 
 
 def find_mp_extra(folder: Path | None) -> Path:
+    """The file of further crystals in a folder.
+
+    Raises:
+        DataError: There is no folder or no such file in it.
+    """
     name = manifest()["mp_extra"]["file"]
-    path = Path(name) if folder is None else folder / name
-    if folder is None or not path.is_file():
+    if folder is None or not (folder / name).is_file():
         where = "UNIMAT_DATA is not set" if folder is None else f"{folder} has no such file"
         raise DataError(
             f"mp_extra is read from {name}, but {where}; point UNIMAT_DATA (or data_dir) at the "
             "folder that holds it"
         )
-    return path
+    return folder / name
 
 
 def mp_extra_source(path: Path, checksum: str, limit: int | None) -> Source:
+    """Rows of the file of :func:`find_mp_extra`.
+
+    Args:
+        path: The file.
+        checksum: Its SHA-256.
+        limit: Read only the first so many rows.
+
+    Raises:
+        DataError: It is not the file that the manifest names.
+    """
     entry = manifest()["mp_extra"]
     if checksum != entry["sha256"]:
         raise DataError(
@@ -65,7 +78,7 @@ def mp_extra_source(path: Path, checksum: str, limit: int | None) -> Source:
     frame = pd.read_parquet(path).head(limit)
     repeated = frame["material_id"].duplicated()
     dropped = [
-        {"row": row, "material_id": name, "reason": "this material_id was there before"}
+        dropped_row(row, name, "this material_id was there before")
         for row, name in frame["material_id"][repeated].items()
     ]
     rows = [
@@ -112,18 +125,15 @@ def apart_from(extra: CrystalTable, table: CrystalTable) -> CrystalTable:
         Those that remain, in their order.
     """
 
-    def keys(info: pd.DataFrame) -> set[tuple[str, int]]:
+    def keys(info: pd.DataFrame) -> list[pd.Series]:
         columns = [name for name in ("space_group", "space_group_spglib") if name in info]
-        return {key for name in columns for key in zip(info["formula"], info[name], strict=True)}
+        return [info["formula"] + " " + info[name].astype(str) for name in columns]
 
-    unseen = keys(table.info[table.info["split"].isin(("val", "test"))])
-    known = extra.info["material_id"].isin(table.info["material_id"]).to_numpy(bool, copy=True)
-    alike = np.zeros(len(extra), dtype=bool)
-    for name in ("space_group", "space_group_spglib"):
-        if name in extra.info:
-            pairs = zip(extra.info["formula"], extra.info[name], strict=True)
-            alike |= np.fromiter((pair in unseen for pair in pairs), bool, len(extra))
-    return extra.select(~(known | alike))
+    unseen = pd.concat(keys(table.info[table.info["split"].isin(("val", "test"))]))
+    out = extra.info["material_id"].isin(table.info["material_id"])
+    for key in keys(extra.info):
+        out |= key.isin(unseen)
+    return extra.select(~out.to_numpy(bool, copy=True))
 
 
 def pretraining_pool(

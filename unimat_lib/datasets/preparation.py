@@ -16,35 +16,33 @@ import logging
 import os
 import shutil
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from unimat_lib.crystals.parquet import load_table, save_table
 from unimat_lib.crystals.table import CrystalTable
-from unimat_lib.datasets.chunks import run_chunks
+from unimat_lib.datasets.chunks import read_rows, run_chunks
 from unimat_lib.datasets.cif_folder import cif_files, cif_folder_source
 from unimat_lib.datasets.mp_20 import download_mp_20, find_mp_20, mp_20_source
 from unimat_lib.datasets.mp_extra import find_mp_extra, mp_extra_source
 from unimat_lib.datasets.prototypes import prototypes_source
 from unimat_lib.datasets.report import DataError, PreparationReport, count_crystals
 from unimat_lib.datasets.source import Source, data_folder
-from unimat_lib.files import alone_in, file_hash, replacing
+from unimat_lib.files import alone_in, file_hash, read_record, write_record
 from unimat_lib.identity import Identity, identity_of, short_hash
 from unimat_lib.paths import cache_folder
 
 logger = logging.getLogger(__name__)
 
-
-DATASETS = ("prototypes", "mp_20", "mp_extra", "cif_folder")
-
-# What reads the rows of each data set; whatever it calls in this module or in crystals counts too.
+# What reads the rows of each data set; whatever it calls counts for its identity.
 _READERS = {
     "prototypes": prototypes_source,
     "mp_20": mp_20_source,
     "mp_extra": mp_extra_source,
     "cif_folder": cif_folder_source,
 }
+DATASETS = tuple(_READERS)
 
 
 def preparation_identity(name: str) -> Identity:
@@ -56,7 +54,8 @@ def preparation_identity(name: str) -> Identity:
         name: One of ``DATASETS``.
     """
     reader = _READERS[name]
-    return identity_of(f"{reader.__module__}:{reader.__name__}", f"{__name__}:_finish")
+    steps = (f"{reader.__module__}:{reader.__name__}", f"{read_rows.__module__}:read_rows")
+    return identity_of(*steps, f"{__name__}:_finish")
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class Origin:
             variable ``UNIMAT_DATA``; without either MP-20's are downloaded.
         folder: Folder of CIF files, for ``cif_folder``.
         properties: CSV with a column ``file`` or ``material_id`` and properties, optionally
-            ``split`` and ``space_group``, for ``cif_folder``.
+            ``split`` and ``space_group`` (number or symbol), for ``cif_folder``.
         limit: Read only the first so many rows of each file (``mp_20``, ``mp_extra``), files
             (``cif_folder``), or make only about so many crystals (``prototypes``).
 
@@ -117,6 +116,7 @@ def prepare_dataset(
         ValueError: Unknown name, or an argument out of range.
         DataError: The source is absent, damaged or not acceptable.
     """
+    _check_name(name)
     if workers < 1:
         raise ValueError(f"workers must be at least 1, but {workers} came")
     wanted = Origin(**origin)
@@ -128,7 +128,8 @@ def _prepare(
     name: str, wanted: Origin, cache: Path, *, workers: int, show_progress: bool | None
 ) -> PreparationReport:
     started = time.perf_counter()
-    inputs, source = _open(name, wanted, cache)
+    inputs, arguments = _inputs(name, wanted, cache)
+    source = _READERS[name](*arguments, wanted.limit)
     identity = preparation_identity(name)
     key = short_hash(json.dumps([identity.digest, name, inputs, wanted.limit]))
     scratch = cache / f".{name}-{key}"
@@ -149,9 +150,9 @@ def _prepare(
         "report": asdict(report),
         "versions": identity.versions,
     }
-    with replacing(cache / f"{name}.json") as temporary:
-        temporary.write_text(json.dumps(record, indent=1), encoding="utf-8")
-    shutil.rmtree(scratch, ignore_errors=True)
+    write_record(cache / f"{name}.json", record)
+    for left in cache.glob(f".{name}-*"):  # also what earlier code or killed writers left
+        shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
     logger.info("%s: %d of %d rows used", name, report.num_used, report.num_rows)
     return report
 
@@ -167,7 +168,7 @@ def load_dataset(
     """The table of a data set, prepared first when it is not there or its source has changed.
 
     Without ``data_dir``, ``folder`` and ``UNIMAT_DATA`` a prepared table is taken as it is. The
-    arguments and errors are those of :func:`prepare`.
+    arguments and errors are those of :func:`.prepare_dataset`.
     """
     _check_name(name)
     wanted = Origin(**origin)
@@ -233,11 +234,11 @@ def read_report(name: str, cache_dir: str | os.PathLike[str] | None = None) -> P
         DataError: The data set was not prepared.
     """
     _check_name(name)
-    record = _record(name, cache_folder(cache_dir))
+    cache = cache_folder(cache_dir)
+    record = _record(name, cache)
     if record is None:
         raise DataError(
-            f"{name} is not prepared in {cache_dir}; "
-            f"run python -m unimat_lib.datasets prepare {name}"
+            f"{name} is not prepared in {cache}; run python -m unimat_lib.datasets prepare {name}"
         )
     return PreparationReport(**record["report"])
 
@@ -248,51 +249,38 @@ def _check_name(name: str) -> None:
 
 
 def _record(name: str, cache: Path) -> dict[str, Any] | None:
-    """What ``{name}.json`` says, when it is whole and its table is there."""
-    try:
-        record = json.loads((cache / f"{name}.json").read_text(encoding="utf-8"))
-        whole = file_hash(cache / record["table"]) == record["sha256"] and "code" in record
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+    """What ``{name}.json`` says, when it is whole and so is its table."""
+    record = read_record(cache / f"{name}.json")
+    if record is None:
         return None
-    if not whole:
-        logger.warning("%s is damaged and is not used", cache / record["table"])
-    return record if whole else None
+    path = cache / record["table"]
+    if path.is_file() and file_hash(path) == record["sha256"]:
+        return record
+    logger.warning("%s is absent or damaged and is not used", path)
+    return None
 
 
-def _inputs(name: str, origin: Origin, cache: Path) -> tuple[dict[str, str], Any]:
-    """Checksums of everything that goes in, and the files."""
+def _inputs(name: str, origin: Origin, cache: Path) -> tuple[dict[str, str], tuple]:
+    """Checksums of everything that goes in, and what the reader of the data set takes."""
     if name == "prototypes":
-        return {}, None
+        return {}, ()
     given = data_folder(origin.data_dir)
     if name == "mp_20":
         paths = find_mp_20(given) if given else download_mp_20(cache / "mp_20_public")
-        return {split: file_hash(path) for split, path in paths.items()}, paths
+        return {split: file_hash(path) for split, path in paths.items()}, (paths,)
     if name == "mp_extra":
         path = find_mp_extra(given)
-        return {"file": file_hash(path)}, path
+        inputs = {"file": file_hash(path)}
+        return inputs, (path, inputs["file"])
     files = cif_files(origin.folder)
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(f"{file.name} {file_hash(file)}\n".encode())
-    inputs = {"files": digest.hexdigest()}
-    if origin.properties is not None and Path(origin.properties).is_file():
-        inputs["properties"] = file_hash(Path(origin.properties))
-    return inputs, files
-
-
-def _open(name: str, origin: Origin, cache: Path) -> tuple[dict[str, str], Source]:
-    _check_name(name)
-    properties = None if origin.properties is None else Path(origin.properties)
-    if name == "cif_folder" and properties is not None and not properties.is_file():
+    lines = [os.fsencode(file.name) + f" {file_hash(file)}\n".encode() for file in files]
+    inputs = {"files": hashlib.sha256(b"".join(lines)).hexdigest()}
+    if origin.properties is None:
+        return inputs, (files, None)
+    properties = Path(origin.properties)
+    if not properties.is_file():
         raise DataError(f"no table of properties at {properties}")
-    inputs, files = _inputs(name, origin, cache)
-    if name == "prototypes":
-        return inputs, prototypes_source(origin.limit)
-    if name == "mp_20":
-        return inputs, mp_20_source(files, origin.limit)
-    if name == "mp_extra":
-        return inputs, mp_extra_source(files, inputs["file"], origin.limit)
-    return inputs, cif_folder_source(files, properties, origin.limit)
+    return {**inputs, "properties": file_hash(properties)}, (files, properties)
 
 
 def _report(
@@ -300,6 +288,7 @@ def _report(
 ) -> PreparationReport:
     dropped = sorted([*source.dropped, *dropped], key=lambda record: record["row"])
     info = table.info
+    disagree = info["space_group"] != info["space_group_spglib"]
     report = PreparationReport(
         name=name,
         num_rows=len(table) + len(dropped),
@@ -309,9 +298,7 @@ def _report(
         notes={
             **source.notes,
             "reduced_to_primitive": int((~info["was_primitive"]).sum()),
-            "space_group_disagreements": int(
-                (info["space_group"] != info["space_group_spglib"]).sum()
-            ),
+            "space_group_disagreements": int(disagree.sum()),
         },
         provenance="",
     )
@@ -323,10 +310,4 @@ def _finish(table: CrystalTable) -> CrystalTable:
     """Columns of the final table, the required ones first."""
     first = ["material_id", "formula", "space_group", "space_group_spglib", "split", "source"]
     others = [c for c in table.info if c not in (*first, "row", "was_primitive")]
-    return CrystalTable(
-        table.atomic_numbers,
-        table.frac_coords,
-        table.lattice,
-        table.offsets,
-        table.info[first + others],
-    )
+    return replace(table, info=table.info[first + others])

@@ -27,7 +27,7 @@ from unimat_lib.crystals.table import (
     table_from_arrays,
 )
 from unimat_lib.datasets.report import PreparationReport
-from unimat_lib.datasets.source import SPLIT_SHARES, Source
+from unimat_lib.datasets.source import SPLIT_SHARES, Source, dropped_row
 
 NUM_PROTOTYPE_CRYSTALS = 3000
 MAX_PROTOTYPE_ATOMS = 20
@@ -40,25 +40,10 @@ MAX_SCATTERING_Z = 94
 # Elements that take each other's place in the variants: groups of the periodic table without noble
 # gases, hydrogen, elements that have no long-lived isotope, and Eu, Tb, Yb, to which pymatgen gives
 # no electronegativity (its volume predictor needs one). Lanthanides, Th and U count to group 3.
-SUBSTITUTION_GROUPS = (
-    ("Li", "Na", "K", "Rb", "Cs"),
-    ("Be", "Mg", "Ca", "Sr", "Ba"),
-    ("Sc", "Y", "La", "Ce", "Pr", "Nd", "Sm", "Gd", "Dy", "Ho", "Er", "Tm", "Lu", "Th", "U"),
-    ("Ti", "Zr", "Hf"),
-    ("V", "Nb", "Ta"),
-    ("Cr", "Mo", "W"),
-    ("Mn", "Re"),
-    ("Fe", "Ru", "Os"),
-    ("Co", "Rh", "Ir"),
-    ("Ni", "Pd", "Pt"),
-    ("Cu", "Ag", "Au"),
-    ("Zn", "Cd", "Hg"),
-    ("B", "Al", "Ga", "In", "Tl"),
-    ("C", "Si", "Ge", "Sn", "Pb"),
-    ("N", "P", "As", "Sb", "Bi"),
-    ("O", "S", "Se", "Te"),
-    ("F", "Cl", "Br", "I"),
-)
+_GROUPS = """Li Na K Rb Cs, Be Mg Ca Sr Ba, Sc Y La Ce Pr Nd Sm Gd Dy Ho Er Tm Lu Th U, Ti Zr Hf,
+V Nb Ta, Cr Mo W, Mn Re, Fe Ru Os, Co Rh Ir, Ni Pd Pt, Cu Ag Au, Zn Cd Hg, B Al Ga In Tl,
+C Si Ge Sn Pb, N P As Sb Bi, O S Se Te, F Cl Br I"""
+SUBSTITUTION_GROUPS = tuple(tuple(group.split()) for group in _GROUPS.split(","))
 
 # Published prototypes may contain an element that no variant does; it is replaced all the same.
 _ALSO_IN_GROUP = {"Np": 2, "Pu": 2, "Pa": 2, "Cf": 2, "Eu": 2, "Tb": 2, "Yb": 2, "Po": 15, "Tc": 6}
@@ -82,16 +67,15 @@ def aflow_prototypes() -> list[dict[str, Any]]:
     """
     spec = importlib.util.find_spec("pymatgen.analysis.prototypes")
     folders = list(spec.submodule_search_locations or []) if spec else []
-    files = [Path(f) / "aflow_prototypes.json.gz" for f in folders]
-    found = [file for file in files if file.is_file()]
-    if not found:
+    files = [Path(folder) / "aflow_prototypes.json.gz" for folder in folders]
+    found = next((file for file in files if file.is_file()), None)
+    if found is None:
         raise FileNotFoundError(
             "pymatgen's AFLOW prototypes were expected as aflow_prototypes.json.gz in "
             f"{folders or 'pymatgen.analysis.prototypes'}; "
             "install the pymatgen version named in requirements.lock"
         )
-    with gzip.open(found[0], "rt", encoding="utf-8") as handle:
-        entries = json.load(handle)
+    entries = json.loads(gzip.decompress(found.read_bytes()))
     return [
         {
             "tags": entry["tags"],
@@ -105,30 +89,29 @@ def aflow_prototypes() -> list[dict[str, Any]]:
 
 def worked_crystal() -> CrystalTable:
     """The crystal that recurs in every chapter: rutile, TiO2, from the AFLOW prototypes."""
+    entry = next(e for e in aflow_prototypes() if e["tags"]["mineral"] == "Rutile")
+    numbers = _atomic_numbers(entry["symbols"])
+    crystal = reduce_crystal(entry["lattice"], entry["frac_coords"], numbers)
+    info = {
+        "material_id": "rutile",
+        "formula": reduced_formula(numbers),
+        "space_group": crystal.space_group,
+        "split": "train",
+        "source": "aflow",
+        "prototype": entry["tags"]["aflow"],
+    }
+    lattice, frac_coords, numbers, *_ = ([part] for part in crystal)
+    return table_from_arrays(lattice, frac_coords, numbers, pd.DataFrame([info]))
+
+
+def _atomic_numbers(symbols: Sequence[str]) -> np.ndarray:
     from pymatgen.core import Element
 
-    entry = next(e for e in aflow_prototypes() if e["tags"]["mineral"] == "Rutile")
-    numbers = np.array([Element(symbol).Z for symbol in entry["symbols"]])
-    crystal = reduce_crystal(entry["lattice"], entry["frac_coords"], numbers)
-    info = pd.DataFrame(
-        {
-            "material_id": ["rutile"],
-            "formula": [reduced_formula(numbers)],
-            "space_group": [crystal.space_group],
-            "split": ["train"],
-            "source": ["aflow"],
-            "prototype": [entry["tags"]["aflow"]],
-        }
-    )
-    return table_from_arrays(
-        [crystal.lattice], [crystal.frac_coords], [crystal.atomic_numbers], info
-    )
+    return np.array([Element(symbol).Z for symbol in symbols])
 
 
 def _from_prototype(row: Mapping[str, Any]) -> ReducedCrystal:
     """A published prototype as it is, or a variant of it at the predicted volume."""
-    from pymatgen.core import Element
-
     lattice = np.asarray(row["lattice"])
     if row["info"]["source"] == "variant":
         ratio = predicted_volume_ratio(row["shortest"], row["symbols"])
@@ -136,12 +119,17 @@ def _from_prototype(row: Mapping[str, Any]) -> ReducedCrystal:
         if not 5 <= per_atom <= 100:
             raise CrystalError(f"predicted volume {per_atom:.3g} cubic angstrom per atom")
         lattice = lattice * ratio ** (1 / 3)
-    numbers = np.array([Element(symbol).Z for symbol in row["symbols"]])
-    crystal = reduce_crystal(lattice, row["frac_coords"], numbers, symprec=PROTOTYPE_SYMPREC)
-    if crystal.space_group != row["space_group"]:
-        raise CrystalError(
-            f"space group {crystal.space_group} found, the prototype has {row['space_group']}"
-        )
+    return _with_group(lattice, row["frac_coords"], row["symbols"], row["space_group"])
+
+
+def _with_group(
+    lattice: np.ndarray, frac_coords: np.ndarray, symbols: Sequence[str], group: int
+) -> ReducedCrystal:
+    """A reduced crystal that has the space group of its prototype."""
+    numbers = _atomic_numbers(symbols)
+    crystal = reduce_crystal(lattice, frac_coords, numbers, symprec=PROTOTYPE_SYMPREC)
+    if crystal.space_group != group:
+        raise CrystalError(f"space group {crystal.space_group} found, the prototype has {group}")
     return crystal
 
 
@@ -217,15 +205,15 @@ class _Prototype:
 
 
 def prototypes_source(limit: int | None) -> Source:
+    """Rows of the prototypes and their variants, about ``limit`` of them (3,000 by default)."""
     groups, dropped, notes = _prototype_groups()
-    total = limit or NUM_PROTOTYPE_CRYSTALS
-    sizes = _allot_prototypes(groups, total)
+    sizes = _allot_prototypes(groups, limit or NUM_PROTOTYPE_CRYSTALS)
     splits = _split_prototypes(groups, sizes)
     rows = []
     for group, size in zip(groups, sizes, strict=True):
         for candidate in group.candidates[:size]:
             row = {**candidate, "row": len(rows) + len(dropped)}
-            row["material_id"] = _prototype_id(candidate)
+            row["material_id"] = _prototype_id(group.label, candidate["symbols"])
             row["info"] = {**candidate["info"], "split": splits[group.label]}
             rows.append(row)
     notes["prototypes_used"] = sum(size > 0 for size in sizes)
@@ -245,35 +233,24 @@ def prototypes_source(limit: int | None) -> Source:
 
 def _prototype_groups() -> tuple[list[_Prototype], list[dict[str, Any]], dict[str, int]]:
     """All usable prototypes with all their possible variants, and those left out."""
-    from pymatgen.core import Element
-
     groups: dict[str, _Prototype] = {}
     dropped: list[dict[str, Any]] = []
     for entry in aflow_prototypes():
-        label = entry["tags"]["aflow"]
-        numbers = np.array([Element(symbol).Z for symbol in entry["symbols"]])
-        material_id = f"{label}:{reduced_formula(numbers)}"
+        label, symbols = entry["tags"]["aflow"], entry["symbols"]
         try:
-            crystal = reduce_crystal(
-                entry["lattice"], entry["frac_coords"], numbers, symprec=PROTOTYPE_SYMPREC
-            )
             declared = int(label.split("_")[2])
-            if crystal.space_group != declared:
-                raise CrystalError(
-                    f"space group {crystal.space_group} found, the label says {declared}"
-                )
+            crystal = _with_group(entry["lattice"], entry["frac_coords"], symbols, declared)
             if len(crystal.atomic_numbers) > MAX_PROTOTYPE_ATOMS:
                 raise CrystalError(f"more than {MAX_PROTOTYPE_ATOMS} atoms in the primitive cell")
         except CrystalError as error:
-            reason = {"row": len(dropped), "material_id": material_id, "reason": str(error)}
-            dropped.append(reason)
+            dropped.append(dropped_row(len(dropped), _prototype_id(label, symbols), str(error)))
             continue
         system = int(crystal_system_index(crystal.space_group))
         group = groups.setdefault(label, _Prototype(label, system, []))
         group.candidates += _candidates(crystal, entry["tags"])
     notes = {"too_many_atoms": sum("more than" in d["reason"] for d in dropped)}
     for group in groups.values():
-        group.candidates = _ordered(group.candidates, dropped)
+        group.candidates = _ordered(group, dropped)
     return list(groups.values()), dropped, notes
 
 
@@ -283,18 +260,13 @@ def _candidates(crystal: ReducedCrystal, tags: Mapping[str, str]) -> list[dict[s
 
     symbols = [Element.from_Z(int(z)).symbol for z in crystal.atomic_numbers]
     shortest = shortest_distances(crystal)
-    distinct = sorted(set(symbols))
+    distinct = tuple(sorted(set(symbols)))
     rows = []
-    for choice in [tuple(distinct), *itertools.product(*map(_substitutes, distinct))]:
+    for choice in [distinct, *itertools.product(*map(_substitutes, distinct))]:
         if len(set(choice)) < len(distinct):
             continue  # two elements became one: another prototype
         swap = dict(zip(distinct, choice, strict=True))
-        published = choice == tuple(distinct)
-        info = {
-            "source": "aflow" if published else "variant",
-            "prototype": tags["aflow"],
-            "mineral": tags["mineral"] if published else "",
-        }
+        published = choice == distinct
         rows.append(
             {
                 "lattice": crystal.lattice,
@@ -302,51 +274,44 @@ def _candidates(crystal: ReducedCrystal, tags: Mapping[str, str]) -> list[dict[s
                 "symbols": [swap[symbol] for symbol in symbols],
                 "shortest": shortest,
                 "space_group": crystal.space_group,
-                "info": info,
+                "info": {
+                    "source": "aflow" if published else "variant",
+                    "prototype": tags["aflow"],
+                    "mineral": tags["mineral"] if published else "",
+                },
             }
         )
     return rows
 
 
 def _substitutes(symbol: str) -> tuple[str, ...]:
-    for group in SUBSTITUTION_GROUPS:
-        if symbol in group:
-            return group
     if symbol in _ALSO_IN_GROUP:
         return SUBSTITUTION_GROUPS[_ALSO_IN_GROUP[symbol]]
-    return (symbol,)
+    return next((group for group in SUBSTITUTION_GROUPS if symbol in group), (symbol,))
 
 
-def _ordered(
-    candidates: list[dict[str, Any]], dropped: list[dict[str, Any]]
-) -> list[dict[str, Any]]:
+def _ordered(group: _Prototype, dropped: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """One candidate per formula, the published ones first, the others shuffled by a hash.
 
-    Published crystals that cannot be used are added to ``dropped``.
+    Candidates that cannot be used are added to ``dropped``.
     """
-    from pymatgen.core import Element
-
     kept: dict[str, dict[str, Any]] = {}
-    for row in sorted(candidates, key=lambda row: row["info"]["source"]):  # "aflow" < "variant"
+    for row in sorted(group.candidates, key=lambda row: row["info"]["source"]):  # "aflow" first
         key = " ".join(sorted(row["symbols"]))
         if key in kept:
             continue
-        if max(Element(symbol).Z for symbol in set(row["symbols"])) > MAX_SCATTERING_Z:
+        if _atomic_numbers(row["symbols"]).max() > MAX_SCATTERING_Z:
             reason = "an element without X-ray scattering parameters in pymatgen"
-            dropped.append(
-                {"row": len(dropped), "material_id": _prototype_id(row), "reason": reason}
-            )
+            name = _prototype_id(group.label, row["symbols"])
+            dropped.append(dropped_row(len(dropped), name, reason))
             continue
-        order = hashlib.sha256(f"{row['info']['prototype']} {key}".encode()).hexdigest()
+        order = hashlib.sha256(f"{group.label} {key}".encode()).hexdigest()
         kept[key] = {**row, "order": (row["info"]["source"], order)}
     return sorted(kept.values(), key=lambda row: row["order"])
 
 
-def _prototype_id(row: Mapping[str, Any]) -> str:
-    from pymatgen.core import Element
-
-    numbers = np.array([Element(symbol).Z for symbol in row["symbols"]])
-    return f"{row['info']['prototype']}:{reduced_formula(numbers)}"
+def _prototype_id(label: str, symbols: Sequence[str]) -> str:
+    return f"{label}:{reduced_formula(_atomic_numbers(symbols))}"
 
 
 def _level(available: Sequence[int], total: int) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -53,22 +53,19 @@ class PreparationReport:
 
 
 def _count(values: Iterable[Any]) -> dict[str, int]:
-    counts: dict[str, int] = defaultdict(int)
-    for value in values:
-        counts[str(value)] += 1
-    return dict(sorted(counts.items()))
+    return dict(sorted(Counter(map(str, values)).items()))
 
 
 def count_crystals(info: pd.DataFrame) -> dict[str, dict[str, int]]:
+    """``counts`` of a :class:`PreparationReport` from the ``info`` of its table."""
     by_split = info["split"].value_counts()
     splits = (EXTRA_SPLIT,) if EXTRA_SPLIT in by_split else SPLITS
     counts = {"split": {split: int(by_split.get(split, 0)) for split in splits}}
     counts["source"] = _count(info["source"])
-    systems = crystal_system_index(info["space_group"].to_numpy(np.int64, copy=True)).tolist()
-    names = pd.Series([CRYSTAL_SYSTEMS[s] for s in systems], index=info.index, dtype=object)
+    systems = crystal_system_index(info["space_group"].to_numpy(np.int64, copy=True)).numpy()
     for split in splits:
         mask = info["split"] == split
-        present = _count(names[mask])
         counts[f"{split}_by_source"] = _count(info["source"][mask])
-        counts[split] = {system: present.get(system, 0) for system in CRYSTAL_SYSTEMS}
+        present = np.bincount(systems[mask], minlength=len(CRYSTAL_SYSTEMS)).tolist()
+        counts[split] = dict(zip(CRYSTAL_SYSTEMS, present, strict=True))
     return counts

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import math
 import os
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,18 +22,12 @@ from unimat_lib.datasets.report import DataError, PreparationReport
 SPLIT_SHARES = {"train": 0.70, "val": 0.15, "test": 0.15}
 
 
-def data_folder(data_dir: str | os.PathLike[str] | None) -> Path | None:
-    """The folder given, else ``UNIMAT_DATA``, else none."""
-    chosen = data_dir or os.environ.get("UNIMAT_DATA")
-    return Path(chosen).expanduser() if chosen else None
-
-
 @dataclass
 class Source:
     """A data set before its preparation.
 
     ``rows`` holds dictionaries with ``row`` (a number), ``material_id``, ``info`` (columns of the
-    table) and whatever ``read`` needs.
+    table) and whatever ``read`` needs; ``dropped`` and ``notes`` are those of the report.
     """
 
     rows: list[dict[str, Any]]
@@ -39,6 +35,12 @@ class Source:
     describe: Callable[[PreparationReport], str]
     dropped: list[dict[str, Any]] = field(default_factory=list)
     notes: dict[str, int] = field(default_factory=dict)
+
+
+def data_folder(data_dir: str | os.PathLike[str] | None) -> Path | None:
+    """The folder given, else ``UNIMAT_DATA``, else none."""
+    chosen = data_dir or os.environ.get("UNIMAT_DATA")
+    return Path(chosen).expanduser() if chosen else None
 
 
 def git_blob_id(content: bytes) -> str:
@@ -56,9 +58,6 @@ def manifest() -> dict[str, Any]:
 
 def read_csv(path: Path, text_columns: Sequence[str] = ()) -> tuple[pd.DataFrame, str]:
     """A CSV, plain or gzipped, and the git blob id of its plain content."""
-    import io
-    import zlib
-
     content = path.read_bytes()
     try:
         plain = gzip.decompress(content) if path.suffix == ".gz" else content
@@ -83,7 +82,12 @@ def as_number(value: Any) -> float:
 def as_integer(value: Any) -> int:
     """``value`` as an integer; 0, which is no space group, where it is not one."""
     number = as_number(value)
-    return int(number) if number == number and number == int(number) else 0
+    return int(number) if number.is_integer() else 0
+
+
+def dropped_row(row: int, name: str, reason: str) -> dict[str, Any]:
+    """What the report says of a row that is not used."""
+    return {"row": row, "material_id": name, "reason": reason}
 
 
 def read_cif_row(row: Mapping[str, Any]) -> ReducedCrystal:

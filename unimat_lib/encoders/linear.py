@@ -1,4 +1,4 @@
-"""A linear layer whose gradient of the bias does not hold up the GPU.
+"""Linear layers in, the same out with a gradient of the bias that does not hold up the GPU.
 
 The gradient of a bias is the sum of a matrix over its rows. PyTorch takes it with a kernel that
 gives each column to few threads; for the tall, narrow matrices of the encoders (a row per edge or
@@ -19,14 +19,6 @@ _ROWS = 64  # rows that are added up first
 
 class Linear(nn.Linear):
     """``nn.Linear`` with :func:`column_sum` for the gradient of the bias, on a GPU."""
-
-    @classmethod
-    def like(cls, layer: nn.Linear) -> Linear:
-        """A layer with the very parameters of another."""
-        new = cls(1, 1, bias=layer.bias is not None, device="meta")
-        new.in_features, new.out_features = layer.in_features, layer.out_features
-        new.weight, new.bias = layer.weight, layer.bias
-        return new
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in_features] to [..., out_features]."""
@@ -64,13 +56,8 @@ def column_sum(matrix: Tensor) -> Tensor:
     return torch.cat([parts, matrix[whole:]]).sum(0)
 
 
-def with_column_sums(module: nn.Module) -> nn.Module:
-    """Put :class:`Linear` in the place of every ``nn.Linear`` with a bias; returns the module.
-
-    For layers that a library has built. Parameters and their names stay the same.
-    """
-    for parent in list(module.modules()):
-        for name, child in list(parent.named_children()):
-            if type(child) is nn.Linear and child.bias is not None:
-                setattr(parent, name, Linear.like(child))
-    return module
+def use_column_sums(module: nn.Module) -> None:
+    """Make each ``nn.Linear`` with a bias, also one that a library has built, a :class:`Linear`."""
+    for child in module.modules():
+        if type(child) is nn.Linear and child.bias is not None:
+            child.__class__ = Linear

@@ -1,4 +1,4 @@
-"""The pattern encoder: a one-dimensional ConvNeXt on powder patterns, Tensor[B, dim] out.
+"""Powder patterns ``[B, P]`` in, one vector each ``[B, dim]`` out: a one-dimensional ConvNeXt.
 
 Between the layers activations are ``[B, L, C]``, channels last: then every layer but the depthwise
 convolution is one matrix product without a transposition.
@@ -27,8 +27,7 @@ class PatternEncoder(nn.Module):
     A stem of stride 4, then stages of residual blocks (depthwise convolution over 7 points,
     normalisation over the channels, expansion to 4 times the width, GELU; Liu et al. 2022,
     arXiv:2201.03545), each stage at half the length and twice the width of the one before, up to
-    four times the first width. The
-    normalisations have no weights of their own, because a linear layer follows each.
+    four times the first width. The normalisations have no weights: a linear layer follows each.
 
     Two channels enter: the intensity, and its square root, which lifts weak peaks (they fix the
     cell as much as strong ones) and evens out counting noise.
@@ -39,9 +38,6 @@ class PatternEncoder(nn.Module):
     their own weights for each position. At the start of training these features hardly differ
     between crystals; BatchNorm takes off what all crystals have in common. It is the only layer
     that sees other crystals, and in evaluation uses the averages of training.
-
-    With 4,096 points ``width=64, depths=(1, 1, 2, 1)`` has about 3 million parameters;
-    with 1,024 points ``width=16, depths=(1, 1, 1, 1)`` is quick on a CPU.
 
     Args:
         num_points: Points P of a pattern.
@@ -91,30 +87,21 @@ class PatternEncoder(nn.Module):
         """Embeddings [B, dim] of patterns [B, P] with a maximum of 1."""
         if pattern.dim() != 2 or pattern.shape[1] != self.num_points:
             raise ValueError(
-                f"patterns have shape {tuple(pattern.shape)}; expected [B, {self.num_points}]. "
-                "Render or resample them on the grid the encoder was built for."
+                f"patterns have shape {tuple(pattern.shape)}; expected [B, {self.num_points}]: "
+                "render or resample them on the grid the encoder was built for"
             )
         return self.readout(self.body(input_channels(pattern, padding=self.padding)))
 
 
-def input_channels(pattern: Tensor, *, padding: int = 0) -> Tensor:
-    """Intensity and root of intensity, scaled to about unit size, [B, 2, P + padding].
-
-    Args:
-        pattern: Intensities [B, P] with a maximum of 1.
-        padding: Zeros to append.
-    """
+def input_channels(pattern: Tensor, *, padding: int) -> Tensor:
+    """Intensity [B, P] and its root, scaled to about unit size, with zeros: [B, 2, P + padding]."""
     # The small offset keeps the slope of the root finite at zero.
     root = (pattern.clamp(min=0) + 1e-4).sqrt() - 1e-2
     return F.pad(_GAIN * torch.stack([pattern, root], dim=1), (0, padding))
 
 
 class Stem(Linear):
-    """Convolution over 8 points with stride 4, as a matrix product: [B, 2, P] to [B, P / 4, C].
-
-    Args:
-        channels: Channels C.
-    """
+    """Convolution over 8 points with stride 4, as a matrix product, to some channels C."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(2 * 8, channels)
@@ -126,20 +113,20 @@ class Stem(Linear):
 
 
 class ChannelNorm(nn.Module):
-    """:func:`channel_norm` as a layer."""
+    """Zero mean and unit variance over the channels of each position.
+
+    What autocast would make of ``layer_norm``, float32 in and out, moves twice the bytes; the sums
+    are float32 either way.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """Same shape and dtype out as in, [B, L, C]."""
-        return channel_norm(x)
+        with torch.autocast(x.device.type, enabled=False):
+            return F.layer_norm(x, x.shape[-1:], eps=_EPS)
 
 
 class Downsample(Linear):
-    """Normalisation, then a convolution over 2 positions with stride 2, as a matrix product.
-
-    Args:
-        channels_in: Channels C.
-        channels_out: Channels D.
-    """
+    """Normalisation, then a convolution over 2 positions with stride 2, from C to D channels."""
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__(2 * channels_in, channels_out)
@@ -151,11 +138,7 @@ class Downsample(Linear):
 
 
 class ConvBlock(nn.Module):
-    """Residual block of ConvNeXt on [B, L, C].
-
-    Args:
-        channels: Channels C.
-    """
+    """Residual block of ConvNeXt on [B, L, C]."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -169,37 +152,19 @@ class ConvBlock(nn.Module):
         return x + self.contract(F.gelu(self.expand(mixed)))
 
 
-def channel_norm(x: Tensor) -> Tensor:
-    """Zero mean and unit variance over the channels of each position, in the dtype of the input.
-
-    What autocast would make of ``layer_norm``, float32 in and out, moves twice the bytes; the sums
-    are float32 either way.
-
-    Args:
-        x: Float ``[B, L, C]``.
-    """
-    with torch.autocast(x.device.type, enabled=False):
-        return F.layer_norm(x, x.shape[-1:], eps=_EPS)
-
-
 def depthwise_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Depthwise convolution over 7 positions, then normalisation over the channels.
 
     On a GPU both are one kernel (:mod:`unimat_lib.kernels.patterns`), about as fast as the memory.
 
     Args:
-        x: Float ``[B, L, C]``.
+        x: Float ``[B, L, C]``; the result has its shape and dtype.
         weight: Float ``[C, 1, 7]``, as of ``nn.Conv1d``.
         bias: Float ``[C]``.
-
-    Returns:
-        Shape and dtype of ``x``.
     """
     if x.is_cuda:
-        from unimat_lib.kernels import (
-            patterns as pattern_kernels,  # here: Triton comes with CUDA only
-        )
+        from unimat_lib.kernels import patterns  # here: Triton comes with CUDA only
 
-        return pattern_kernels.depthwise_norm(x, weight, bias, eps=_EPS)
+        return patterns.depthwise_norm(x, weight, bias, eps=_EPS)
     weight, bias = weight.to(x.dtype), bias.to(x.dtype)
-    return channel_norm(F.conv1d(x.mT, weight, bias, padding=3, groups=len(weight)).mT)
+    return ChannelNorm()(F.conv1d(x.mT, weight, bias, padding=3, groups=len(weight)).mT)

@@ -1,4 +1,4 @@
-"""The structure encoder: DimeNet++ on periodic graphs, Tensor[B, dim] out."""
+"""Periodic graphs of ``B`` crystals in, one vector each ``[B, dim]`` out: DimeNet++."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from torch_geometric.nn.models.dimenet import (
     OutputPPBlock,
 )
 
-from unimat_lib.encoders.linear import with_column_sums
+from unimat_lib.encoders.linear import use_column_sums
 from unimat_lib.views.graphs import NUM_TRANSLATIONS, PeriodicGraph, triplets
 
 if TYPE_CHECKING:
     from unimat_lib.kernels.triplets import KernelSums
 
-
 MAX_ATOMIC_NUMBER = 118
+
+_EXPONENT = 5  # order of the smooth cutoff
 
 
 class StructureEncoder(nn.Module):
@@ -33,22 +34,21 @@ class StructureEncoder(nn.Module):
     Messages live on the edges j -> i. A message is updated from those of the edges k -> j that end
     where it begins, weighted by a basis in the distance of k -> j and the angle between the two
     (Gasteiger, Giri, Margraf and Guennemann 2020, arXiv:2011.14115). The layers are PyTorch
-    Geometric's; edges and triplets know periodic images (``unimat_lib.graphs``). Distances and
-    angles alone enter, so the result does not change under rotation, translation, a different
-    order of the atoms or a different basis of the same lattice.
+    Geometric's; edges and triplets know periodic images (:mod:`.graphs`). Distances and angles
+    alone enter, so rotation, translation, the order of the atoms and the basis of the lattice
+    change nothing.
 
     Readout. The paper sums one energy per atom. Here each atom has a vector, to which an embedding
     of its element is added so that an atom without neighbours is still known. The crystal is the
     mean over atoms (what it is made of) beside the maximum over atoms (what is rare in it); both
     stay the same when the cell is repeated. How large the cell is cannot be seen in
     neighbourhoods, so the logarithm of the number of atoms is added, which the sum of the paper
-    contains implicitly. ``atom_count=False`` leaves it out; then a supercell gets the same vector
-    as its primitive cell.
+    contains implicitly. ``atom_count=False`` leaves it out; then a supercell is its primitive cell.
 
     Under autocast the linear layers run in bfloat16; the bases, the sums over neighbours and the
-    pooling stay in float32. The same batch gives the same numbers again, on the CPU and, by the
-    kernels in ``unimat_lib.triplet_kernel``, on a GPU. There, forward and backward pass wait for
-    nothing and can be captured in a CUDA graph, with batches ``padded`` to one size.
+    pooling stay in float32. The same batch gives the same numbers again, on the CPU and, by
+    :mod:`unimat_lib.kernels.triplets`, on a GPU. There, forward and backward pass wait for nothing
+    and can be captured in a CUDA graph, with batches ``padded`` to one size.
 
     Args:
         dim: Size of the embedding.
@@ -60,7 +60,6 @@ class StructureEncoder(nn.Module):
         int_emb: Size of a message inside the triplet interaction.
         basis_emb: Size to which the bases are reduced first.
         out_emb: Size of an atom's vector.
-        envelope_exponent: Order of the smooth cutoff.
         atom_count: Whether the embedding knows the number of atoms in the cell.
         translations: How many of the shortest lattice translations the readout sees beside the
             atoms. 0 is DimeNet++, whose messages reach a few angstrom and forget the cell.
@@ -78,25 +77,18 @@ class StructureEncoder(nn.Module):
         int_emb: int = 64,
         basis_emb: int = 8,
         out_emb: int = 256,
-        envelope_exponent: int = 5,
         atom_count: bool = True,
         translations: int = 0,
     ) -> None:
         super().__init__()
         if not 0 <= translations <= NUM_TRANSLATIONS:
-            raise ValueError(
-                f"translations is {translations}; graphs keep {NUM_TRANSLATIONS}, expected 0 to "
-                "that many"
-            )
+            raise ValueError(f"expected 0 to {NUM_TRANSLATIONS} translations, got {translations}")
         act = nn.SiLU()
         self.atom_count = atom_count
         self.lattice = TranslationEncoder(translations, out_emb) if translations else None
-        self.radial_basis = BesselBasisLayer(num_radial, cutoff, envelope_exponent)
+        self.radial_basis = BesselBasisLayer(num_radial, cutoff, _EXPONENT)
         self.spherical_basis = SphericalBasis(
-            num_spherical=num_spherical,
-            num_radial=num_radial,
-            cutoff=cutoff,
-            envelope_exponent=envelope_exponent,
+            num_spherical=num_spherical, num_radial=num_radial, cutoff=cutoff
         )
         self.embedding = EdgeEmbedding(num_radial, hidden, act)
         self.interactions = nn.ModuleList(
@@ -114,7 +106,7 @@ class StructureEncoder(nn.Module):
         self.readout = nn.Sequential(
             nn.Linear(features, 2 * out_emb), nn.SiLU(), nn.Linear(2 * out_emb, dim)
         )
-        with_column_sums(self)
+        use_column_sums(self)
 
     def forward(self, graph: PeriodicGraph) -> Tensor:
         """Embeddings [B, dim] of the B crystals of a graph."""
@@ -142,7 +134,7 @@ class StructureEncoder(nn.Module):
         """Mean and maximum [B, 2 * F] over the atoms of each crystal, from atoms [N, F]."""
         mean = torch.segment_reduce(atoms, "mean", offsets=graph.atom_offsets)
         # Not segment_reduce, whose gradient is wrong where equivalent atoms share the maximum.
-        crystal, size = graph.crystal, graph.num_crystals
+        crystal, size = graph.crystal, len(graph)
         largest = atoms.new_zeros(size + 1, atoms.shape[1])  # the last row is that of inert atoms
         index = crystal[:, None].expand_as(atoms)
         largest = largest.scatter_reduce(0, index, atoms, "amax", include_self=False)
@@ -150,13 +142,9 @@ class StructureEncoder(nn.Module):
 
 
 class TranslationEncoder(nn.Module):
-    """What the lattice of a crystal is, from the lengths of its shortest translations.
+    """A vector [B, dim] of the lattice, from the lengths of its ``count`` shortest translations.
 
     Always in float32: bfloat16 would round a length of 10 angstrom by 0.03.
-
-    Args:
-        count: Translations K that are read.
-        dim: Size of the output.
     """
 
     def __init__(self, count: int, dim: int) -> None:
@@ -181,24 +169,21 @@ class TranslationEncoder(nn.Module):
 class SphericalBasis(nn.Module):
     """Basis j_l(z_ln d / cutoff) Y_l0(angle) of DimeNet, times a smooth cutoff.
 
-    Equal to PyTorch Geometric's ``SphericalBasisLayer``. That one builds its 42 formulas with
-    SymPy, which takes seconds, and evaluates them in float32, where the formulas for high degrees
-    cancel at short distances; here three-term recurrences do both parts, the radial one in float64
-    on the edges (few), the angular one on the triplets (many).
+    PyTorch Geometric's ``SphericalBasisLayer`` builds its 42 formulas with SymPy, which takes
+    seconds, and evaluates them in float32, where those for high degrees cancel at short distances;
+    here three-term recurrences do both parts, the radial one in float64 on the edges (few), the
+    angular one on the triplets (many).
 
     Args:
         num_spherical: Degrees l = 0 to num_spherical - 1.
         num_radial: Zeros z_l1, z_l2, ... of each spherical Bessel function.
         cutoff: Distance in angstrom where the basis vanishes.
-        envelope_exponent: Order of the smooth cutoff.
     """
 
-    def __init__(
-        self, *, num_spherical: int, num_radial: int, cutoff: float, envelope_exponent: int = 5
-    ) -> None:
+    def __init__(self, *, num_spherical: int, num_radial: int, cutoff: float) -> None:
         super().__init__()
         self.cutoff = cutoff
-        self.envelope = Envelope(envelope_exponent)
+        self.envelope = Envelope(_EXPONENT)
         zeros = spherical_bessel_zeros(num_spherical, num_radial)  # [L, R]
         peak = torch.stack([_spherical_bessel(z, degree + 1)[-1] for degree, z in enumerate(zeros)])
         degrees = torch.arange(num_spherical, dtype=torch.float64)
@@ -208,23 +193,19 @@ class SphericalBasis(nn.Module):
         self.register_buffer("harmonic", harmonic, persistent=False)  # [L]
 
     def forward(self, distance: Tensor, cos_angle: Tensor, edge_kj: Tensor) -> Tensor:
-        """Basis of each triplet.
+        """Basis [T, num_spherical * num_radial] of each triplet, float32.
 
         Args:
             distance: [E] float32 in angstrom.
             cos_angle: [T] float32.
             edge_kj: [T] int64, the edge whose distance counts.
-
-        Returns:
-            [T, num_spherical * num_radial] float32.
         """
         radial = self.radial(distance).index_select(0, edge_kj)  # [T, L, R]
         return (radial * self.angular(cos_angle)[:, :, None]).flatten(1)
 
     def radial(self, distance: Tensor) -> Tensor:
         """Radial part [E, L, R] of distances [E]."""
-        x = distance.double() / self.cutoff
-        x = x[:, None]
+        x = (distance.double() / self.cutoff)[:, None]
         parts = [
             _spherical_bessel(x * z, degree)[-1] * norm
             for degree, (z, norm) in enumerate(zip(self.zeros, self.norm, strict=True))
@@ -263,16 +244,9 @@ class Interaction(InteractionPPBlock):
 
     def forward(self, x: Tensor, rbf: Tensor, sums: TorchSums | KernelSums) -> Tensor:
         """Updated messages [E, hidden] from x [E, hidden] and rbf [E, R]."""
-        x_kj = sums.over_triplets(self.outgoing(x, rbf), self.lin_sbf1, self.lin_sbf2)
-        return self.update(x, x_kj)
-
-    def outgoing(self, x: Tensor, rbf: Tensor) -> Tensor:
-        """What messages [E, hidden] pass on, [E, int_emb]."""
         x_kj = self.act(self.lin_kj(x)) * self.lin_rbf2(self.lin_rbf1(rbf))
-        return self.act(self.lin_down(x_kj))
-
-    def update(self, x: Tensor, x_kj: Tensor) -> Tensor:
-        """New messages from the present ones [E, hidden] and what arrived [E, int_emb]."""
+        x_kj = self.act(self.lin_down(x_kj))  # [E, int_emb]
+        x_kj = sums.over_triplets(x_kj, self.lin_sbf1, self.lin_sbf2)
         h = self.act(self.lin_ji(x)) + self.act(self.lin_up(x_kj))
         for layer in self.layers_before_skip:
             h = layer(h)
@@ -298,10 +272,6 @@ class TorchSums:
 
     ``index_select`` has a faster, and on the CPU deterministic, gradient than indexing. Sums are
     kept in float32 under autocast.
-
-    Args:
-        graph: Edges sorted by target.
-        basis: The spherical basis.
     """
 
     def __init__(self, graph: PeriodicGraph, basis: SphericalBasis) -> None:

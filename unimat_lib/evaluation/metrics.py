@@ -17,23 +17,17 @@ _BINS = 15  # of the confidence, for the calibration
 
 
 def with_relative_errors(frame: pd.DataFrame) -> pd.DataFrame:
-    """Add the relative errors of lengths and volume, which follow from the other columns.
+    """An errors frame with ``relative_error_a``, ``_b``, ``_c`` and ``_volume``, floats in float32.
 
-    Args:
-        frame: Errors frame with the predictions ``a`` ... ``gamma`` and their errors.
-
-    Returns:
-        The frame with ``relative_error_a`` ... ``relative_error_volume``, all numbers float32.
+    They follow from the predictions ``a`` ... ``gamma`` and their errors.
     """
     predicted = frame[list(CELL_COLUMNS)].to_numpy(dtype=float)  # [n, 6]
     true = predicted - frame[[f"error_{name}" for name in CELL_COLUMNS]].to_numpy(dtype=float)
     relative = (predicted[:, :3] - true[:, :3]) / true[:, :3]
     columns = {f"relative_error_{n}": x for n, x in zip("abc", relative.T, strict=True)}
     volume = cell_volume(true[:, :3], true[:, 3:])
-    columns["relative_error_volume"] = (
-        cell_volume(predicted[:, :3], predicted[:, 3:]) - volume
-    ) / volume
-    frame = frame.assign(**columns)
+    came = cell_volume(predicted[:, :3], predicted[:, 3:])
+    frame = frame.assign(**columns, relative_error_volume=(came - volume) / volume)
     floats = frame.columns[frame.dtypes == np.float64]
     return frame.astype(dict.fromkeys(floats, np.float32))
 
@@ -48,39 +42,20 @@ def cell_volume(lengths: np.ndarray, angles: np.ndarray) -> np.ndarray:
     return lengths.prod(axis=1) * np.sqrt(np.clip(squared, 0, None))
 
 
-def _mean_abs(frame: pd.DataFrame, names: Sequence[str], prefix: str = "error_") -> pd.Series:
-    return frame[[f"{prefix}{name}" for name in names]].abs().mean(axis=1)
-
-
-def _within_one_percent(frame: pd.DataFrame) -> pd.Series:
-    errors = frame[[f"relative_error_{name}" for name in "abc"]].abs()
-    return (errors <= 0.01).all(axis=1).astype(float)
+def _abs(frame: pd.DataFrame, names: Sequence[str], prefix: str = "error_") -> pd.DataFrame:
+    return frame[[f"{prefix}{name}" for name in names]].abs()
 
 
 # One value per crystal; the metric is their mean. The median is apart because it pools lengths.
 PER_CRYSTAL: Mapping[str, Callable[[pd.DataFrame], pd.Series]] = {
-    "scaled_length_mae": lambda f: _mean_abs(f, SCALED_COLUMNS),
-    "length_mae": lambda f: _mean_abs(f, ("a", "b", "c")),
-    "length_mape": lambda f: 100 * _mean_abs(f, ("a", "b", "c"), "relative_error_"),
-    "angle_mae": lambda f: _mean_abs(f, ("alpha", "beta", "gamma")),
+    "scaled_length_mae": lambda f: _abs(f, SCALED_COLUMNS).mean(axis=1),
+    "length_mae": lambda f: _abs(f, "abc").mean(axis=1),
+    "length_mape": lambda f: 100 * _abs(f, "abc", "relative_error_").mean(axis=1),
+    "angle_mae": lambda f: _abs(f, ("alpha", "beta", "gamma")).mean(axis=1),
     "volume_mape": lambda f: 100 * f["relative_error_volume"].abs(),
-    "within_1_percent": lambda f: 100 * _within_one_percent(f),
-    "crystal_system_accuracy": lambda f: (
-        100 * (f["predicted_system"] == f["crystal_system"]).astype(float)
-    ),
+    "within_1_percent": lambda f: 100.0 * (_abs(f, "abc", "relative_error_") <= 0.01).all(axis=1),
+    "crystal_system_accuracy": lambda f: 100.0 * (f["predicted_system"] == f["crystal_system"]),
 }
-
-LOWER_IS_BETTER = frozenset(
-    (
-        "scaled_length_mae",
-        "length_mae",
-        "length_median_ae",
-        "length_mape",
-        "angle_mae",
-        "volume_mape",
-    )
-)
-"""The metrics that are errors; the others are shares of what is right."""
 
 METRIC_UNITS = {
     "scaled_length_mae": "Å",
@@ -93,15 +68,14 @@ METRIC_UNITS = {
     "crystal_system_accuracy": "%",
 }
 
+LOWER_IS_BETTER = frozenset(name for name in METRIC_UNITS if name.endswith(("mae", "ae", "mape")))
+"""The metrics that are errors; the others are shares of what is right."""
+
 
 def cell_metrics(frame: pd.DataFrame) -> dict[str, float]:
-    """All metrics of an errors frame.
+    """All metrics of an errors frame, in ``METRIC_UNITS``.
 
-    Returns:
-        ``scaled_length_mae``, ``length_mae``, ``length_median_ae`` (angstrom), ``angle_mae``
-        (degrees), ``length_mape``, ``volume_mape``, ``within_1_percent`` and
-        ``crystal_system_accuracy`` (percent), and ``crystal_system_accuracy_<name>`` for every
-        crystal system that occurs.
+    Also ``crystal_system_accuracy_<name>`` in percent for every crystal system that occurs.
 
     Raises:
         ValueError: If the frame is empty.
@@ -109,7 +83,7 @@ def cell_metrics(frame: pd.DataFrame) -> dict[str, float]:
     if frame.empty:
         raise ValueError("expected at least one prediction, got an empty frame")
     metrics = {name: float(values(frame).mean()) for name, values in PER_CRYSTAL.items()}
-    metrics["length_median_ae"] = length_median(frame)
+    metrics["length_median_ae"] = float(np.median(_abs(frame, "abc").to_numpy()))
     for number, name in enumerate(CRYSTAL_SYSTEMS):
         part = frame[frame["crystal_system"] == number]
         if len(part):
@@ -118,12 +92,12 @@ def cell_metrics(frame: pd.DataFrame) -> dict[str, float]:
     return metrics
 
 
-def length_median(frame: pd.DataFrame) -> float:
-    """Median absolute error over all lengths a, b, c of all crystals, angstrom."""
-    return float(np.median(frame[["error_a", "error_b", "error_c"]].abs().to_numpy()))
-
-
 def values_per_crystal(frame: pd.DataFrame, metric: str) -> np.ndarray:
+    """The values whose mean is a metric, one for each crystal that it is about.
+
+    Raises:
+        ValueError: There is no such metric, or it is the median, which is no mean.
+    """
     prefix = "crystal_system_accuracy_"
     if metric in PER_CRYSTAL:
         return PER_CRYSTAL[metric](frame).to_numpy()
@@ -138,22 +112,17 @@ def values_per_crystal(frame: pd.DataFrame, metric: str) -> np.ndarray:
 
 
 def per_system_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """Metrics by true crystal system, from low to high symmetry.
+    """Metrics by true crystal system, from low to high symmetry, and the number ``n`` of crystals.
 
-    Returns:
-        Index ``crystal system``; ``n`` and the metrics of :func:`cell_metrics` that make sense
-        for one class. A system without crystals has a row with ``n = 0`` and empty metrics: it
-        is shown, not dropped.
+    A system without crystals has a row with ``n = 0`` and empty metrics: it is shown, not dropped.
     """
     rows = []
     names = [name for name in METRIC_UNITS if name != "within_1_percent"]
     for number, system in enumerate(CRYSTAL_SYSTEMS):
         part = frame[frame["crystal_system"] == number]
         metrics = cell_metrics(part) if len(part) else {}
-        rows.append(
-            {"crystal system": system, "n": len(part)}
-            | {name: metrics.get(name, float("nan")) for name in names}
-        )
+        row = {name: metrics.get(name, float("nan")) for name in names}
+        rows.append({"crystal system": system, "n": len(part)} | row)
     return pd.DataFrame(rows).set_index("crystal system")
 
 

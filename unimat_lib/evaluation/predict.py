@@ -1,7 +1,6 @@
-"""A model and the views of some crystals in, an errors frame out.
+"""A model and the views of some crystals in, an *errors frame* out.
 
-Predictions are collected once into an *errors frame*, one row per crystal: what was predicted and
-how far off it was. Every published number is computed from such a frame.
+It holds what was predicted and how far off it was; every published number is computed from one.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from unimat_lib.crystals.table import CrystalTable
 from unimat_lib.evaluation.metrics import (
@@ -39,18 +39,14 @@ def predict(
 
     Args:
         model: The model; it is put in evaluation mode.
-        views: Views of ``table``.
+        views: Views of ``table``; the patterns are clean.
         table: The crystals, for names and sizes.
         index: Rows to predict, int64 ``[B]``.
         modalities: Inputs to give; by default all that the model reads. Leaving some out shows
             what happens when they are missing.
 
     Returns:
-        One row per crystal, from its clean pattern: ``material_id``, ``num_atoms``,
-        ``crystal_system`` (true index), ``predicted_system``, ``p_<system>``, predictions ``a`` ...
-        ``gamma`` (angstrom, degrees)
-        and ``scaled_a`` ..., their signed errors ``error_<name>``, the relative errors of the
-        lengths ``relative_error_a`` ... and ``relative_error_volume``.
+        What :func:`frame_of_errors` says.
 
     Raises:
         ValueError: If ``index`` is empty or the model expects other views.
@@ -64,16 +60,28 @@ def predict(
     for chunk in index.to(views.device).split(_BATCH):
         batch = views.batch(chunk, modalities=modalities)
         output = model(batch.views)
-        cell = model.cell_scaler.decode(output.cell)
-        predicted = torch.cat([cell["lengths"], cell["angles"], cell["scaled_lengths"]], dim=1)
-        truth = batch.targets
-        true = torch.cat([truth.lengths, truth.angles, truth.scaled_lengths], dim=1)
-        parts.append(torch.cat([predicted, true, output.system_log_probs.exp()], dim=1).cpu())
+        cells = model.cell_scaler.decode(output.cell), vars(batch.targets)
+        columns = [x[name] for x in cells for name in ("lengths", "angles", "scaled_lengths")]
+        parts.append(torch.cat([*columns, output.system_log_probs.exp()], dim=1).cpu())
     values = torch.cat(parts).double().numpy()  # [B, 9 + 9 + 7]
     return frame_of_errors(values, table, index.cpu())
 
 
 def frame_of_errors(values: np.ndarray, table: CrystalTable, index: Tensor) -> pd.DataFrame:
+    """Errors frame of predictions.
+
+    Args:
+        values: ``[B, 9 + 9 + 7]``: predicted and true cells (lengths, angles, scaled lengths), and
+            the probabilities of the crystal systems.
+        table: The crystals.
+        index: Their rows, int64 ``[B]``.
+
+    Returns:
+        One row per crystal: ``material_id``, ``num_atoms``, ``crystal_system`` (true index),
+        ``predicted_system``, ``p_<system>``, predictions ``a`` ... ``gamma`` (angstrom, degrees)
+        and ``scaled_a`` ..., their signed errors ``error_<name>``, and what
+        :func:`.with_relative_errors` adds.
+    """
     rows = index.numpy()
     predicted, true, probabilities = values[:, :9], values[:, 9:18], values[:, 18:]
     names = CELL_COLUMNS + SCALED_COLUMNS
@@ -91,39 +99,19 @@ def frame_of_errors(values: np.ndarray, table: CrystalTable, index: Tensor) -> p
     return with_relative_errors(frame.assign(**columns))
 
 
-@torch.no_grad()
-def embed(
-    model: UniMat,
-    views: CrystalViews,
-    index: Tensor,
-) -> dict[str, Tensor]:
-    """Points of the shared space, by modality.
+def embed(model: UniMat, views: CrystalViews, index: Tensor) -> dict[str, Tensor]:
+    """Points of the shared space: unit vectors, float32 ``[B, projection_dim]``, by modality.
 
-    Args:
-        model: The model; it is put in evaluation mode.
-        views: The views.
-        index: Rows, int64 ``[B]``.
-
-    Returns:
-        Name of each modality that has an encoder to unit vectors, float32 ``[B, projection_dim]``,
-        on the CPU.
+    Arguments are those of :func:`encodings`; every modality that has an encoder is there.
     """
-    return {
-        name: torch.nn.functional.normalize(
-            encodings(model, views, index, name, projected=True), dim=-1
-        )
-        for name in model.config.modalities
-    }
+    names = model.config.modalities
+    points = {name: encodings(model, views, index, name, projected=True) for name in names}
+    return {name: functional.normalize(x, dim=-1) for name, x in points.items()}
 
 
 @torch.no_grad()
 def encodings(
-    model: UniMat,
-    views: CrystalViews,
-    index: Tensor,
-    modality: str,
-    *,
-    projected: bool = False,
+    model: UniMat, views: CrystalViews, index: Tensor, modality: str, *, projected: bool = False
 ) -> Tensor:
     """What an encoder says of some crystals.
 

@@ -1,4 +1,4 @@
-"""Triton kernels of the pattern encoder: depthwise convolution and normalisation in one pass.
+"""Patterns in, depthwise convolution and normalisation in one pass out, as Triton kernels.
 
 Bound by memory: unfused, the two operations and their backward move the activations about twenty
 times between chip and memory; here it is seven times. Nothing but ``x`` is kept for backward, which
@@ -23,13 +23,10 @@ def depthwise_norm(x: Tensor, weight: Tensor, bias: Tensor, *, eps: float) -> Te
     """Depthwise convolution over 7 positions, then zero mean and unit variance over the channels.
 
     Args:
-        x: float32, bfloat16 or float16 ``[B, L, C]``.
+        x: float32, bfloat16 or float16 ``[B, L, C]``; the result has its shape and dtype.
         weight: float32 ``[C, 1, 7]``, as of ``nn.Conv1d``.
         bias: float32 ``[C]``.
         eps: Added to the variance.
-
-    Returns:
-        Shape and dtype of ``x``.
 
     Raises:
         ValueError: If ``x`` has more elements than a 32-bit index counts.

@@ -1,4 +1,4 @@
-"""Reflections to sticks in one CUDA kernel; :mod:`unimat_lib.views.render` says what it computes.
+"""Reflections in, sticks on a grid out, in one CUDA kernel: what :mod:`.render` computes.
 
 Imported only where a CUDA device is at work, since it needs triton.
 """
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from unimat_lib.views.bragg import Reflections
     from unimat_lib.views.render import Rows
 
-
 _BLOCK = 128  # reflections per program
 
 
@@ -29,14 +28,11 @@ def add_sticks(
     end of their own crystal stop at once. So the launch depends on nothing that only the GPU knows.
 
     Args:
-        sticks: float32 ``[B, n]``, contiguous.
+        sticks: float32 ``[B, n]``, contiguous; also what is returned.
         reflections: All crystals' reflections, on the same device.
         index: Which crystals, int64 ``[B]``.
         rows: What the reflections of a row have in common.
         sine_range: Smallest and largest sin theta drawn.
-
-    Returns:
-        ``sticks``.
     """
     if reflections.largest == 0 or len(index) == 0:
         return sticks
@@ -44,16 +40,10 @@ def add_sticks(
     columns = [rows.sine_per_g, rows.steps_per_radian, rows.origin]
     columns += [rows.texture, *rows.along.unbind(1)] if textured else []
     _add_sticks[len(index), triton.cdiv(reflections.largest, _BLOCK)](
-        sticks,
-        reflections.g,
-        reflections.intensity,
-        reflections.hkl,
-        reflections.offsets,
+        *(sticks, reflections.g, reflections.intensity, reflections.hkl, reflections.offsets),
         index.contiguous(),
         torch.stack(columns, dim=1),  # float64: scalar arguments would be rounded to float32
-        sine_range[0],
-        sine_range[1],
-        sticks.shape[1],
+        *(*sine_range, sticks.shape[1]),
         TEXTURED=textured,
         BLOCK=_BLOCK,
     )
@@ -62,19 +52,9 @@ def add_sticks(
 
 @triton.jit
 def _add_sticks(
-    sticks,
-    g_of,
-    intensity_of,
-    hkl_of,
-    offsets,
-    index,
-    rows,
-    lowest_sine,
-    highest_sine,
-    n,
-    TEXTURED: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+    sticks, g_of, intensity_of, hkl_of, offsets, index, rows, lowest_sine, highest_sine, n,
+    TEXTURED: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     row = tl.program_id(0)
     crystal = tl.load(index + row)
     end = tl.load(offsets + crystal + 1)
@@ -85,12 +65,12 @@ def _add_sticks(
     seen = (at < end) & (sine >= lowest_sine) & (sine <= highest_sine)
     sine = tl.where(seen, sine, 0.5)
 
-    # Lorentz and polarisation factors, as in patterns.lorentz_polarisation.
+    # Lorentz and polarisation factors, as in grid.lorentz_polarisation.
     cosine = tl.sqrt(1 - sine * sine)
     twice = 1 - 2 * sine * sine  # cos 2 theta
     weight = tl.load(intensity_of + at, mask=seen, other=0.0)
     weight *= (1 + twice * twice) / (sine * sine * cosine)
-    if TEXTURED:  # as in diffraction._march_dollase
+    if TEXTURED:  # as in render._march_dollase
         r = tl.load(rows + 3)
         h = tl.load(hkl_of + 3 * at, mask=seen, other=0).to(tl.float64)
         k = tl.load(hkl_of + 3 * at + 1, mask=seen, other=0).to(tl.float64)
@@ -116,11 +96,8 @@ def _add_sticks(
     strength = weight.to(tl.float32) / 6
     first = left.to(tl.int32) - 1 + n  # + n: what lies left of the grid goes to the row's end
     sticks += row.to(tl.int64) * n
+    inner, outer = 3 * t * t * t - 6 * t * t + 4, 3 * s * s * s - 6 * s * s + 4
     tl.atomic_add(sticks + first % n, strength * s * s * s, seen, "relaxed")
-    tl.atomic_add(
-        sticks + (first + 1) % n, strength * (3 * t * t * t - 6 * t * t + 4), seen, "relaxed"
-    )
-    tl.atomic_add(
-        sticks + (first + 2) % n, strength * (3 * s * s * s - 6 * s * s + 4), seen, "relaxed"
-    )
+    tl.atomic_add(sticks + (first + 1) % n, strength * inner, seen, "relaxed")
+    tl.atomic_add(sticks + (first + 2) % n, strength * outer, seen, "relaxed")
     tl.atomic_add(sticks + (first + 3) % n, strength * t * t * t, seen, "relaxed")

@@ -1,4 +1,4 @@
-"""Sums over neighbours as Triton kernels: what makes the structure encoder fast on a GPU.
+"""A graph and messages in, sums over neighbours out, as Triton kernels for the structure encoder.
 
 DimeNet++ weights the message of an edge k -> j, for each edge j -> i that it goes on to, by a
 filter in the distance of k -> j and the angle between the two. Written with tensor operations that
@@ -18,9 +18,8 @@ a small matrix product. The gradient is computed the same way from S made anew, 
 stored between the two passes, each result is written once, and no order of additions is left to
 chance: the same batch gives the same numbers.
 
-``unimat_lib.encoders.structure.TorchSums`` does the same with tensor operations and says what is
-computed; the tests compare the two. Triton is only imported with this module, which is only
-imported for tensors on a GPU.
+:class:`.TorchSums` does the same with tensor operations; the tests compare the two. This module is
+only imported for tensors on a GPU, since Triton comes with CUDA only.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ LAUNCH = {"num_warps": 1, "num_stages": 1}
 
 
 class KernelSums:
-    """The sums over neighbours of one graph; see ``TorchSums``, whose methods these are.
+    """The sums over neighbours of one graph; see :class:`.TorchSums`, whose methods these are.
 
     Nothing here waits for the GPU, and shapes depend on shapes alone, so a step that uses it can be
     captured in a CUDA graph. Edges beyond the last crystal (``PeriodicGraph.padded``) are passed
@@ -101,22 +100,12 @@ class KernelSums:
 def radial_basis(distance: Tensor, basis: SphericalBasis) -> Tensor:
     """``SphericalBasis.radial`` as one kernel instead of a hundred small ones.
 
-    Args:
-        distance: float32 [E] in angstrom.
-        basis: The basis.
-
-    Returns:
-        float32 [E, L * R], computed in float64.
+    From distances, float32 [E] in angstrom, to float32 [E, L * R], computed in float64.
     """
     num_edges, functions = len(distance), basis.zeros.numel()
     out = distance.new_empty(num_edges, functions)
     _radial_basis[triton.cdiv(num_edges, EDGES), functions](
-        distance.contiguous(),
-        basis.zeros,
-        basis.norm,
-        out,
-        num_edges,
-        basis.cutoff,
+        *(distance.contiguous(), basis.zeros, basis.norm, out, num_edges, basis.cutoff),
         RADIALS=basis.zeros.shape[1],
         POWER=basis.envelope.p,
         BLOCK=EDGES,
@@ -126,16 +115,9 @@ def radial_basis(distance: Tensor, basis: SphericalBasis) -> Tensor:
 
 @triton.jit
 def _radial_basis(
-    distance,
-    zeros,
-    norm,
-    out,
-    num_edges,
-    cutoff,
-    RADIALS: tl.constexpr,
-    POWER: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+    distance, zeros, norm, out, num_edges, cutoff,
+    RADIALS: tl.constexpr, POWER: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     """One function j_l(z d / cutoff) for a block of edges, by upward recurrence in l."""
     edge = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     function = tl.program_id(1)
@@ -223,16 +205,13 @@ class _OverTriplets(Function):
 def segment_sum(
     values: Tensor, first: Tensor, *, weight: Tensor | None = None, order: Tensor | None = None
 ) -> Tensor:
-    """Sum of each run of rows, added up in float32.
+    """Sum of each run of rows of ``values`` [M, F], added up in float32: [S, F].
 
     Args:
         values: [M, F].
         first: int64 [S + 1]; run s is first[s] to first[s + 1].
         weight: [M, F] factors of the values, or None.
         order: int64 [M]; the rows that the runs count, or None for the rows as they stand.
-
-    Returns:
-        float32 [S, F].
     """
     runs, width = first.shape[0] - 1, values.shape[1]
     out = values.new_empty(runs, width, dtype=torch.float32)
@@ -298,22 +277,15 @@ def _filter_backward(grad, cosine, DEGREES: tl.constexpr, DEGREES_PADDED: tl.con
 
 @triton.jit
 def _over_triplets(
-    x,  # [E, CHANNELS]
-    q,  # [E, DEGREES, SIZE]
-    w,  # [CHANNELS, SIZE]
-    unit,  # [E, 3]
-    key_in,  # [E]
-    key_out,  # [E]
-    into,  # [N + 1]
-    out_of,  # [N + 1]
-    by_source,  # [E]
-    out,  # [E, CHANNELS]
-    CHANNELS: tl.constexpr,
-    SIZE: tl.constexpr,
-    DEGREES: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+    x, q, w, unit, key_in, key_out, into, out_of, by_source, out,
+    CHANNELS: tl.constexpr, SIZE: tl.constexpr, DEGREES: tl.constexpr,
+    COLUMNS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """The filtered sums into ``out [E, CHANNELS]``, see the head of this file.
+
+    Given are x [E, CHANNELS], q [E, DEGREES, SIZE], w [CHANNELS, SIZE], and of the edges unit
+    [E, 3], key_in, key_out and by_source [E]; into and out_of [N + 1].
+    """
     atom = tl.program_id(0)
     first_in, last_in = tl.load(into + atom), tl.load(into + atom + 1)
     first_out, last_out = tl.load(out_of + atom), tl.load(out_of + atom + 1)
@@ -343,27 +315,15 @@ def _over_triplets(
 
 @triton.jit
 def _over_triplets_backward(
-    x,  # [E, CHANNELS]
-    q,  # [E, DEGREES, SIZE]
-    w,  # [CHANNELS, SIZE]
-    unit,  # [E, 3]
-    key_in,  # [E]
-    key_out,  # [E]
-    into,  # [N + 1]
-    out_of,  # [N + 1]
-    by_source,  # [E]
-    grad,  # [E, CHANNELS], of the result
-    x_grad,  # [E, CHANNELS]
-    q_grad,  # [E, DEGREES, SIZE]
-    w_grad,  # [N, SIZE, CHANNELS], one part per atom
-    CHANNELS: tl.constexpr,
-    SIZE: tl.constexpr,
-    DEGREES: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    BLOCK: tl.constexpr,
-    DEGREES_PADDED: tl.constexpr,
-    SIZE_PADDED: tl.constexpr,
-):
+    x, q, w, unit, key_in, key_out, into, out_of, by_source, grad, x_grad, q_grad, w_grad,
+    CHANNELS: tl.constexpr, SIZE: tl.constexpr, DEGREES: tl.constexpr,
+    COLUMNS: tl.constexpr, BLOCK: tl.constexpr,
+    DEGREES_PADDED: tl.constexpr, SIZE_PADDED: tl.constexpr,
+):  # fmt: skip
+    """Gradients of x, q and w from that of the result, ``grad [E, CHANNELS]``.
+
+    ``w_grad [N, SIZE, CHANNELS]`` gets one part per atom; the caller adds them up.
+    """
     atom = tl.program_id(0)
     first_in, last_in = tl.load(into + atom), tl.load(into + atom + 1)
     first_out, last_out = tl.load(out_of + atom), tl.load(out_of + atom + 1)
@@ -418,15 +378,9 @@ def _over_triplets_backward(
 
 @triton.jit
 def _segment_sum(
-    values,  # [M, WIDTH]
-    weight,  # [M, WIDTH] or None
-    order,  # [M] or None
-    first,  # [S + 1]
-    out,  # [S, WIDTH]
-    WIDTH: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+    values, weight, order, first, out,
+    WIDTH: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     run = tl.program_id(0)
     start, stop = tl.load(first + run), tl.load(first + run + 1)
     column = tl.arange(0, COLUMNS)

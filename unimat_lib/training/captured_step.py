@@ -1,4 +1,4 @@
-"""A step of training as one CUDA graph: recorded once, replayed for every batch of the same shape.
+"""A step of training in, one CUDA graph out: recorded once, replayed for batches of its shape.
 
 A small model keeps a GPU waiting: its step is some thousand kernels of a few microseconds each, and
 Python needs longer to ask for one than the GPU to run it. A CUDA graph asks for all of them at once
@@ -36,8 +36,7 @@ class CapturedStep:
     CPU all calls do, and ``preparing`` does nothing.
 
     What is made under ``preparing`` is made on a stream of its own, so the next batch is cut out
-    while the step before still runs. Cutting out a batch waits for its sizes; on the stream of the
-    step it would wait for the step as well.
+    while the step before still runs; on the stream of the step it would wait for the step.
 
     Args:
         function: Takes the inputs, does everything that belongs to the step (the optimiser's update
@@ -49,11 +48,7 @@ class CapturedStep:
     """
 
     def __init__(
-        self,
-        function: Callable[[Any], dict[str, Tensor]],
-        *,
-        device: torch.device,
-        capture: bool = True,
+        self, function: Callable[[Any], dict[str, Tensor]], *, device: torch.device, capture: bool
     ) -> None:
         self._function = function
         self._on_gpu = device.type == "cuda"
@@ -82,11 +77,7 @@ class CapturedStep:
             yield
 
     def __call__(self, inputs: Any) -> dict[str, Tensor]:
-        """The step's result.
-
-        Args:
-            inputs: Tensors in any nesting of dicts, tuples, lists and dataclasses.
-        """
+        """The step's result; ``inputs`` are what :func:`tensors_in` understands."""
         if not self._on_gpu:
             return self._function(inputs)
         current = torch.cuda.current_stream()
@@ -115,7 +106,8 @@ class CapturedStep:
     def _record(self, inputs: Any, tensors: list[Tensor]) -> None:
         """Record the step on buffers; recording runs nothing."""
         self._buffers = [tensor.clone() for tensor in tensors]
-        buffered = with_tensors(inputs, iter(self._buffers))
+        buffers = iter(self._buffers)
+        buffered = mapped(inputs, lambda _: next(buffers))
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=self._step_stream):
             self._outputs = self._function(buffered)
@@ -130,28 +122,20 @@ class CapturedStep:
 
 def tensors_in(nested: Any) -> list[Tensor]:
     """All tensors of a nesting of dicts, tuples, lists and dataclasses, in a fixed order."""
+    found: list[Tensor] = []
+    mapped(nested, lambda tensor: found.append(tensor) or tensor)
+    return found
+
+
+def mapped(nested: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """The same nesting with ``function`` of every tensor, in the order of :func:`tensors_in`."""
     if isinstance(nested, Tensor):
-        return [nested]
-    return [tensor for child in _children(nested).values() for tensor in tensors_in(child)]
-
-
-def with_tensors(nested: Any, tensors: Iterator[Tensor]) -> Any:
-    """The same nesting with other tensors in the place of :func:`tensors_in`'s."""
-    if isinstance(nested, Tensor):
-        return next(tensors)
-    children = {key: with_tensors(child, tensors) for key, child in _children(nested).items()}
+        return function(nested)
     if isinstance(nested, dict):
-        return children
+        return {key: mapped(child, function) for key, child in nested.items()}
     if isinstance(nested, tuple | list):
-        return type(nested)(children.values())
-    return dataclasses.replace(nested, **children) if children else nested
-
-
-def _children(nested: Any) -> dict[Any, Any]:
-    if isinstance(nested, dict):
-        return nested
-    if isinstance(nested, tuple | list):
-        return dict(enumerate(nested))
+        return type(nested)(mapped(child, function) for child in nested)
     if dataclasses.is_dataclass(nested):
-        return {field.name: getattr(nested, field.name) for field in dataclasses.fields(nested)}
-    return {}
+        children = {f.name: getattr(nested, f.name) for f in dataclasses.fields(nested)}
+        return dataclasses.replace(nested, **mapped(children, function))
+    return nested

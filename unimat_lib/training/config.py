@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,17 @@ from unimat_lib.views.effects import Measurement
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
+
+_RANGES = {  # name: type, smallest, what it must stay below
+    "epochs": (int, 1, math.inf),
+    "batch_size": (int, 2, math.inf),
+    "patience": (int, 1, math.inf),
+    "seed": (int, -math.inf, math.inf),
+    **dict.fromkeys(("lr", "clip_norm"), (float, math.ulp(0.0), math.inf)),
+    **dict.fromkeys(("warmup", "ema", "modality_dropout"), (float, 0, 1)),
+    **dict.fromkeys(("cell_weight", "system_weight", "contrastive_weight"), (float, 0, math.inf)),
+    "weight_decay": (float, 0, math.inf),
+}
 
 
 @dataclass(frozen=True)
@@ -36,6 +48,10 @@ class FitConfig:
         patience: Epochs without a better validation loss before stopping; ``None`` never stops.
         measurement: Measurement effects to draw in training, or ``None`` for clean patterns.
         seed: Seed of everything random.
+
+    Raises:
+        ValueError: A setting is out of range, not finite or not of its type, or all losses have the
+            weight zero.
     """
 
     epochs: int
@@ -55,22 +71,21 @@ class FitConfig:
 
     def __post_init__(self) -> None:
         """Refuse settings that train nothing or mean nothing."""
-        if self.epochs < 1 or self.batch_size < 2:
+        for name, (kind, least, limit) in _RANGES.items():
+            value = getattr(self, name)
+            if name == "patience" and value is None:
+                continue
+            right_type = isinstance(value, int | kind) and not isinstance(value, bool)
+            if not (right_type and least <= value < limit):
+                low = "(0" if least == math.ulp(0.0) else f"[{least}"
+                raise ValueError(
+                    f"expected {name}, {kind.__name__}, in {low}, {limit}), got {value!r}"
+                )
+        if self.cell_weight + self.system_weight + self.contrastive_weight == 0:
             raise ValueError(
-                f"expected at least 1 epoch and a batch of at least 2, got {self.epochs} and "
-                f"{self.batch_size}"
+                "expected a positive weight for at least one of the losses cell, system and "
+                "contrastive, got 0 for all"
             )
-        weights = (self.cell_weight, self.system_weight, self.contrastive_weight)
-        if min(weights) < 0 or sum(weights) == 0:
-            raise ValueError(
-                "expected non-negative weights with a positive weight for at least one loss, got "
-                f"{weights} for cell, system and contrastive"
-            )
-        if not self.lr > 0:
-            raise ValueError(f"expected a positive learning rate, got {self.lr}")
-        for name in ("modality_dropout", "ema", "warmup"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"expected {name} in [0, 1), got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -100,7 +115,7 @@ def make_fabric(device: str, *, devices: int = 1) -> Fabric:
     Args:
         device: ``"cpu"`` or ``"cuda"``.
         devices: GPUs (or CPU processes) to share the batches among; with more than one, call
-            :func:`fit` inside ``fabric.launch(function)``.
+            :func:`.fit` inside ``fabric.launch(function)``.
 
     Raises:
         RuntimeError: If a GPU was asked for and there is none.
@@ -110,25 +125,21 @@ def make_fabric(device: str, *, devices: int = 1) -> Fabric:
     from lightning.fabric import Fabric
     from lightning.fabric.strategies import DDPStrategy
 
+    if device not in ("cpu", "cuda"):
+        raise ValueError(f"expected device 'cpu' or 'cuda', got {device!r}")
     # Fabric announces its precision on stderr each time; the page says it once.
     for name in ("lightning.fabric", "lightning.pytorch"):  # which one speaks depends on imports
         logging.getLogger(name).setLevel(logging.WARNING)
-    # Not every loss reads every parameter (projections, the vectors of absent modalities).
-    strategy = (
-        "auto"
-        if devices == 1
-        else DDPStrategy(
-            start_method="spawn" if device == "cpu" else "popen", find_unused_parameters=True
-        )
-    )
-    if device == "cpu":
-        return Fabric(accelerator="cpu", devices=devices, precision="32-true", strategy=strategy)
-    if device != "cuda":
-        raise ValueError(f"expected device 'cpu' or 'cuda', got {device!r}")
-    if not torch.cuda.is_available():
-        raise RuntimeError(
-            "device 'cuda' was asked for, but torch sees no GPU here: use device='cpu' with the "
-            "quick profile, or run on a machine with a CUDA GPU and its driver"
-        )
-    torch.set_float32_matmul_precision("high")
-    return Fabric(accelerator="cuda", devices=devices, precision="bf16-mixed", strategy=strategy)
+    strategy, precision = "auto", "32-true" if device == "cpu" else "bf16-mixed"
+    if devices > 1:
+        # Not every loss reads every parameter (projections, the vectors of absent modalities).
+        start = "spawn" if device == "cpu" else "popen"
+        strategy = DDPStrategy(start_method=start, find_unused_parameters=True)
+    if device == "cuda":
+        if not torch.cuda.is_available():
+            raise RuntimeError(
+                "device 'cuda' was asked for, but torch sees no GPU here: use device='cpu' with "
+                "the quick profile, or run on a machine with a CUDA GPU and its driver"
+            )
+        torch.set_float32_matmul_precision("high")
+    return Fabric(accelerator=device, devices=devices, precision=precision, strategy=strategy)

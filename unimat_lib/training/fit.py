@@ -1,7 +1,8 @@
-"""A model, views and settings in, the trained model out: epochs, checkpoints, resume, a log file."""
+"""A model, views and settings in, the trained model out: epochs, checkpoints, resume, a log."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -17,15 +18,16 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from unimat_lib.files import replacing
+from unimat_lib.files import alone_in, replacing
 from unimat_lib.identity import identity_of
 from unimat_lib.model import UniMat, check_views
 from unimat_lib.training.checkpoint import (
-    load_state,
-    load_weights,
+    State,
+    load_run,
+    load_tensors,
     restore,
-    save_checkpoint,
     save_tensors,
+    tensors_of,
 )
 from unimat_lib.training.config import FitConfig, FitResult, make_fabric
 from unimat_lib.training.loop import Loop, train_epoch, validate
@@ -36,9 +38,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-
-# An interrupted run is taken up from a checkpoint at most about this old.
 CHECKPOINT_SECONDS = 60.0
+"""An interrupted run is taken up from a checkpoint at most about this old."""
 
 
 def fit(
@@ -55,7 +56,8 @@ def fit(
 
     The folder of the run is ``run_dir`` plus a hash of everything that decides the result
     (settings, starting weights, data, code), so a finished run is loaded, an interrupted one is
-    resumed, and a changed one starts afresh.
+    resumed, and a changed one starts afresh. Of two processes with the same run one waits for the
+    other and loads its result.
 
     Args:
         model: The model; weights as they are are the starting point.
@@ -64,7 +66,7 @@ def fit(
         val: Rows that choose the epoch, int64 ``[V]``; never the test split.
         config: The settings.
         run_dir: Parent folder of the run's own folder.
-        fabric: Device and precision; by default what :func:`make_fabric` gives for the device
+        fabric: Device and precision; by default what :func:`.make_fabric` gives for the device
             on which the views lie. With several devices every process brings its own copy of the
             views; the batches are shared out, and each process contrasts its own crystals only.
 
@@ -83,17 +85,28 @@ def fit(
     train, val = train.to(views.device), val.to(views.device)
     run_hash = _run_hash(model, views, fabric, train=train, val=val, config=config)
     run_dir = Path(run_dir) / run_hash
-    run_dir.mkdir(parents=True, exist_ok=True)
-    state = load_state(run_dir)
-    if not state["finished"]:
-        model.to(fabric.device)
-        loop = Loop(model, views, train, val, config, fabric)
-        if state["epoch"]:
-            restore(loop, run_dir)
-        _run_epochs(loop, state, run_dir)
+    with contextlib.ExitStack() as stack:
+        if fabric.global_rank == 0:
+            stack.enter_context(alone_in(run_dir))
+            for partial in run_dir.glob(".*.partial"):  # of a process that was killed
+                partial.unlink()
         fabric.barrier()
-    load_weights(run_dir / "best.safetensors", model)
-    model.to(fabric.device).requires_grad_(True).eval()
+        tensors, state = load_run(run_dir)
+        model.to(fabric.device)
+        if not state["finished"]:
+            loop = Loop(model, views, train, val, config, fabric)
+            if state["epoch"]:
+                restore(loop, tensors)
+                logger.info("resumed %s after epoch %d", run_dir, state["epoch"])
+            _run_epochs(loop, state, run_dir)
+            fabric.barrier()
+            tensors, state = load_tensors(run_dir / "best.safetensors")  # rank 0's, on every rank
+        if fabric.global_rank == 0:
+            (run_dir / "last.safetensors").unlink(missing_ok=True)
+            if _write_log(run_dir / "log.jsonl", state):
+                logger.warning("%s: the log did not tell the history and is remade", run_dir)
+    model.load_state_dict(tensors)
+    model.requires_grad_(True).eval()
     history = pd.DataFrame(state["history"])
     world_batch = config.batch_size * fabric.world_size
     crystals = max(1, len(train) // world_batch) * world_batch
@@ -107,7 +120,7 @@ def fit(
     )
 
 
-def _run_epochs(loop: Loop, state: dict[str, object], run_dir: Path) -> None:
+def _run_epochs(loop: Loop, state: State, run_dir: Path) -> None:
     """Train to the end and leave the best weights and the log in the folder."""
     config, fabric = loop.config, loop.fabric
     saved = time.monotonic()
@@ -133,12 +146,11 @@ def _run_epochs(loop: Loop, state: dict[str, object], run_dir: Path) -> None:
         state["finished"] = state["epoch"] >= config.epochs or out_of_patience
         state["peak_memory_gib"] = max(state["peak_memory_gib"], _peak_memory_gib(fabric.device))
         if fabric.global_rank == 0:
-            _write_log(run_dir / "log.jsonl", state["history"])
+            _write_log(run_dir / "log.jsonl", state)
             if state["finished"]:
                 save_tensors(run_dir / "best.safetensors", loop.best, state)
-                (run_dir / "last.safetensors").unlink(missing_ok=True)
             elif time.monotonic() - saved >= CHECKPOINT_SECONDS:
-                save_checkpoint(run_dir / "last.safetensors", loop, state)
+                save_tensors(run_dir / "last.safetensors", tensors_of(loop), state)
                 saved = time.monotonic()
         logger.info("%s epoch %d %s", run_dir, epoch, row)
 
@@ -151,11 +163,7 @@ def _check_splits(*, train: Tensor, val: Tensor, batch_size: int) -> None:
             f"expected at least one batch of {batch_size} training crystals, got {len(train)}: "
             "lower batch_size or use more data"
         )
-    if (
-        train is not val
-        and torch.isin(val.cpu(), train.cpu()).any()
-        and not torch.equal(val, train)
-    ):
+    if torch.isin(val.cpu(), train.cpu()).any() and not torch.equal(val, train):
         raise ValueError(
             "some validation crystals are training crystals: the splits must not overlap (pass "
             "the very same rows for both to test whether a model can fit at all)"
@@ -181,6 +189,11 @@ def _peak_memory_gib(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts in KiB
 
 
-def _write_log(path: Path, history: list[dict[str, float]]) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in history))
+def _write_log(path: Path, state: State) -> bool:
+    """Write the history, a line per epoch, and say whether the file held something else."""
+    text = "".join(json.dumps(row) + "\n" for row in state["history"]).encode()
+    changed = not path.is_file() or path.read_bytes() != text
+    if changed:
+        with replacing(path) as temporary:
+            temporary.write_bytes(text)
+    return changed

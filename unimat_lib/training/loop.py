@@ -3,7 +3,7 @@
 All data lie on the device, so an epoch is a permutation of row numbers. Everything random in an
 epoch (order, dropout, measurement effects) is seeded from the seed and the number of the epoch
 alone, so a run that was interrupted and resumed takes the very same steps as one that was not.
-On one GPU the whole step, optimiser included, is replayed as a CUDA graph (``captured_step``).
+On one GPU the whole step, optimiser included, is replayed as a CUDA graph (:mod:`.captured_step`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
-import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -29,7 +28,6 @@ from unimat_lib.views.effects import Measurement
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
-logger = logging.getLogger(__name__)
 
 
 class Loop:
@@ -48,33 +46,35 @@ class Loop:
         self.config, self.fabric = config, fabric
         self.average = copy.deepcopy(model).requires_grad_(False).eval()
         self.best: dict[str, Tensor] = {}  # averaged weights of the best epoch so far
-        pairs = list(
-            zip(
-                (*self.average.parameters(), *self.average.buffers()),
-                (*model.parameters(), *model.buffers()),
-                strict=True,
-            )
-        )
+        old, new = ((*m.parameters(), *m.buffers()) for m in (self.average, model))
+        pairs = list(zip(old, new, strict=True))
         # Running statistics belong to the weights and are averaged with them; counters and
         # constants in double precision are copied.
         averaged = [pair for pair in pairs if pair[0].dtype == torch.float32]
         self.averaged = list(zip(*averaged, strict=True))
         self.copied = [pair for pair in pairs if pair[0].dtype != torch.float32]
         on_gpu = fabric.device.type == "cuda"
+        matrices = [p for p in model.parameters() if p.ndim >= 2]
+        vectors = [p for p in model.parameters() if p.ndim < 2]
         optimizer = torch.optim.AdamW(
-            _parameter_groups(self.model, config),
+            [
+                {"params": matrices, "weight_decay": config.weight_decay},
+                {"params": vectors, "weight_decay": 0.0},
+            ],
             # A recorded step reads the rate from the GPU.
             lr=torch.tensor(config.lr, device=fabric.device) if on_gpu else config.lr,
             fused=on_gpu,
             capturable=on_gpu,
         )
-        self.network, self.optimizer = fabric.setup(_TrainingStep(self.model, config), optimizer)
+        self.network, self.optimizer = fabric.setup(_TrainingStep(model, config), optimizer)
         # The gradients of several processes meet outside of what a graph can hold.
-        capture = {"device": self.views.device, "capture": fabric.world_size == 1}
+        capture = {"device": views.device, "capture": fabric.world_size == 1}
         self.training_step = CapturedStep(self._training_step, **capture)
         self.validation_step = CapturedStep(self._validation_step, **capture)
-        self.capacity = _capacity(self.views, (self.train, self.val), config.batch_size)
-        self.modalities = _modalities_needed(self.model, config)
+        self.capacity = _capacity(views, (train, val), config.batch_size)
+        # Encoders that no loss reads are not run.
+        settings = model.config
+        self.modalities = settings.modalities if config.contrastive_weight else settings.inputs
 
     @property
     def steps(self) -> int:
@@ -88,7 +88,14 @@ class Loop:
         batch = self.views.batch(
             index, modalities=self.modalities, measurement=measurement, generator=generator
         )
-        return _padded(batch, self.capacity)
+        graph = batch.views.get("structure")
+        if self.capacity is None or graph is None:
+            return batch
+        atoms, edges = self.capacity
+        if len(graph.atomic_numbers) >= atoms or len(graph.distance) > edges:
+            return batch  # one in thousands; its step is not replayed
+        padded = graph.padded(num_atoms=atoms, num_edges=edges)
+        return dataclasses.replace(batch, views=batch.views | {"structure": padded})
 
     def _training_step(self, inputs: tuple[Batch, dict[str, Tensor] | None]) -> dict[str, Tensor]:
         batch, mask = inputs
@@ -100,6 +107,7 @@ class Loop:
             self.network, self.optimizer, max_norm=self.config.clip_norm, error_if_nonfinite=False
         )
         self.optimizer.step()
+        self.model.alignment.clamp_()
         return {name: value.detach() for name, value in parts.items()}
 
     @torch.no_grad()
@@ -116,8 +124,7 @@ class _TrainingStep(nn.Module):
 
     def __init__(self, model: UniMat, config: FitConfig) -> None:
         super().__init__()
-        self.model = model
-        self.config = config
+        self.model, self.config = model, config
 
     def forward(
         self, get_batch: Callable[[], Batch], mask: dict[str, Tensor] | None
@@ -134,7 +141,7 @@ def losses(
         model: The model.
         batch: The batch.
         config: For the weights; a part with weight zero is not computed.
-        mask: As in :meth:`UniMat.forward`.
+        mask: As in :meth:`.UniMat.forward`.
 
     Returns:
         ``loss`` and those of ``cell``, ``system``, ``contrastive`` that have a weight.
@@ -156,37 +163,11 @@ def losses(
     return {"loss": total, **parts}
 
 
-def validate(loop: Loop) -> dict[str, float]:
-    """Losses of the averaged weights on clean patterns, averaged over crystals, ``val_<name>``.
-
-    Batches have the size of training's and a fixed random order, because a contrastive loss
-    depends on who else is in the batch, and data sets keep similar crystals side by side.
-    """
-    config, index = loop.config, loop.val
-    order = torch.randperm(len(index), generator=torch.Generator().manual_seed(0))
-    order = order.to(index.device)
-    if config.contrastive_weight and len(order) > 1 and len(order) % config.batch_size == 1:
-        order = order[:-1]  # a crystal alone has nothing to be told apart from
-    totals: dict[str, Tensor] = {}
-    for start in range(0, len(order), config.batch_size):
-        with loop.validation_step.preparing():
-            chunk = index[order[start : start + config.batch_size]]
-            batch = loop.batch(chunk)
-        for name, value in loop.validation_step(batch).items():
-            totals[name] = totals.get(name, 0.0) + value * (len(chunk) / len(order))
-    return {f"val_{name}": float(value) for name, value in totals.items()}
-
-
-def _modalities_needed(model: UniMat, config: FitConfig) -> Sequence[str]:
-    """Encoders that no loss reads are not run."""
-    settings = model.config
-    return settings.modalities if config.contrastive_weight else settings.inputs
-
-
 def train_epoch(loop: Loop, epoch: int) -> dict[str, float]:
     """One pass over the training crystals; returns the epoch's row of the history."""
     config, train, steps, device = loop.config, loop.train, loop.steps, loop.views.device
-    seed = _epoch_seed(config.seed, epoch)
+    digest = hashlib.sha256(f"{config.seed}/{epoch}".encode()).digest()
+    seed = int.from_bytes(digest[:6], "big")
     rank, world = loop.fabric.global_rank, loop.fabric.world_size
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed)).to(device)
     # Three streams: the order (shared by all ranks), the measurement effects, dropout.
@@ -215,6 +196,26 @@ def train_epoch(loop: Loop, epoch: int) -> dict[str, float]:
     return {"epoch": epoch, **means, "lr": rate, "seconds": seconds}
 
 
+def validate(loop: Loop) -> dict[str, float]:
+    """Losses of the averaged weights on clean patterns, averaged over crystals, ``val_<name>``.
+
+    Batches have the size of training's and a fixed random order, because a contrastive loss
+    depends on who else is in the batch, and data sets keep similar crystals side by side.
+    """
+    config, index = loop.config, loop.val
+    order = torch.randperm(len(index), generator=torch.Generator().manual_seed(0))
+    order = order.to(index.device)
+    if config.contrastive_weight and len(order) > 1 and len(order) % config.batch_size == 1:
+        order = order[:-1]  # a crystal alone has nothing to be told apart from
+    totals: dict[str, Tensor] = {}
+    for chunk in order.split(config.batch_size):
+        with loop.validation_step.preparing():
+            batch = loop.batch(index[chunk])
+        for name, value in loop.validation_step(batch).items():
+            totals[name] = totals.get(name, 0.0) + value * (len(chunk) / len(order))
+    return {f"val_{name}": float(value) for name, value in totals.items()}
+
+
 def _capacity(
     views: CrystalViews, splits: Sequence[Tensor], batch_size: int
 ) -> tuple[int, int] | None:
@@ -225,25 +226,12 @@ def _capacity(
     if views.graph is None or views.device.type == "cpu":
         return None
     sizes = []
-    for counts in (views.graph.num_atoms, views.graph.num_edges):
-        means, spreads = zip(
-            *((float(c.mean()), float(c.std())) for c in (counts[s].double() for s in splits)),
-            strict=True,
-        )
-        size = batch_size * max(means) + 4 * math.sqrt(batch_size) * max(spreads)
+    for counts in (views.graph.num_atoms.double(), views.graph.num_edges.double()):
+        parts = [counts[split] for split in splits]
+        mean, spread = (max(float(f(part)) for part in parts) for f in (torch.mean, torch.std))
+        size = batch_size * mean + 4 * math.sqrt(batch_size) * spread
         sizes.append(64 * math.ceil(size / 64))
     return sizes[0], sizes[1]
-
-
-def _padded(batch: Batch, capacity: tuple[int, int] | None) -> Batch:
-    graph = batch.views.get("structure")
-    if capacity is None or graph is None:
-        return batch
-    atoms, edges = capacity
-    if len(graph.atomic_numbers) >= atoms or len(graph.distance) > edges:
-        return batch  # one in thousands; its step is not replayed
-    padded = graph.padded(num_atoms=atoms, num_edges=edges)
-    return dataclasses.replace(batch, views=batch.views | {"structure": padded})
 
 
 def _modality_mask(
@@ -253,16 +241,10 @@ def _modality_mask(
     inputs = model.config.inputs
     if not config.modality_dropout or len(inputs) < 2:
         return None
-    device = generator.device
-    keep = torch.rand(size, len(inputs), generator=generator, device=device)
+    keep = torch.rand(size, len(inputs), generator=generator, device=generator.device)
     # The modality with the largest draw stays whatever happens.
     mask = (keep >= config.modality_dropout) | (keep == keep.max(dim=1, keepdim=True).values)
     return dict(zip(inputs, mask.unbind(dim=1), strict=True))
-
-
-def _epoch_seed(seed: int, epoch: int) -> int:
-    digest = hashlib.sha256(f"{seed}/{epoch}".encode()).digest()
-    return int.from_bytes(digest[:6], "big")
 
 
 def _set_learning_rate(optimizer, config: FitConfig, step: int, total: int) -> None:
@@ -287,12 +269,3 @@ def _update_average(loop: Loop, step: int) -> None:
     torch._foreach_lerp_(*loop.averaged, 1 - decay)
     for old, new in loop.copied:
         old.copy_(new)
-
-
-def _parameter_groups(model: UniMat, config: FitConfig) -> list[dict[str, object]]:
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    vectors = [p for p in model.parameters() if p.ndim < 2]
-    return [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]

@@ -1,9 +1,8 @@
-"""Three views of every crystal, resident on one device, cut into batches on demand.
+"""A crystal table in, three views of every crystal out, cut into batches on demand.
 
 What is stored per crystal is small and exact: its periodic graph, its Bragg reflections and its
-Magpie vector. What a network sees is rendered per batch: the powder pattern is drawn afresh from
-the reflections each time, with whatever measurement effects the training asks for, so no pattern
-is ever stored and no epoch sees the same one twice.
+Magpie vector. The powder pattern is drawn afresh from the reflections for each batch, with the
+measurement effects that the training asks for, so no epoch sees the same pattern twice.
 """
 
 from __future__ import annotations
@@ -11,13 +10,13 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from unimat_lib.crystals.table import CrystalTable
-from unimat_lib.views.bragg import Reflections, bragg_reflections, g_max_of
+from unimat_lib.views.bragg import Reflections, bragg_reflections, check_reach, g_max_of
 from unimat_lib.views.composition import magpie_features
 from unimat_lib.views.effects import Measurement, draw_effects
 from unimat_lib.views.graphs import PeriodicGraph, periodic_graph
@@ -45,28 +44,21 @@ class Targets:
 
     def select(self, index: Tensor) -> Targets:
         """Targets of some of the crystals; ``index`` is int64 ``[B]``."""
-        return Targets(
-            self.lengths[index],
-            self.scaled_lengths[index],
-            self.angles[index],
-            self.crystal_system[index],
-        )
+        return Targets(**{name: values[index] for name, values in vars(self).items()})
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch: the views by modality name, the targets, and which crystals they are.
+    """One batch: the views by modality name, and the targets.
 
     Attributes:
         views: ``structure`` -> PeriodicGraph of ``B`` crystals, ``xrd`` -> float32 ``[B, P]``,
             ``composition`` -> float32 ``[B, F]``; only the modalities that were asked for.
         targets: The truth, with strain applied where the batch was strained.
-        index: Rows of the crystal table, int64 ``[B]``.
     """
 
     views: dict[str, PeriodicGraph | Tensor]
     targets: Targets
-    index: Tensor
 
 
 @dataclass(frozen=True)
@@ -77,12 +69,12 @@ class CrystalViews:
         targets: Truth of all ``C`` crystals.
         grid: The 2theta grid of the patterns.
         fwhm: Full width at half maximum of a clean pattern's peaks, degrees.
-        graph: Periodic graph of all crystals, or ``None``.
-        reflections: Bragg reflections of all crystals, or ``None``.
-        magpie: Magpie vectors, float32 ``[C, F]``, or ``None``.
         cutoff: Radius that the graph was built with, angstrom.
         max_neighbors: Cap that the graph was built with.
         crystals: Content hash of the table that all this was computed from.
+        graph: Periodic graph of all crystals, or ``None``.
+        reflections: Bragg reflections of all crystals, or ``None``.
+        magpie: Magpie vectors, float32 ``[C, F]``, or ``None``.
     """
 
     targets: Targets
@@ -107,15 +99,15 @@ class CrystalViews:
     @property
     def modalities(self) -> tuple[str, ...]:
         """Names of the views that were built."""
-        present = (self.graph, self.reflections, self.magpie)
-        return tuple(name for name, x in zip(MODALITIES, present, strict=True) if x is not None)
+        built = zip(MODALITIES, (self.graph, self.reflections, self.magpie), strict=True)
+        return tuple(name for name, view in built if view is not None)
 
     @functools.cached_property
     def content_hash(self) -> str:
         """Hexadecimal SHA-256 of everything that batches are made of.
 
-        Of graph and reflections the crystals and settings count that they follow from: a GPU adds
-        in any order, so their last digits may differ from one process to the next.
+        Of graph and reflections the crystals and settings count that they follow from: on a GPU
+        their last digits may differ from one process to the next.
         """
         reach = self.reflections.g_max if self.reflections is not None else None
         settings = (self.grid, self.fwhm, self.cutoff, self.max_neighbors, self.modalities, reach)
@@ -138,13 +130,12 @@ class CrystalViews:
         Args:
             index: Rows of the table, int64 ``[B]``, on the views' device.
             modalities: Which views to make.
-            measurement: Ranges of the measurement effects to draw; ``None`` gives clean patterns.
-                An isotropic strain is applied to all views and to the targets alike, so a
-                strained crystal is simply another crystal.
+            measurement: Ranges of the effects to draw; ``None`` gives clean patterns. A strain is
+                applied to views and targets alike: a strained crystal is simply another crystal.
             generator: Source of all random numbers; needed with ``measurement``.
 
         Raises:
-            ValueError: If a modality was not built, the generator is missing, or the strain reaches
+            ValueError: A modality was not built, the generator is missing, or the strain reaches
                 beyond the reflections that were computed.
         """
         missing = [name for name in modalities if name not in self.modalities]
@@ -157,50 +148,28 @@ class CrystalViews:
         if measurement is not None:
             if generator is None:
                 raise ValueError("expected a torch.Generator to draw measurement effects with")
-            if "xrd" in modalities and g_max_of(self.grid, measurement.strain) > (
-                self.reflections.g_max * (1 + 1e-9)
-            ):
-                raise ValueError(
-                    f"a strain of {measurement.strain} pulls reflections into the grid that were "
-                    f"not computed: pass max_strain={measurement.strain} to build_views"
-                )
+            if "xrd" in modalities:
+                needed = g_max_of(self.grid, measurement.strain)
+                what = f"a strain of {measurement.strain} (max_strain in build_views)"
+                check_reach(self.reflections, needed, what)
             effects = draw_effects(measurement, len(index), generator=generator, device=self.device)
         views: dict[str, PeriodicGraph | Tensor] = {}
         targets = self.targets.select(index)
         if "structure" in modalities:
             views["structure"] = self.graph.select(index)
         if "xrd" in modalities:
-            views["xrd"] = render(
-                self.reflections,
-                index,
-                self.grid,
-                effects=effects,
-                fwhm=self.fwhm,
-                generator=generator,
-            )
+            drawn = {"effects": effects, "fwhm": self.fwhm, "generator": generator}
+            views["xrd"] = render(self.reflections, index, self.grid, **drawn)
         if "composition" in modalities:
             views["composition"] = self.magpie[index]
         if effects is not None:
             stretch = (1 + effects.strain).float()  # [B]
-            targets = Targets(
-                targets.lengths * stretch[:, None],
-                targets.scaled_lengths * stretch[:, None],
-                targets.angles,
-                targets.crystal_system,
-            )
+            names = ("lengths", "scaled_lengths")
+            stretched = {name: getattr(targets, name) * stretch[:, None] for name in names}
+            targets = replace(targets, **stretched)
             if "structure" in views:
                 views["structure"] = views["structure"].scaled(stretch)
-        return Batch(views=views, targets=targets, index=index)
-
-
-def make_targets(table: CrystalTable) -> Targets:
-    """Targets of every crystal of a table, on the table's device."""
-    return Targets(
-        table.lengths.float(),
-        table.scaled_lengths.float(),
-        table.angles.float(),
-        table.crystal_system,
-    )
+        return Batch(views=views, targets=targets)
 
 
 def build_views(
@@ -221,10 +190,10 @@ def build_views(
         table: The crystals, all splits together; rows keep their numbers.
         grid: 2theta grid of the patterns.
         fwhm: Peak width of clean patterns, degrees.
-        cutoff: Radius of the periodic graph, angstrom.
-        max_neighbors: Cap on neighbours per atom (ties are kept), or ``None``.
-        max_strain: Largest isotropic strain that training will draw, as a fraction; stretched cells
-            pull reflections from beyond the grid's end into it, so it decides how far they go.
+        cutoff: Radius of the periodic graph, angstrom, see :func:`.periodic_graph`.
+        max_neighbors: Cap on neighbours per atom, or ``None``.
+        max_strain: Largest isotropic strain that training will draw, as a fraction; it decides how
+            far reflections go, see :func:`.g_max_of`.
         modalities: Views to build.
         device: Where to compute and keep them.
         cache_dir: Folder of the Magpie cache, see :func:`.magpie_features`.
@@ -235,21 +204,23 @@ def build_views(
     unknown = [name for name in modalities if name not in MODALITIES]
     if unknown:
         raise ValueError(f"expected modalities of {MODALITIES}, got {unknown}")
-    on_device = table.to(device)
+    crystals = table.content_hash()
+    table = table.to(device)
     graph = reflections = magpie = None
     if "structure" in modalities:
-        graph = periodic_graph(on_device, cutoff=cutoff, max_neighbors=max_neighbors)
+        graph = periodic_graph(table, cutoff=cutoff, max_neighbors=max_neighbors)
     if "xrd" in modalities:
-        reflections = bragg_reflections(on_device, g_max=g_max_of(grid, max_strain=max_strain))
+        reflections = bragg_reflections(table, g_max=g_max_of(grid, max_strain=max_strain))
     if "composition" in modalities:
         magpie = magpie_features(list(table.info["formula"]), cache_dir=cache_dir).to(device)
+    lengths, scaled, angles = table.lengths, table.scaled_lengths, table.angles
     return CrystalViews(
-        targets=make_targets(on_device),
+        targets=Targets(lengths.float(), scaled.float(), angles.float(), table.crystal_system),
         grid=grid,
         fwhm=fwhm,
         cutoff=cutoff,
         max_neighbors=max_neighbors,
-        crystals=table.content_hash(),
+        crystals=crystals,
         graph=graph,
         reflections=reflections,
         magpie=magpie,

@@ -1,11 +1,10 @@
-"""Composition as numbers: the 132 Magpie features of a formula.
+"""Formulas in, their 132 Magpie features out.
 
 Magpie describes a formula by statistics over its elements: 22 tabulated properties (atomic number,
 electronegativity, valence electrons, ...), and for each the minimum, maximum, range, mean, mean
 absolute deviation and the value of the most abundant element. The tables are matminer's, read from
-its files without importing it, which would take seconds; the statistics are computed here for all
-formulas at once, because matminer's own featurizer takes 2.5 milliseconds per formula (the tests
-compare the two).
+its files without importing it, which would take seconds; the statistics are computed for all
+formulas at once, where matminer takes 2.5 milliseconds per formula (the tests compare the two).
 """
 
 from __future__ import annotations
@@ -25,29 +24,11 @@ from torch import Tensor
 from unimat_lib.files import replacing
 
 MAGPIE_PROPERTIES = (
-    "Number",
-    "MendeleevNumber",
-    "AtomicWeight",
-    "MeltingT",
-    "Column",
-    "Row",
-    "CovalentRadius",
-    "Electronegativity",
-    "NsValence",
-    "NpValence",
-    "NdValence",
-    "NfValence",
-    "NValence",
-    "NsUnfilled",
-    "NpUnfilled",
-    "NdUnfilled",
-    "NfUnfilled",
-    "NUnfilled",
-    "GSvolume_pa",
-    "GSbandgap",
-    "GSmagmom",
-    "SpaceGroupNumber",
-)
+    "Number", "MendeleevNumber", "AtomicWeight", "MeltingT", "Column", "Row", "CovalentRadius",
+    "Electronegativity", "NsValence", "NpValence", "NdValence", "NfValence", "NValence",
+    "NsUnfilled", "NpUnfilled", "NdUnfilled", "NfUnfilled", "NUnfilled", "GSvolume_pa",
+    "GSbandgap", "GSmagmom", "SpaceGroupNumber",
+)  # fmt: skip
 MAGPIE_STATISTICS = ("minimum", "maximum", "range", "mean", "avg_dev", "mode")
 MAGPIE_FEATURES = tuple(
     f"MagpieData {statistic} {name}"
@@ -63,20 +44,16 @@ _TABLE_FILE = "magpie-elements.parquet"
 def magpie_features(
     formulas: Sequence[str], *, cache_dir: str | os.PathLike[str] | None = None
 ) -> Tensor:
-    """Magpie features of each formula.
+    """Magpie features of formulas, float32 ``[C, 132]``, in the order of ``MAGPIE_FEATURES``.
 
-    Elements for which Magpie tabulates nothing (a few properties of noble gases and of the
-    heaviest elements) take the mean of that property over all elements, which is matminer's own
-    default (``impute_nan=True``). The features depend on the ratio of the elements only: TiO2 and
-    Ti2O4 are equal. Deuterium counts as hydrogen.
+    Where Magpie tabulates nothing (a few properties of noble gases and of the heaviest elements)
+    the mean over all elements stands in, as by matminer's default. The features depend on the ratio
+    of the elements only: TiO2 and Ti2O4 are equal. Deuterium counts as hydrogen.
 
     Args:
         formulas: ``C`` chemical formulas; each distinct one is computed once.
-        cache_dir: Folder that keeps the table of element properties (a file of 30 kB), so that
-            later calls, also on machines without matminer, need not look for matminer's.
-
-    Returns:
-        ``[C, 132]`` float32, columns in the order of ``MAGPIE_FEATURES``, finite.
+        cache_dir: Folder that keeps the table of element properties (a file of 30 kB) for later
+            calls, also on machines without matminer.
 
     Raises:
         ValueError: A formula cannot be read.
@@ -98,17 +75,16 @@ def _parse(formulas: list[str]) -> tuple[np.ndarray, np.ndarray]:
 
     parsed = []
     for formula in formulas:
+        amounts: dict[int, float] = {}
         try:
-            composition = Composition(formula)
-            amounts: dict[int, float] = {}
-            for element, amount in composition.items():
+            for element, amount in Composition(formula).items():
                 amounts[element.Z] = amounts.get(element.Z, 0.0) + amount
+            if not amounts or not all(1 <= z <= _NUM_ELEMENTS for z in amounts):
+                raise ValueError("it names no element, or one that does not exist")
         except Exception as error:  # pymatgen raises several kinds here, some of them its own
             raise ValueError(
                 f"expected a chemical formula such as TiO2, but {formula!r} came: {error}"
             ) from None
-        if not amounts or not all(1 <= z <= _NUM_ELEMENTS for z in amounts):
-            raise ValueError(f"expected a chemical formula such as TiO2, but {formula!r} came")
         parsed.append(amounts)
     width = max(len(amounts) for amounts in parsed)
     numbers = np.zeros((len(parsed), width), dtype=np.int64)
@@ -142,8 +118,7 @@ def _element_table(cache_dir: str | os.PathLike[str] | None) -> np.ndarray:
     path = Path(cache_dir) / _TABLE_FILE
     if path.is_file():
         frame = pd.read_parquet(path)
-        kept = frame.attrs.get("matminer")
-        if kept == _matminer_version() or _matminer_version() is None:
+        if _matminer_version() in (frame.attrs.get("matminer"), None):
             return frame[list(MAGPIE_PROPERTIES)].to_numpy(np.float64)
     table = _matminer_table()
     frame = pd.DataFrame(table, columns=list(MAGPIE_PROPERTIES))
@@ -162,11 +137,7 @@ def _matminer_version() -> str | None:
 
 @functools.cache
 def _matminer_table() -> np.ndarray:
-    """Magpie's properties of the elements from matminer's files: ``[119, 22]`` float64.
-
-    Each file has one line per element in the order of atomic numbers; what is missing becomes the
-    mean, as in matminer's ``MagpieData(impute_nan=True)``.
-    """
+    """The same from matminer's files, which have one line per element by atomic number."""
     spec = importlib.util.find_spec("matminer")  # finds the package without importing it
     places = list(spec.submodule_search_locations or []) if spec else []
     folders = [Path(place) / "utils" / "data_files" / "magpie_elementdata" for place in places]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -25,9 +25,7 @@ _RANGES = {  # field: (smallest, largest, what it is)
 
 @dataclass(frozen=True)
 class Measurement:
-    """Ranges of what a measurement does to a pattern. The defaults do nothing.
-
-    Values are drawn uniformly between the ends of a range.
+    """Ranges of what a measurement does to a pattern, drawn uniformly. The defaults do nothing.
 
     Attributes:
         fwhm: Smallest and largest full width of peaks at half maximum, degrees.
@@ -74,8 +72,7 @@ class Effects:
         impurity: Share of the other pattern, float32 ``[B]``.
         impurity_from: Which pattern of the batch is the other one, int64 ``[B]``.
         background: Height relative to the highest peak, float32 ``[B]``.
-        background_shape: Chebyshev coefficients, then share, centre and width of a hump, float32
-            ``[B, 8]``.
+        background_shape: Chebyshev terms; share, centre, width of a hump, float32 ``[B, 8]``.
         noise: Relative counting noise at the highest peak, float32 ``[B]``.
     """
 
@@ -90,11 +87,6 @@ class Effects:
     background: Tensor | None = None
     background_shape: Tensor | None = None
     noise: Tensor | None = None
-
-    def to(self, device: torch.device | str) -> Effects:
-        """The same effects on another device."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Effects(**{k: None if v is None else v.to(device) for k, v in values.items()})
 
 
 def draw_effects(
@@ -117,39 +109,32 @@ def draw_effects(
         draw = torch.rand(batch_size, *shape, generator=generator, device=device, dtype=dtype)
         return low + (high - low) * draw
 
+    def below(high: int) -> Tensor:
+        return torch.randint(high, (batch_size,), generator=generator, device=device)
+
     m, double = measurement, torch.float64
-    effects = Effects(
-        fwhm=uniform(*m.fwhm),
-        eta=uniform(*m.eta),
-        strain=uniform(-m.strain, m.strain, dtype=double),
-        zero_shift=uniform(-m.zero_shift, m.zero_shift, dtype=double),
-    )
+    drawn = {
+        "fwhm": uniform(*m.fwhm),
+        "eta": uniform(*m.eta),
+        "strain": uniform(-m.strain, m.strain, dtype=double),
+        "zero_shift": uniform(-m.zero_shift, m.zero_shift, dtype=double),
+    }
     if tuple(m.texture) != (1.0, 1.0):
         axes = _texture_axes(torch.device(device))
-        choice = torch.randint(len(axes), (batch_size,), generator=generator, device=device)
-        effects = replace(
-            effects, texture=uniform(*m.texture, dtype=double), texture_axis=axes[choice]
-        )
+        drawn["texture_axis"] = axes[below(len(axes))]
+        drawn["texture"] = uniform(*m.texture, dtype=double)
     if m.impurity > 0:
-        step = torch.randint(
-            max(batch_size - 1, 1), (batch_size,), generator=generator, device=device
-        )
-        other = (torch.arange(batch_size, device=device) + 1 + step) % batch_size
-        effects = replace(effects, impurity=uniform(0, m.impurity), impurity_from=other)
+        step = 1 + below(max(batch_size - 1, 1))
+        drawn["impurity_from"] = (torch.arange(batch_size, device=device) + step) % batch_size
+        drawn["impurity"] = uniform(0, m.impurity)
     if m.background > 0:
-        shape = torch.cat(
-            [
-                uniform(-1, 1, CHEBYSHEV_TERMS),
-                uniform(0, 1, 1),
-                uniform(0.1, 0.5, 1),
-                uniform(0.03, 0.15, 1),
-            ],
-            1,
-        )
-        effects = replace(effects, background=uniform(0, m.background), background_shape=shape)
+        waves = uniform(-1, 1, CHEBYSHEV_TERMS)
+        hump = uniform(0, 1, 1), uniform(0.1, 0.5, 1), uniform(0.03, 0.15, 1)
+        drawn["background_shape"] = torch.cat([waves, *hump], dim=1)
+        drawn["background"] = uniform(0, m.background)
     if m.noise > 0:
-        effects = replace(effects, noise=uniform(0, m.noise))
-    return effects
+        drawn["noise"] = uniform(0, m.noise)
+    return Effects(**drawn)
 
 
 @functools.cache

@@ -1,16 +1,16 @@
-"""Periodic neighbour lists and angle triplets of many crystals at once.
+"""A crystal table in, periodic neighbour lists and angle triplets of all its crystals out.
 
 A crystal is turned into a directed graph: one node per atom of the cell and one edge ``j -> i`` for
 every periodic image of an atom ``j`` that lies within a cutoff of atom ``i``. An atom has edges to
 its own images. Nothing here loops over crystals in Python: pairs of atoms, and then lattice images
-of each pair, are enumerated with ``repeat_interleave``. The geometry is computed in float64 and
-stored in float32.
+of each pair, are enumerated. The geometry is computed in float64 and stored in float32.
 """
 
 from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unimat_lib.crystals.table import gather_segments
+from unimat_lib.views.segments import expand, owners
 
 if TYPE_CHECKING:
     from unimat_lib.crystals.table import CrystalTable
@@ -32,9 +33,11 @@ TIE_TOLERANCE = 1e-4
 NUM_TRANSLATIONS = 64
 """Lattice translations that a graph keeps per crystal."""
 
-_DISTANCE_TOLERANCE = (
-    1e-8  # angstrom; pymatgen's numerical_tol, so that both agree on an atom exactly at the cutoff
-)
+# Candidate pairs in memory at once, about, at 300 bytes each; a CPU's should fit its caches.
+_CHUNK_CPU, _CHUNK_GPU = 50_000, 5_000_000
+
+# Angstrom; pymatgen's numerical_tol, so that both agree on an atom exactly at the cutoff.
+_DISTANCE_TOLERANCE = 1e-8
 
 
 @dataclass(frozen=True)
@@ -47,14 +50,12 @@ class PeriodicGraph:
     Attributes:
         edge_index: int64 [2, E]; row 0 is the neighbour (source) j, row 1 the centre (target) i.
         image: int16 [E, 3]; the lattice translation of the neighbour, in cells.
-        vector: float32 [E, 3]; r_j + image @ lattice - r_i in angstrom (from the centre to the
-            neighbour).
+        vector: float32 [E, 3]; r_j + image @ lattice - r_i in angstrom, from centre to neighbour.
         distance: float32 [E]; length of ``vector`` in angstrom.
         atom_offsets: int64 [C + 1]; atoms of crystal c are ``atom_offsets[c]:atom_offsets[c + 1]``.
         edge_offsets: int64 [C + 1]; the same for edges.
         atomic_numbers: int64 [N].
-        translations: float32 [C, 64]; lengths of the shortest lattice translations in angstrom,
-            ascending, see ``shortest_translations``.
+        translations: float32 [C, 64] in angstrom, see :func:`shortest_translations`.
     """
 
     edge_index: Tensor
@@ -67,11 +68,6 @@ class PeriodicGraph:
     translations: Tensor
 
     def __len__(self) -> int:
-        """Number of crystals."""
-        return self.num_crystals
-
-    @property
-    def num_crystals(self) -> int:
         """Number of crystals C."""
         return self.atom_offsets.shape[0] - 1
 
@@ -97,38 +93,21 @@ class PeriodicGraph:
 
     @property
     def crystal(self) -> Tensor:
-        """The crystal each atom belongs to, int64 [N]; C for an inert atom (see ``padded``)."""
+        """The crystal each atom belongs to, int64 [N]; C for an inert one, see :meth:`padded`."""
         return _segment(self.atom_offsets, self.atomic_numbers.shape[0])
 
     @property
     def edge_crystal(self) -> Tensor:
-        """The crystal each edge belongs to, int64 [E]; C for an inert edge (see ``padded``)."""
+        """The crystal each edge belongs to, int64 [E]; C for an inert one, see :meth:`padded`."""
         return _segment(self.edge_offsets, self.edge_index.shape[1])
 
-    def to(self, device: torch.device | str) -> PeriodicGraph:
-        """The same graph on another device."""
-        return PeriodicGraph(
-            **{name: getattr(self, name).to(device) for name in self.__dataclass_fields__}
-        )
-
-    def select(self, index: Tensor) -> PeriodicGraph:
-        """A batch: the chosen crystals, in the order given, with atoms numbered from 0.
-
-        Args:
-            index: int [B] positions (repeats allowed) or bool [C] mask; anything
-                ``torch.as_tensor`` takes.
-
-        Returns:
-            The graph of B crystals on the same device.
-        """
+    def select(self, index: Tensor | Sequence[int]) -> PeriodicGraph:
+        """The chosen crystals, [B] (repeats allowed), in this order, with atoms numbered from 0."""
         index = torch.as_tensor(index, device=self.device)
-        if index.dtype == torch.bool:
-            index = index.nonzero().squeeze(1)
-        index = index.long()
         atoms, atom_offsets = gather_segments(self.atom_offsets, index)
         edges, edge_offsets = gather_segments(self.edge_offsets, index)
         shift = atom_offsets[:-1] - self.atom_offsets[index]  # [B]: from old to new atom numbers
-        shift = torch.repeat_interleave(shift, edge_offsets.diff(), output_size=edges.shape[0])
+        shift = shift.index_select(0, owners(edge_offsets.diff(), edges.shape[0]))
         return PeriodicGraph(
             edge_index=self.edge_index.index_select(1, edges) + shift,
             image=self.image.index_select(0, edges),
@@ -144,11 +123,10 @@ class PeriodicGraph:
         """The same crystals in tensors of a given size, which a captured CUDA graph asks for.
 
         Inert atoms and edges fill the space that is left. They belong to no crystal: the offsets
-        end before them and ``num_crystals`` stays. Inert atoms have the atomic number 0. Inert
-        edges, all 1 angstrom long, run from the last inert atom to itself, so that they reach no
-        real atom, are sorted like all edges and form no triplets. Results for crystals, and
-        gradients that come from these, are those of the graph without padding; rows of inert atoms
-        and edges in results for atoms and edges mean nothing.
+        end before them. Inert atoms have the atomic number 0. Inert edges, all 1 angstrom long, run
+        from the last inert atom to itself, so that they reach no real atom, are sorted like all
+        edges and form no triplets. Results for crystals, and their gradients, are those of the
+        graph without padding; rows of inert atoms and edges mean nothing.
 
         Args:
             num_atoms: Atoms wanted in total, at least one more than there are.
@@ -175,19 +153,16 @@ class PeriodicGraph:
         )
 
     def scaled(self, factor: Tensor) -> PeriodicGraph:
-        """The graph of isotropically strained crystals: every length times a factor per crystal.
+        """The graph of isotropically strained crystals: every length times a factor, [B].
 
         The edges stay those of the unstrained crystal. A smooth envelope in the encoder makes edges
         that are stretched beyond its cutoff vanish; neighbours that a compression would bring
         inside the cutoff are not added.
-
-        Args:
-            factor: [B], one positive factor per crystal, 1 for none.
         """
-        if factor.shape != (self.num_crystals,):
+        if factor.shape != (len(self),):
             raise ValueError(
                 f"factor has shape {tuple(factor.shape)}; "
-                f"expected one factor for each of {self.num_crystals} crystals"
+                f"expected one factor for each of {len(self)} crystals"
             )
         # One more factor, 1, for inert edges.
         per_edge = F.pad(factor.to(self.vector), (0, 1), value=1.0)[self.edge_crystal]  # [E]
@@ -206,8 +181,7 @@ class Triplets:
     Attributes:
         edge_kj: int64 [T]; number of the incoming edge k -> j.
         edge_ji: int64 [T]; number of the edge j -> i that receives its message; ascending.
-        cos_angle: float [T]; cosine of the angle between the directions k -> j and j -> i (see
-            ``triplets``).
+        cos_angle: float [T]; cosine of the angle between k -> j and j -> i, see :func:`triplets`.
     """
 
     edge_kj: Tensor
@@ -218,18 +192,9 @@ class Triplets:
         """Number of triplets T."""
         return self.edge_kj.shape[0]
 
-    @property
-    def angle(self) -> Tensor:
-        """The angle in radians, float [T]."""
-        return self.cos_angle.clamp(-1, 1).arccos()
-
 
 def periodic_graph(
-    table: CrystalTable,
-    *,
-    cutoff: float,
-    max_neighbors: int | None = None,
-    chunk_size: int | None = None,
+    table: CrystalTable, *, cutoff: float, max_neighbors: int | None = None
 ) -> PeriodicGraph:
     """Neighbour graphs of all crystals of a table.
 
@@ -238,53 +203,42 @@ def periodic_graph(
     edges are those of pymatgen's ``Structure.get_neighbor_list(cutoff)``.
 
     The cap keeps the ``max_neighbors`` nearest neighbours of each atom and every further one within
-    1e-4 angstrom of the last kept. Atoms at the same distance are thus kept or dropped together,
-    and the symmetry of the crystal survives; the number of neighbours may exceed the cap for the
-    same reason. A capped graph is not symmetric: j may count i among its nearest while i does not
-    count j.
+    ``TIE_TOLERANCE`` of the last kept. Atoms at the same distance are thus kept or dropped
+    together, and the symmetry of the crystal survives. A capped graph is not symmetric: j may count
+    i among its nearest while i does not count j.
 
     An atom without a neighbour inside the cutoff has no edges. It stays in the graph, encoders must
-    cope with it, and a warning in the log names the first such crystal. Raise the cutoff where this
-    matters.
+    cope with it, and a warning in the log names the first such crystal.
 
     Args:
-        table: the crystals; the graph is built on the device of its tensors.
-        cutoff: largest distance in angstrom, positive.
-        max_neighbors: cap per atom, or None.
-        chunk_size: roughly how many candidate pairs are in memory at once (300 bytes each); by
-            default 50,000 on a CPU, which fits its caches, and 5 million on a GPU.
-
-    Returns:
-        The graph, float32 lengths, on the device of the table.
+        table: The crystals; the graph is built on the device of its tensors.
+        cutoff: Largest distance in angstrom, positive.
+        max_neighbors: Cap per atom, or None.
 
     Raises:
         ValueError: cutoff or cap not positive, or a cell without volume.
     """
-    if not 0 < cutoff < float("inf"):
+    if not 0 < cutoff < math.inf:
         raise ValueError(f"cutoff is {cutoff}; expected a positive number of angstrom")
     if max_neighbors is not None and max_neighbors < 1:
         raise ValueError(
             f"max_neighbors is {max_neighbors}; expected at least 1, or None for no cap"
         )
-    if chunk_size is None:
-        chunk_size = 50_000 if table.lattice.device.type == "cpu" else 5_000_000
     heights = cell_heights(table.lattice)  # [C, 3]
-    starts = _chunk_starts(table.offsets, heights, cutoff, chunk_size)
-    bounds = list(zip(starts[:-1], starts[1:], table.offsets[starts[:-1]].tolist(), strict=True))
+    starts = _chunk_starts(table.offsets, heights, cutoff)
+    bounds = zip(starts[:-1], starts[1:], table.offsets[starts[:-1]].tolist(), strict=True)
     parts = [_chunk_edges(table, heights, cutoff, max_neighbors, *bound) for bound in bounds]
     source, target, image, vector, distance = (
         torch.cat(columns) for columns in zip(*parts, strict=True)
     )
-    num_atoms, device = table.offsets.diff(), table.lattice.device
-    crystal = _owner(num_atoms, table.atomic_numbers.shape[0])
-    edges_per_crystal = _count(crystal[target], len(num_atoms))
+    num_edges = _count(table.atom_crystal[target], len(table))
     graph = PeriodicGraph(
         edge_index=torch.stack([source, target]),
         image=image,
         vector=vector,
         distance=distance,
-        atom_offsets=table.offsets.to(device),
-        edge_offsets=_offsets(edges_per_crystal),
+        atom_offsets=table.offsets,
+        edge_offsets=F.pad(num_edges.cumsum(0), (1, 0)),
         atomic_numbers=table.atomic_numbers,
         translations=shortest_translations(table.lattice, count=NUM_TRANSLATIONS).float(),
     )
@@ -298,29 +252,18 @@ def triplets(graph: PeriodicGraph) -> Triplets:
     The pair is left out only if k is the very same periodic image as i; other images of i count,
     unlike in PyTorch Geometric's own ``triplets``, which knows no images and drops every k == i.
 
-    The angle is DimeNet++'s (and PyTorch Geometric's ``DimeNetPlusPlus``): between r_i - r_j and
-    r_j - r_k, the directions in which the message travels. A straight chain k, j, i has angle 0 and
-    cosine 1; the bond angle at j is pi minus it.
-
-    Args:
-        graph: any graph with edges sorted by target, float [E, 3] ``vector`` and [E] ``distance``.
+    The angle is DimeNet++'s: between r_i - r_j and r_j - r_k, the directions in which the message
+    travels. A straight chain k, j, i has angle 0; the bond angle at j is pi minus it.
 
     Returns:
-        The triplets, on the device of the graph, sorted by ``edge_ji``; differentiable with respect
-        to ``graph.vector`` and ``graph.distance``.
+        The triplets, sorted by ``edge_ji``; differentiable with respect to ``graph.vector`` and
+        ``graph.distance``.
     """
     source, target = graph.edge_index
     degree = graph.num_neighbors  # [N]
     first = degree.cumsum(0) - degree  # [N]: number of the first edge into each atom
-    counts = degree[source]  # [E]: edges into the middle atom of each edge
-    ends = counts.cumsum(0)
-    total = int(ends[-1]) if ends.numel() else 0
-    edge_ji = torch.repeat_interleave(
-        torch.arange(source.shape[0], device=graph.device), counts, output_size=total
-    )
-    # Position within the run of one edge, plus where the edges into its middle atom begin.
-    shift = first[source] - (ends - counts)  # [E]
-    edge_kj = torch.arange(total, device=graph.device) + shift.index_select(0, edge_ji)
+    edge_ji, rank = expand(degree[source])  # as many as there are edges into the middle atom
+    edge_kj = rank + first[source].index_select(0, edge_ji)
     same_atom = source.index_select(0, edge_kj) == target.index_select(0, edge_ji)
     opposite = graph.image.index_select(0, edge_kj) == -graph.image.index_select(0, edge_ji)
     keep = (~(same_atom & opposite.all(1))).nonzero().squeeze(1)
@@ -332,7 +275,7 @@ def triplets(graph: PeriodicGraph) -> Triplets:
 
 
 def shortest_translations(lattice: Tensor, *, count: int) -> Tensor:
-    """Lengths of the shortest lattice translations of each crystal.
+    """Lengths [C, count] of the shortest lattice translations of each crystal, ascending.
 
     They belong to the lattice and not to the cell that describes it: another basis gives the same
     list. Of a translation and its opposite one is counted; equal lengths count as often as they
@@ -343,9 +286,6 @@ def shortest_translations(lattice: Tensor, *, count: int) -> Tensor:
     Args:
         lattice: [C, 3, 3], rows a, b, c in angstrom.
         count: How many per crystal.
-
-    Returns:
-        [C, count] in angstrom, ascending, dtype of the lattice.
 
     Raises:
         ValueError: count not positive, or a cell without volume.
@@ -362,12 +302,9 @@ def shortest_translations(lattice: Tensor, *, count: int) -> Tensor:
     for rows, height in zip(lattice.split(4096), heights.split(4096), strict=True):
         radius = (box @ rows).norm(dim=-1).kthvalue(count, dim=1).values * (1 + 1e-9)  # [C]
         span = (radius[:, None] / height).floor().long()  # [C, 3]
-        size = 2 * span + 1
-        crystal, rank = _expand(size.prod(1))
-        nz, nyz = size[:, 2][crystal], (size[:, 1] * size[:, 2])[crystal]
-        step = torch.stack([rank // nyz, rank % nyz // nz, rank % nz], dim=1) - span[crystal]
-        half = (rank > (size.prod(1) // 2)[crystal]).nonzero().squeeze(1)
-        crystal, step = crystal[half], step[half].to(lattice.dtype)
+        crystal, rank, step = _boxes(2 * span + 1)
+        half = (rank > (2 * span + 1).prod(1)[crystal] // 2).nonzero().squeeze(1)
+        crystal, step = crystal[half], (step - span[crystal])[half].to(lattice.dtype)
         length = (step[:, None] @ rows[crystal]).squeeze(1).norm(dim=1)
         order = length.argsort()
         order = order[crystal[order].argsort(stable=True)]
@@ -378,20 +315,12 @@ def shortest_translations(lattice: Tensor, *, count: int) -> Tensor:
 
 
 def cell_heights(lattice: Tensor) -> Tensor:
-    """Distances between opposite faces of each cell.
-
-    Args:
-        lattice: [C, 3, 3], rows a, b, c in angstrom.
-
-    Returns:
-        [C, 3] in angstrom, perpendicular to the faces (b, c), (c, a) and (a, b).
+    """Distances [C, 3] between the faces (b, c), (c, a) and (a, b) of cells [C, 3, 3], angstrom.
 
     Raises:
         ValueError: a cell has no volume or is not finite.
     """
-    faces = torch.linalg.cross(
-        lattice.roll(-1, dims=1), lattice.roll(-2, dims=1), dim=-1
-    )  # [C, 3, 3]
+    faces = torch.linalg.cross(lattice.roll(-1, dims=1), lattice.roll(-2, dims=1))  # [C, 3, 3]
     volume = (lattice[:, 0] * faces[:, 0]).sum(-1).abs()
     heights = volume[:, None] / faces.norm(dim=-1)
     good = torch.isfinite(heights).all(1) & (volume > 1e-6)
@@ -404,32 +333,28 @@ def cell_heights(lattice: Tensor) -> Tensor:
     return heights
 
 
-def _chunk_starts(offsets: Tensor, heights: Tensor, cutoff: float, chunk_size: int) -> list[int]:
+def _chunk_starts(offsets: Tensor, heights: Tensor, cutoff: float) -> list[int]:
     """First crystal of each chunk, and the number of crystals at the end."""
     # Along each axis a pair has 2 cutoff / height images on average.
     candidates = offsets.diff().double() ** 2 * (1 + (2 * cutoff / heights).prod(1))
+    chunk_size = _CHUNK_CPU if offsets.device.type == "cpu" else _CHUNK_GPU
     chunk = ((candidates.cumsum(0) - candidates) / chunk_size).long()
     return [0, *((chunk.diff() > 0).nonzero().squeeze(1) + 1).tolist(), len(heights)]
 
 
 def _chunk_edges(
-    table: CrystalTable,
-    heights: Tensor,
-    cutoff: float,
-    max_neighbors: int | None,
-    start: int,
-    stop: int,
-    first_atom: int,
+    table: CrystalTable, heights: Tensor, cutoff: float, max_neighbors: int | None, *bounds: int
 ) -> tuple[Tensor, ...]:
-    """Edges of crystals start to stop: source, target, image [E, 3], vector [E, 3], distance."""
+    """Edges of some crystals: source, target, image [E, 3], vector [E, 3], distance."""
+    start, stop, first_atom = bounds
     offsets = table.offsets[start : stop + 1] - first_atom
     num_atoms = offsets.diff()
     frac = table.frac_coords[first_atom:][: int(offsets[-1])]
     lattice = table.lattice[start:stop]
-    crystal = _owner(num_atoms, len(frac))
+    crystal = owners(num_atoms, len(frac))
 
     # Every ordered pair of atoms of the same crystal.
-    target, rank = _expand(num_atoms[crystal])  # [P]
+    target, rank = expand(num_atoms[crystal])  # [P]
     cell = crystal[target]
     source = offsets[cell] + rank
     offset = frac[source] - frac[target]  # [P, 3]
@@ -438,22 +363,17 @@ def _chunk_edges(
     span = (cutoff / heights[start:stop] + 1e-6)[cell]
     low = torch.ceil(-span - offset)
     size = (torch.floor(span - offset) - low).long() + 1  # [P, 3], 0 where no image is near
-    pair, rank = _expand(size.prod(1))  # [M]
-    nz = size[:, 2][pair]
-    nyz = (size[:, 1] * size[:, 2])[pair]
-    step = torch.stack([rank // nyz, rank % nyz // nz, rank % nz], dim=1)  # [M, 3]
+    pair, _, step = _boxes(size)  # [M], [M, 3]
     shifted = (offset + low)[pair] + step
     rows = lattice[cell[pair]]  # [M, 3, 3]
-    vector = (
-        shifted[:, :1] * rows[:, 0] + shifted[:, 1:2] * rows[:, 1] + shifted[:, 2:] * rows[:, 2]
-    )
+    x, y, z = shifted.split(1, dim=1)
+    vector = x * rows[:, 0] + y * rows[:, 1] + z * rows[:, 2]
     distance = (vector * vector).sum(1).sqrt()
     # At distance zero is only the atom itself.
     near = (distance <= cutoff + _DISTANCE_TOLERANCE) & (distance > _DISTANCE_TOLERANCE)
     keep = near.nonzero().squeeze(1)
     if max_neighbors is not None:
-        kept = _nearest(target[pair[keep]], distance[keep], max_neighbors, len(frac))
-        keep = keep[kept]
+        keep = keep[_nearest(target[pair[keep]], distance[keep], max_neighbors, len(frac))]
     pair = pair[keep]
     image = step[keep] + low[pair].long()
     return (
@@ -476,20 +396,11 @@ def _nearest(target: Tensor, distance: Tensor, max_neighbors: int, num_atoms: in
     return (distance <= limit[target]).nonzero().squeeze(1)
 
 
-def _expand(counts: Tensor) -> tuple[Tensor, Tensor]:
-    """For counts [K], the owner [sum] of each item and its rank [sum] within the owner."""
-    ends = counts.cumsum(0)
-    total = int(ends[-1]) if ends.numel() else 0
-    owner = torch.repeat_interleave(
-        torch.arange(len(counts), device=counts.device), counts, output_size=total
-    )
-    return owner, torch.arange(total, device=counts.device) - (ends - counts)[owner]
-
-
-def _owner(counts: Tensor, total: int) -> Tensor:
-    return torch.repeat_interleave(
-        torch.arange(len(counts), device=counts.device), counts, output_size=total
-    )
+def _boxes(size: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """All cells of boxes of some sizes [K, 3]: their box [M], rank in it [M], place [M, 3]."""
+    owner, rank = expand(size.prod(1))
+    nz, nyz = size[:, 2][owner], (size[:, 1] * size[:, 2])[owner]
+    return owner, rank, torch.stack([rank // nyz, rank % nyz // nz, rank % nz], dim=1)
 
 
 def _segment(offsets: Tensor, total: int) -> Tensor:
@@ -501,24 +412,14 @@ def _segment(offsets: Tensor, total: int) -> Tensor:
 
 def _count(index: Tensor, size: int) -> Tensor:
     # Not bincount: that waits for the GPU to learn the largest value.
-    return torch.zeros(size, dtype=torch.int64, device=index.device).scatter_add_(
-        0, index, torch.ones_like(index)
-    )
-
-
-def _offsets(counts: Tensor) -> Tensor:
-    return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    return index.new_zeros(size).scatter_add_(0, index, torch.ones_like(index))
 
 
 def _warn_isolated(graph: PeriodicGraph, cutoff: float) -> None:
-    isolated = (graph.num_neighbors == 0).nonzero().squeeze(1)
-    if len(isolated):
-        crystals = graph.crystal[isolated].unique()
+    crystals, atoms = graph.crystal[graph.num_neighbors == 0].unique(return_counts=True)
+    if len(crystals):
         logger.warning(
             "%d atoms in %d crystals have no neighbour within %g angstrom and get no edges, "
             "the first in crystal %d; raise the cutoff if they matter",
-            len(isolated),
-            len(crystals),
-            cutoff,
-            int(crystals[0]),
+            *(int(atoms.sum()), len(crystals), cutoff, int(crystals[0])),
         )

@@ -9,20 +9,10 @@ import torch
 from torch import Tensor
 
 WAVELENGTHS = {
-    "CuKa": 1.54184,
-    "CuKa1": 1.54056,
-    "CuKa2": 1.54439,
-    "MoKa": 0.71073,
-    "MoKa1": 0.70930,
-    "CoKa": 1.79026,
-    "CoKa1": 1.78896,
-    "FeKa": 1.93735,
-    "FeKa1": 1.93604,
-    "CrKa": 2.29100,
-    "CrKa1": 2.28970,
-    "AgKa": 0.560885,
-    "AgKa1": 0.559421,
-}
+    "CuKa": 1.54184, "CuKa1": 1.54056, "CuKa2": 1.54439, "MoKa": 0.71073, "MoKa1": 0.70930,
+    "CoKa": 1.79026, "CoKa1": 1.78896, "FeKa": 1.93735, "FeKa1": 1.93604,
+    "CrKa": 2.29100, "CrKa1": 2.28970, "AgKa": 0.560885, "AgKa1": 0.559421,
+}  # fmt: skip
 """Wavelengths of laboratory X-ray tubes in angstrom, the values of pymatgen's ``XRDCalculator``."""
 
 CU_K_ALPHA = WAVELENGTHS["CuKa"]

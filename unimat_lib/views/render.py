@@ -1,9 +1,7 @@
 """Reflections and effects in, powder patterns ``[B, P]`` out.
 
-The work is split where its cost is. :func:`.bragg_reflections` depends on the
-crystals only and runs once. :func:`render` turns the reflections of a batch into patterns and is
-cheap, so that patterns are never stored and each epoch may see every crystal through another
-instrument.
+:func:`.bragg_reflections` depends on the crystals only and runs once. :func:`render` is cheap, so
+that patterns are never stored and each epoch may see every crystal through another instrument.
 """
 
 from __future__ import annotations
@@ -20,6 +18,7 @@ from unimat_lib.crystals.table import gather_segments
 from unimat_lib.views.bragg import EDGE_MARGIN, Reflections, check_reach, g_max_of
 from unimat_lib.views.effects import CHEBYSHEV_TERMS, Effects
 from unimat_lib.views.grid import Grid, lorentz_polarisation
+from unimat_lib.views.segments import owners
 
 _FWHM_PER_SIGMA = 2 * math.sqrt(2 * math.log(2))
 
@@ -39,9 +38,8 @@ def render(
     Every reflection becomes a stick on the grid, its weight spread over four points with a cubic
     B-spline; the profile is then applied to whole rows in Fourier space. The spline widens each
     peak by a known variance, which the profile gives back, so that positions between grid points
-    come out as exact as those on them. Peaks narrower than about 1.4 steps cannot be drawn narrower
-    than that. The spectrum of a row is padded by half the grid, so what a tail wraps around is
-    below 1e-4 of its peak for any profile in use.
+    come out as exact as those on them. Peaks cannot be drawn narrower than about 1.4 steps. A row
+    is padded by half the grid, so what a tail wraps around is below 1e-4 of its peak.
 
     On a GPU the order of additions varies, so equal calls agree to about 1e-6, not bit by bit.
     After a first call with the same reflections and grid, a call on a GPU never waits for it and
@@ -52,15 +50,13 @@ def render(
         reflections: All crystals' reflections.
         index: Which crystals, int64 ``[B]``.
         grid: Where to draw them.
-        effects: Drawn effects of these ``B`` patterns; they bring their own ``fwhm`` and ``eta``.
+        effects: Drawn effects of these ``B`` patterns, with ``fwhm`` and ``eta`` of their own.
         fwhm: Full width at half maximum in degrees, when there are no effects.
         eta: Lorentzian share of the pseudo-Voigt profile, when there are no effects.
-        generator: Source of the counting noise, on the reflections' device; needed where effects
-            have noise.
+        generator: Source of the counting noise, on the reflections' device.
 
     Returns:
-        float32 ``[B, P]``, not negative, each row scaled to a maximum of 1 (a row without
-        reflections is zero).
+        float32 ``[B, P]``, not negative, each row with maximum 1 (or zero without reflections).
 
     Raises:
         ValueError: The reflections do not reach the end of the grid, effects are of another batch,
@@ -80,20 +76,17 @@ def render(
         raise ValueError("the effects contain noise: expected a torch.Generator to draw it with")
     pattern = _profiles(_sticks(reflections, index, grid, effects), grid, effects)
     pattern = _to_unit_maximum(pattern)
-    if all(x is None for x in (effects.impurity, effects.background, effects.noise)):
+    if effects.impurity is effects.background is effects.noise is None:
         return pattern
     if effects.impurity is not None:
         share = effects.impurity[:, None]
         pattern = (1 - share) * pattern + share * pattern[effects.impurity_from]
     if effects.background is not None:
-        pattern = pattern + effects.background[:, None] * _background(
-            effects.background_shape, grid
-        )
-    if effects.noise is not None:
+        curve = _background(effects.background_shape, grid)
+        pattern = pattern + effects.background[:, None] * curve
+    if effects.noise is not None:  # Poisson: the variance is the intensity
         draw = torch.randn(pattern.shape, generator=generator, device=device)
-        pattern = (
-            pattern + effects.noise[:, None] * pattern.sqrt() * draw
-        )  # Poisson: the variance is the intensity
+        pattern = pattern + effects.noise[:, None] * pattern.sqrt() * draw
     return _to_unit_maximum(pattern)
 
 
@@ -141,17 +134,15 @@ def _rows(reflections: Reflections, index: Tensor, grid: Grid, effects: Effects)
 
 
 def _sticks(reflections: Reflections, index: Tensor, grid: Grid, effects: Effects) -> Tensor:
-    """Reflections as sticks, float32 ``[B, n]``; what lies left of the grid is at the row's end.
-
-    A CUDA kernel does on the GPU what :func:`_sticks_in_steps` spells out.
-    """
+    """Reflections as sticks, float32 ``[B, n]``; what lies left of the grid is at the row's end."""
     rows = _rows(reflections, index, grid, effects)
     sticks = torch.zeros(len(index), _row_length(grid), device=reflections.device)
     margin = (grid.two_theta_min - EDGE_MARGIN, grid.two_theta_max + EDGE_MARGIN)
     # At 180 degrees the Lorentz factor is infinite; no instrument gets there.
     sine_range = [math.sin(math.radians(min(max(edge, 0.0), 179.99) / 2)) for edge in margin]
     if reflections.device.type == "cuda":
-        from unimat_lib.kernels.sticks import add_sticks  # needs triton, which comes with CUDA only
+        # Does what _sticks_in_steps spells out; here, because triton comes with CUDA only.
+        from unimat_lib.kernels.sticks import add_sticks
 
         return add_sticks(sticks, reflections, index, rows, sine_range)
     return _sticks_in_steps(sticks, reflections, index, rows, sine_range)
@@ -162,8 +153,7 @@ def _sticks_in_steps(
 ) -> Tensor:
     """Add the reflections between two values of sin theta to ``sticks`` ``[B, n]``."""
     flat, offsets = gather_segments(reflections.offsets, index)
-    row = torch.arange(len(index), device=flat.device)
-    row = torch.repeat_interleave(row, offsets.diff(), output_size=len(flat))  # [M]
+    row = owners(offsets.diff(), len(flat))  # [M]
     sine = reflections.g.index_select(0, flat) * rows.sine_per_g.index_select(0, row)
     seen = ((sine >= sine_range[0]) & (sine <= sine_range[1])).nonzero()[:, 0]
     flat, row, sine = (each.index_select(0, seen) for each in (flat, row, sine))
@@ -176,24 +166,20 @@ def _sticks_in_steps(
     left = place.floor()
     t = (place - left).float()
     s = 1 - t
-    spline = (
-        torch.stack([s**3, 3 * t**3 - 6 * t**2 + 4, 3 * s**3 - 6 * s**2 + 4, t**3], dim=1) / 6
-    )  # [M, 4]
+    spline = [s**3, 3 * t**3 - 6 * t**2 + 4, 3 * s**3 - 6 * s**2 + 4, t**3]
+    values = weight.float()[:, None] * (torch.stack(spline, dim=1) / 6)  # [M, 4]
     n = sticks.shape[1]
     taps = torch.arange(-1, 3, device=flat.device)
     target = row[:, None] * n + (left.long()[:, None] + taps) % n  # [M, 4]
-    sticks.view(-1).index_add_(
-        0, target.reshape(-1), (weight.float()[:, None] * spline).reshape(-1)
-    )
+    sticks.view(-1).index_add_(0, target.reshape(-1), values.reshape(-1))
     return sticks
 
 
 def _march_dollase(r: Tensor, cosine: Tensor) -> Tensor:
     """Texture weights, (r^2 cos^2 alpha + sin^2 alpha / r)^(-3/2), of the shape given.
 
-    Here alpha is the angle between a reflection and the preferred direction. Each reflection is
-    weighted by its own angle. Equivalent planes with different angles fall on the same peak and are
-    added there, which is the average over the multiplicity.
+    Here alpha is the angle between a reflection and the preferred direction. Equivalent planes with
+    different angles are added at the same peak, which is the average over the multiplicity.
 
     Source: Dollase, J. Appl. Cryst. 19, 267 (1986).
     """
@@ -205,8 +191,7 @@ def _profiles(sticks: Tensor, grid: Grid, effects: Effects) -> Tensor:
     """Sticks ``[B, n]`` convolved with each row's pseudo-Voigt profile, float32 ``[B, P]``.
 
     The transform of a Gaussian of variance v is exp(-v k^2 / 2), that of a Lorentzian of half width
-    w exp(-w |k|), with k in radians per step. The B-spline of the sticks has variance 1/3 (in steps
-    squared), which is taken off again.
+    w exp(-w |k|), k in radians per step. The variance of the B-spline, 1/3, is taken off again.
     """
     k = _frequencies(grid, sticks.device)  # [n/2+1]
     width = (effects.fwhm / grid.step)[:, None]  # [B, 1] in steps

@@ -5,23 +5,19 @@ import pandas as pd
 import pytest
 import torch
 
-from unimat_book.chapters.alignment import paper_table
+from unimat_book import novelty as novelty_module
 from unimat_book.chapters.crystal_systems import (
-    NOVELTY,
     SUBSYSTEMS,
     WRONG_CELLS,
     agreement,
     circumstances,
     fusion_facts,
-    known_crystals,
     low_symmetry_table,
-    novelty,
     novelty_facts,
     novelty_table,
     probability_scores,
     related,
     related_share,
-    structure_types,
     symmetry_label_disagrees,
     system_table,
     view_errors,
@@ -31,8 +27,16 @@ from unimat_book.chapters.crystal_systems import (
     worst_share,
     wrong_cells,
 )
+from unimat_book.novelty import (
+    NOVELTY,
+    known_crystals,
+    novelty,
+    structure_types,
+)
+from unimat_book.tables import paper_table
 from unimat_lib.crystals.reduction import reduced_formula
 from unimat_lib.crystals.table import CRYSTAL_SYSTEMS, CrystalTable
+from unimat_lib.datasets.report import DataError
 from unimat_lib.evaluation.metrics import (
     CELL_COLUMNS,
     PROBABILITY_COLUMNS,
@@ -187,14 +191,14 @@ def test_known_crystals_say_what_is_among_them(monkeypatch):
     assert len(known) == 1 and "no pretraining" in words
     extra = crystals([19, 17], groups=[225], splits=["extra"])
     extra.info["material_id"] = "other"
-    monkeypatch.setattr(diagnosis.datasets, "load", lambda name: extra)
+    monkeypatch.setattr(novelty_module, "load_dataset", lambda name: extra)
     known, words = known_crystals(table, "mp_extra", max_atoms=20)
     assert len(known) == 2 and words == "with those of pretraining"
 
     def missing(name):
-        raise diagnosis.datasets.DataError(name)
+        raise DataError(name)
 
-    monkeypatch.setattr(diagnosis.datasets, "load", missing)
+    monkeypatch.setattr(novelty_module, "load_dataset", missing)
     known, words = known_crystals(table, "mp_extra", max_atoms=20)
     assert len(known) == 1 and "not on this computer" in words
 

@@ -1,0 +1,27 @@
+"""A small untrained model and a pattern that it can read, for tests that need no more."""
+
+import torch
+
+from unimat_lib.model import UniMat, UniMatConfig
+from unimat_lib.views.grid import Grid
+from unimat_powder.pattern import Pattern
+
+GRID = Grid(10.0, 80.0, 256)
+SMALL = {"xrd": {"width": 4, "depths": (1, 1), "position_channels": 2}}
+
+
+def make_model(inputs):
+    torch.manual_seed(0)
+    shape = {"dim": 8, "projection_dim": 8, "grid": GRID, "fusion": "gated", **SMALL}
+    model = UniMat(UniMatConfig(modalities=inputs, inputs=inputs, **shape)).eval()
+    model.cell_scaler.mean.copy_(torch.tensor([5.0] * 6 + [90.0] * 3))
+    return model
+
+
+def make_pattern(low=5.0, high=90.0, shift=0.0):
+    two_theta = torch.arange(low, high, 0.05, dtype=torch.float64)
+    intensity = sum(
+        height * torch.exp(-0.5 * ((two_theta - centre - shift) / 0.1) ** 2)
+        for centre, height in ((27.4, 1000.0), (36.1, 450.0), (54.3, 550.0))
+    )
+    return Pattern(two_theta, intensity + 20.0)

@@ -1,0 +1,76 @@
+"""Which chapter runs when: small scripts in place of chapters."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from unimat_book.run.order import chapter_waits, run_side_by_side
+from unimat_book.run.plain_yaml import BookError
+
+
+def side_by_side(
+    folder: Path, waits: dict[str, set[str]], scripts: dict[str, str], jobs: int = 2
+) -> None:
+    """Run small Python scripts in place of chapters; each leaves a file of its name at its end."""
+
+    def command(name: str) -> list[str]:
+        script = f"{scripts.get(name, '')}\nopen({name!r}, 'w').close()"
+        return [sys.executable, "-c", f"import os, sys, time\nos.chdir({str(folder)!r})\n{script}"]
+
+    run_side_by_side(waits, command, jobs=jobs, environment=os.environ)
+
+
+def test_chapters_run_side_by_side_but_not_before_what_they_read(tmp_path: Path) -> None:
+    until = "while not os.path.exists({!r}): time.sleep(0.01)"
+    scripts = {
+        "a": "open('a_began', 'w').close()\n" + until.format("b_began"),
+        "b": "open('b_began', 'w').close()\n" + until.format("a_began"),
+        "c": "assert os.path.exists('a')",
+        "d": "assert os.path.exists('b') and os.path.exists('c')",
+    }
+    side_by_side(tmp_path, {"a": set(), "b": set(), "c": {"a"}, "d": {"b", "c"}}, scripts)
+    assert {"a", "b", "c", "d"} <= {path.name for path in tmp_path.iterdir()}
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_what_most_wait_for_goes_first(tmp_path: Path, jobs: int) -> None:
+    log = "open('log', 'a').write({!r})\ntime.sleep(0.2)"
+    waits = {"a": set(), "b": set(), "c": set(), "d": {"c"}, "e": {"d"}}
+    side_by_side(tmp_path, waits, {name: log.format(name) for name in waits}, jobs)
+    order = (tmp_path / "log").read_text()
+    assert "c" in order[:jobs] and sorted(order) == sorted(waits)
+    assert order.index("c") < order.index("d") < order.index("e")
+
+
+def test_after_a_failure_running_chapters_finish_and_no_other_begins(tmp_path: Path) -> None:
+    waits = {"a": set(), "b": set(), "c": {"a"}, "d": set()}
+    scripts = {"a": "sys.exit(1)", "b": "time.sleep(1)"}
+    with pytest.raises(BookError, match=r"failed: a \(see above\); not run: c, d"):
+        side_by_side(tmp_path, waits, scripts)
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+
+
+def test_a_chapter_that_nobody_listed_waits_for_all_before_it() -> None:
+    assert chapter_waits(["01_crystals_and_splits", "99_new"]) == {
+        "01_crystals_and_splits": set(),
+        "99_new": {"01_crystals_and_splits"},
+    }
+    assert chapter_waits(["04_alignment", "05_fusion"])["05_fusion"] == set()
+
+
+def test_a_chapter_waits_for_a_later_one_that_it_reads() -> None:
+    waits = chapter_waits(["07_crystal_systems", "08_ledger", "A1_performance", "06_refinement"])
+    assert waits["07_crystal_systems"] == waits["08_ledger"] == {"06_refinement"}
+    assert waits["A1_performance"] == waits["06_refinement"] == set()
+
+
+def test_the_ledger_waits_for_all_that_it_counts() -> None:
+    from unimat_book.ledger.settings import PREDICTIONS, RANKS
+    from unimat_book.run.order import READS
+
+    numbers = {name[:2] for name in READS["08_ledger"]}
+    assert numbers == {*PREDICTIONS.values(), *RANKS.values()}

@@ -1,0 +1,137 @@
+"""Work in other processes, from any kind of script, and never longer than the script."""
+
+from __future__ import annotations
+
+import operator
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+from unimat_lib.processes import unordered
+
+CIF = """data_x
+_cell_length_a 5.{n:03d}
+_cell_length_b 5.{n:03d}
+_cell_length_c 5.{n:03d}
+_cell_angle_alpha 90
+_cell_angle_beta 90
+_cell_angle_gamma 90
+loop_
+_atom_site_label
+_atom_site_type_symbol
+_atom_site_fract_x
+_atom_site_fract_y
+_atom_site_fract_z
+Cs1 Cs 0 0 0
+Cl1 Cl 0.5 0.5 0.5
+"""
+
+LOADING = """
+import sys
+from unimat_lib.datasets.preparation import load_dataset
+print("started", flush=True)
+table = load_dataset("cif_folder", folder=sys.argv[1], cache_dir=sys.argv[2], workers=2)
+print(len(table))
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """300 CIF files, which make two chunks: one for each of two processes."""
+    folder = tmp_path_factory.mktemp("cifs")
+    for n in range(300):
+        (folder / f"c{n:03d}.cif").write_text(CIF.format(n=n))
+    return folder
+
+
+def processes_with(word: str) -> list[int]:
+    """Living processes whose environment holds a word."""
+    found = []
+    for entry in os.scandir("/proc"):
+        try:
+            with open(f"/proc/{entry.name}/environ", "rb") as handle:
+                is_dead = open(f"/proc/{entry.name}/stat").read().rsplit(")")[1].split()[0] == "Z"
+                if word.encode() in handle.read() and not is_dead:
+                    found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
+
+
+def gone(word: str, *, within: float) -> bool:
+    until = time.monotonic() + within
+    while processes_with(word) and time.monotonic() < until:
+        time.sleep(0.1)
+    return not processes_with(word)
+
+
+@pytest.mark.parametrize("way", ["file", "stdin", "command"])
+def test_a_script_without_main_guard_loads_a_folder(way, folder, tmp_path):
+    """Fault: its spawned children ran the script again and waited for its lock for ever."""
+    script = tmp_path / "script.py"
+    script.write_text(LOADING)
+    arguments = {"file": [str(script)], "stdin": ["-"], "command": ["-c", LOADING]}[way]
+    done = subprocess.run(
+        [sys.executable, *arguments, str(folder), str(tmp_path / "cache")],
+        input=LOADING if way == "stdin" else "",
+        env={**os.environ, "UNIMAT_TEST": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["started", "300"]  # once
+    assert gone(f"UNIMAT_TEST={tmp_path}", within=10)
+
+
+def test_results_come_from_other_processes_and_all_of_them():
+    assert sorted(unordered(operator.add, [(n, 1) for n in range(20)], workers=2)) == [
+        n + 1 for n in range(20)
+    ]
+    assert os.getpid() not in set(unordered(os.getpid, [()] * 4, workers=2))
+    assert set(unordered(os.getpid, [()] * 4, workers=1)) == {os.getpid()}
+    assert list(unordered(os.getpid, [()], workers=4)) == [os.getpid()]
+    assert list(unordered(os.getpid, [], workers=4)) == []
+
+
+def test_an_error_in_a_worker_is_raised_here_and_the_next_call_works():
+    with pytest.raises(ZeroDivisionError):
+        list(unordered(operator.truediv, [(1, n) for n in (2, 1, 0, 4)], workers=2))
+    assert sorted(unordered(abs, [(-1,), (-2,)], workers=2)) == [1, 2]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("moment", [0.0, 1.5])
+def test_workers_end_with_their_parent(number, moment, tmp_path):
+    word = f"UNIMAT_TEST={tmp_path}"
+    code = textwrap.dedent(
+        """
+        import time
+        from unimat_lib.processes import unordered
+        print("started", flush=True)
+        for _ in unordered(time.sleep, [(60,)] * 4, workers=2):
+            pass
+        """
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code],
+        env={**os.environ, "UNIMAT_TEST": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert parent.stdout.readline() == "started\n"
+    if moment:
+        until = time.monotonic() + 30
+        while len(processes_with(word)) < 3 and time.monotonic() < until:
+            time.sleep(0.05)
+    time.sleep(moment)
+    parent.send_signal(number)
+    parent.communicate(timeout=30)
+    assert parent.returncode != 0
+    assert gone(word, within=15)

@@ -1,0 +1,68 @@
+"""Run, check and build the book: the only way a chapter becomes a published notebook.
+
+    unimat-book run 03 --profile quick --set epochs=1
+    unimat-book build --profile quick
+
+The ``quick`` profile (CPU, embedded data) writes only under ``_build/quick``; ``full`` publishes to
+``chapters/*.ipynb`` and ``data/results``. The parameters of both are in ``params.yml``.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+from unimat_book.run.checks import check, refresh, status
+from unimat_book.run.execute import run
+from unimat_book.run.headline import readme
+from unimat_book.run.pages import build
+from unimat_book.run.sources import PROFILES
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(prog="unimat-book", description="Run, check, build the book.")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, action: Any, profile: str | None, chapters: bool = False) -> Any:
+        summary = action.__doc__.splitlines()[0]
+        sub = commands.add_parser(name, help=summary, description=summary)
+        sub.set_defaults(action=action)
+        if chapters:
+            sub.add_argument("chapters", nargs="+", metavar="NN", help="number, name or all")
+        if profile:
+            sub.add_argument("--profile", choices=PROFILES, default=profile)
+        return sub
+
+    sub = command("run", run, "quick", chapters=True)
+    sub.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="override one parameter of params.yml (repeatable)",
+    )
+    sub.add_argument(
+        "--jobs",
+        type=_at_least(1),
+        metavar="N",
+        help="chapters at a time (default: one per core in the quick profile, one in the full)",
+    )
+    gpus = "let the chapters see N GPUs only"
+    sub.add_argument("--gpus", type=_at_least(0), metavar="N", help=gpus)
+    command("refresh", refresh, "full", chapters=True)
+    command("check", check, "full")
+    command("build", build, "quick")
+    command("status", status, None)
+    command("readme", readme, None)
+    return top
+
+
+def _at_least(least: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if int(text) < least:
+            raise argparse.ArgumentTypeError(f"at least {least} expected, but {text} came")
+        return int(text)
+
+    return number

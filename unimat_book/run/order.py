@@ -1,0 +1,83 @@
+"""Chapters to run in, processes that run them as early as what they read allows out."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from unimat_book.run.plain_yaml import BookError
+from unimat_lib.processes import die_with_parent
+
+# What each chapter reads of what others wrote; `check` compares it with what was read. One that is
+# not listed waits for all before it (but for those that wait for it).
+READS: dict[str, tuple[str, ...]] = {
+    "01_crystals_and_splits": (),
+    "02_three_views": (),
+    "03_encoders": (),
+    "04_alignment": ("03_encoders",),
+    "05_fusion": ("03_encoders",),
+    "06_refinement": ("03_encoders", "05_fusion"),
+    "07_crystal_systems": ("03_encoders", "05_fusion", "06_refinement"),
+    "08_ledger": ("03_encoders", "04_alignment", "05_fusion", "06_refinement"),
+    "A1_performance": (),
+}
+
+
+def chapter_waits(names: Sequence[str]) -> dict[str, set[str]]:
+    """For each chapter, in reading order, those of the others that must be run before."""
+    earlier = {
+        name: [other for other in names[:i] if name not in READS.get(other, ())]
+        for i, name in enumerate(names)
+    }
+    return {name: set(names) & set(READS.get(name, earlier[name])) for name in names}
+
+
+def run_side_by_side(
+    waits: Mapping[str, set[str]],
+    command: Callable[[str], list[str]],
+    *,
+    jobs: int,
+    environment: Mapping[str, str],
+) -> None:
+    """Run one process per chapter, up to ``jobs`` at a time, each as soon as it may.
+
+    Those that most others wait for go first. When one fails the running ones finish, and nothing
+    else begins. The processes end when this one does.
+
+    Args:
+        waits: For each chapter those that must be done before.
+        command: Command line that runs a chapter.
+        jobs: Largest number of chapters at a time.
+        environment: Environment of the processes.
+
+    Raises:
+        BookError: A chapter failed; its own process has said why.
+    """
+    weight = {name: len(_followers(name, waits)) for name in waits}
+    running: dict[str, subprocess.Popen] = {}
+    done: set[str] = set()
+    failed: list[str] = []
+    while running or (len(done) < len(waits) and not failed):
+        ready = [n for n in waits if n not in done | running.keys() and waits[n] <= done]
+        ready.sort(key=lambda name: -weight[name])
+        for name in ready[: 0 if failed else jobs - len(running)]:
+            # A session of its own, so that a Ctrl-C reaches this process alone, which ends it.
+            running[name] = subprocess.Popen(
+                command(name), env=environment, start_new_session=True, preexec_fn=die_with_parent
+            )
+        ended = [name for name, process in running.items() if process.poll() is not None]
+        for name in ended:
+            (failed.append if running.pop(name).returncode else done.add)(name)
+        if not ended:
+            time.sleep(0.05)
+    if failed:
+        left = [name for name in waits if name not in done and name not in failed]
+        also = f"; not run: {', '.join(left)}" if left else ""
+        raise BookError(f"failed: {', '.join(failed)} (see above){also}")
+
+
+def _followers(name: str, waits: Mapping[str, set[str]]) -> set[str]:
+    """All chapters that wait for one, directly or not."""
+    direct = {other for other, before in waits.items() if name in before}
+    return direct.union(*(_followers(other, waits) for other in direct))
