@@ -39,7 +39,7 @@ licences: $(READY) ## write LICENCES.md, the licence of every package of the env
 	$(BIN)/pip-licenses --with-system --format=markdown --output-file=LICENCES.md --packages $$(sed -n 's/==.*//p' requirements.lock)
 
 imports: $(READY) ## draw who imports whom: _static/imports.svg
-	$(BIN)/python -m unimat_book.figures.imports
+	$(BIN)/python .ci/draw_imports.py
 
 clean: ## remove everything built (not the environment, not data/cache)
 	rm -rf _build

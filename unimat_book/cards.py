@@ -72,7 +72,7 @@ def publish_model(
 
     Args:
         model: The model; it stays as it is.
-        folder: Where ``<name>.safetensors``, ``<name>.json`` and ``<name>.md`` go; it is made.
+        folder: Where the three files go; it is made.
         name: Stem of the files.
         title: One line that says what the model is, the heading of the card.
         frame: Errors frame of this very model (its seed) on the test crystals, as
@@ -177,11 +177,6 @@ def _usage(name: str, reads: list[str]) -> str:
 
 
 def _metrics(values: Mapping[str, float], frame: pd.DataFrame) -> str:
-    rows = [
-        f"| {label} | {values[key]:.{digits}f} {METRIC_UNITS[key]} |"
-        for key, (label, digits) in METRICS.items()
-    ]
-    systems = per_system_table(frame)
     heads = [f"{METRICS[key][0]} ({METRIC_UNITS[key]})" for key in _SYSTEM_METRICS]
     lines = [
         f"{len(frame):,} test crystals, this seed alone, weights in full precision. *Scaled* "
@@ -189,15 +184,19 @@ def _metrics(values: Mapping[str, float], frame: pd.DataFrame) -> str:
         "",
         "| Metric | Value |",
         "|---|---:|",
-        *rows,
+        *(f"| {METRICS[key][0]} | {_shown(values, key)} {METRIC_UNITS[key]} |" for key in METRICS),
         "",
         "| Crystal system | Crystals | " + " | ".join(heads) + " |",
         "|---|---:|" + "---:|" * len(heads),
     ]
-    for system, row in systems.iterrows():
-        cells = [f"{row[key]:.{METRICS[key][1]}f}" if row["n"] else "–" for key in _SYSTEM_METRICS]
+    for system, row in per_system_table(frame).iterrows():
+        cells = [_shown(row, key) if row["n"] else "–" for key in _SYSTEM_METRICS]
         lines.append(f"| {system} | {int(row['n']):,} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _shown(values: Mapping[str, float], key: str) -> str:
+    return f"{values[key]:.{METRICS[key][1]}f}"
 
 
 def _limits(model: UniMat, reads: list[str]) -> str:
@@ -240,6 +239,5 @@ def publish_best(
         "epochs of the last training": len(run.fits[best].history),
         "weights": "exponential moving average",
     }
-    return publish_model(
-        run.models[best], folder, name=name, title=title, frame=run.frames[best], training=training
-    )
+    model, frame = run.models[best], run.frames[best]
+    return publish_model(model, folder, name=name, title=title, frame=frame, training=training)

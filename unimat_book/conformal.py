@@ -25,12 +25,9 @@ _MIN_LENGTH = 0.1  # angstrom; a network's length can be anything
 def conformal_quantile(scores: np.ndarray, coverage: float) -> float:
     """The score that a new crystal stays below with at least the probability ``coverage``.
 
-    The ``ceil((n + 1) coverage)``-th smallest of ``n`` scores: if the new score is exchangeable
-    with them, its rank among all ``n + 1`` is uniform. Infinite where ``n`` is too small to tell.
-
-    Args:
-        scores: Scores of crystals that were not trained on, ``[n]``.
-        coverage: In (0, 1).
+    The ``ceil((n + 1) coverage)``-th smallest of the scores ``[n]`` of crystals that were not
+    trained on: if the new score is exchangeable with them, its rank among all ``n + 1`` is uniform.
+    Infinite where ``n`` is too small to tell.
 
     Raises:
         ValueError: If the coverage lies outside (0, 1) or a score is not a number.
@@ -60,7 +57,7 @@ def half_widths(
 
     Args:
         calibration: Errors frame of crystals that were not trained on.
-        frame: Errors frame of the crystals to judge; their errors are not read.
+        frame: That of the ``n`` crystals to judge; their errors are not read.
         coverage: Share of the crystals that is promised, in (0, 1).
         kind: One of ``INTERVALS``.
 
@@ -113,17 +110,10 @@ def covered(frame: pd.DataFrame, widths: np.ndarray) -> np.ndarray:
 def interval_table(
     calibration: pd.DataFrame, frame: pd.DataFrame, *, coverages: Sequence[float]
 ) -> pd.DataFrame:
-    """What every kind of interval promises, and what it keeps.
+    """What every kind of interval promises and keeps, one row per kind and coverage in (0, 1).
 
-    Args:
-        calibration: Errors frame of crystals that were not trained on.
-        frame: Errors frame of the test crystals.
-        coverages: Promises, in (0, 1).
-
-    Returns:
-        One row per kind and coverage, in percent and angstrom; ``worst system (%)`` is the lowest
-        coverage among the crystal systems. A width that is unbounded for half of the crystals is
-        NaN.
+    Frames as of :func:`half_widths`; ``worst system (%)`` is the lowest coverage among the crystal
+    systems. A width that is unbounded for half of the crystals is NaN.
     """
     rows = []
     lengths = frame[list("abc")].to_numpy(dtype=float).clip(min=_MIN_LENGTH)

@@ -39,12 +39,9 @@ MAIN_METRICS = {
 class Run:
     """One setting, trained once per seed; all lists in the order of the seeds."""
 
-    fits: list[FitResult]
-    """History and cost of each training."""
-    frames: list[pd.DataFrame]
-    """Errors frames on the test crystals (empty where none were asked for)."""
-    models: list[UniMat]
-    """The models, at their best epochs."""
+    fits: list[FitResult]  # history and cost of each training
+    frames: list[pd.DataFrame]  # errors on the test crystals (empty where none were asked for)
+    models: list[UniMat]  # at their best epochs
     seeds: list[int]
 
     @classmethod
@@ -89,7 +86,7 @@ def train_seeds(
     """Train one model per seed and predict the test crystals once with each.
 
     The seed decides the starting weights and everything random in training. Validation crystals
-    choose the epoch (inside :func:`fit`); test crystals are touched once, afterwards.
+    choose the epoch (inside :func:`.fit`); test crystals are touched once, afterwards.
 
     Args:
         model: Description of the model.

@@ -21,9 +21,7 @@ from unimat_lib.views.grid import Grid
 from unimat_lib.views.render import render
 from unimat_powder.bravais import niggli_cells, reciprocal_metric
 
-SAME_LATTICE = 0.03
-"""Largest relative difference of Voronoi vectors up to which two lattices count as the same."""
-
+SAME_LATTICE = 0.03  # relative difference of Voronoi vectors up to which two lattices are the same
 LARGEST_MULTIPLE = 4
 """Largest index of the sublattices that are compared."""
 
@@ -94,8 +92,7 @@ def _selling_step(i: int, j: int) -> np.ndarray:
     """Turn vector ``i`` round and add it to the two others than ``j``; the sum stays zero."""
     step = np.eye(4)
     step[i, i] = -1
-    for k in set(range(4)) - {i, j}:
-        step[k, i] = 1
+    step[[k for k in range(4) if k not in (i, j)], i] = 1
     return step
 
 
@@ -174,21 +171,14 @@ def niggli_jumps(table: CrystalTable, *, strain: float = 1e-4, seed: int = 0) ->
 
 
 def lookalikes(
-    table: CrystalTable,
-    rows: Sequence[int] | np.ndarray,
-    grid: Grid,
-    *,
-    fwhm: float,
-    cosine: float,
-    ratio: float,
+    table: CrystalTable, rows: Sequence, grid: Grid, *, fwhm: float, cosine: float, ratio: float
 ) -> pd.DataFrame:
-    """For some crystals, another one of the table with nearly the same pattern and another cell.
+    """For ``n`` crystals, another one of the table with nearly the same pattern and another cell.
 
-    All patterns are compared by random sketches first, and only pairs that come close are drawn and
-    compared in full.
+    All patterns are compared by random sketches first, and only pairs that come close in full.
 
     Args:
-        table: ``C`` crystals, the gallery.
+        table: The gallery.
         rows: Crystals to look at, ``[n]``.
         grid: Where the clean patterns are drawn.
         fwhm: Their peak width, degrees.
@@ -246,8 +236,7 @@ def _cosines(
     reflections: Reflections, first: Tensor, second: Tensor, grid: Grid, fwhm: float
 ) -> Tensor:
     found = torch.zeros(len(first), dtype=torch.float64)
-    for some in torch.arange(len(first)).split(1024):
-        if len(some):
-            a, b = (_unit_patterns(reflections, x[some], grid, fwhm) for x in (first, second))
-            found[some] = (a * b).sum(dim=1).double()
+    for some in filter(len, torch.arange(len(first)).split(1024)):
+        a, b = (_unit_patterns(reflections, x[some], grid, fwhm) for x in (first, second))
+        found[some] = (a * b).sum(dim=1).double()
     return found

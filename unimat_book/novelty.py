@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from string import ascii_uppercase
 from typing import Any
@@ -21,21 +22,17 @@ NOVELTY = ("near twin", "same formula", "known structure type", "new structure t
 def near_twins(
     test: CrystalTable, train: CrystalTable, *, keys: Sequence[str], tolerance: float
 ) -> np.ndarray:
-    """Which crystals have a counterpart of the same size in another table.
+    """Which of ``C`` test crystals have a counterpart of the same size in another table, bool.
 
     Args:
-        test: ``C`` crystals.
+        test: The crystals.
         train: Crystals to search for counterparts.
-        keys: Columns of ``info`` in which both must be equal, such as ``formula``.
-        tolerance: Largest relative difference of each of the three lengths. The number of atoms
-            must be equal.
-
-    Returns:
-        ``[C]`` bool.
+        keys: Columns of ``info`` in which both must be equal, beside the number of atoms.
+        tolerance: Largest relative difference of each of the three lengths.
     """
-    by_key: dict[tuple[Any, ...], list[int]] = {}
+    by_key = defaultdict(list)
     for row, key in enumerate(_keys(train, keys)):
-        by_key.setdefault(key, []).append(row)
+        by_key[key].append(row)
     lengths, others = test.lengths.log().cpu().numpy(), train.lengths.log().cpu().numpy()
     found = np.zeros(len(test), dtype=bool)
     for row, key in enumerate(_keys(test, keys)):
@@ -51,14 +48,11 @@ def _keys(table: CrystalTable, columns: Sequence[str]) -> list[tuple[Any, ...]]:
 
 
 def structure_types(table: CrystalTable) -> tuple[list[str], list[frozenset[int]]]:
-    """Structure type and set of elements of each crystal.
+    """Structure type and set of elements (atomic numbers) of each crystal.
 
     A structure type is told by the formula without the names of its elements, the space group and
     the number of atoms in the primitive cell, such as "AB2, 136, 6" for rutile. Two crystals of one
     type are usually, not always, built alike.
-
-    Returns:
-        Labels and sets of atomic numbers, ``C`` each.
     """
     crystal, number = table.atom_crystal.cpu().numpy(), table.atomic_numbers.cpu().numpy()
     pairs, counts = np.unique(crystal * 128 + number, return_counts=True)  # sorted by crystal
@@ -100,18 +94,13 @@ def known_crystals(
 
 
 def novelty(test: CrystalTable, known: CrystalTable, *, tolerance: float = 0.02) -> pd.DataFrame:
-    """How near test crystals are to crystals that were trained on.
-
-    Args:
-        test: ``C`` crystals.
-        known: Everything that was trained on.
-        tolerance: Relative difference of the lengths up to which two cells are the same.
+    """How near ``C`` test crystals are to the known ones, those that were trained on.
 
     Returns:
         ``C`` rows: ``category``, the first of ``NOVELTY`` that holds: a crystal of the same
-        formula, space group, number of atoms and lengths is known ("near twin"), one of the same
-        formula, one of the same structure type, or none of these; and ``elements``, "known" where
-        the same set of elements is.
+        formula, space group, number of atoms and lengths (up to ``tolerance``) is known ("near
+        twin"), one of the same formula, one of the same structure type, or none of these; and
+        ``elements``, "known" where the same set of elements is.
     """
     types, elements = structure_types(test)
     known_types, known_elements = (set(x) for x in structure_types(known))

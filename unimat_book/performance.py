@@ -1,7 +1,6 @@
-"""Measured speeds beside what they were to reach: reading, judging, and one form for all pages.
+"""Measured speeds and goals in, verdicts and tables out, for ``benchmarks/`` and the appendix.
 
-``benchmarks/`` measures and writes ``results.json``; its README and the performance chapter both
-print what :func:`speed_overview` says, so the two cannot differ.
+Both print what :func:`speed_overview` says, so the two cannot differ.
 """
 
 import json
@@ -78,8 +77,7 @@ def read_targets(path: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
 def growth_exponent(series: Iterable[Mapping[str, float]]) -> float:
     """Exponent b of time = a * crystals^b, by least squares on the logarithms; 1 is linear.
 
-    Args:
-        series: Points with ``crystals`` and ``seconds``.
+    Points have ``crystals`` and ``seconds``.
 
     Raises:
         ValueError: If there are fewer than two sizes.
@@ -94,9 +92,7 @@ def growth_exponent(series: Iterable[Mapping[str, float]]) -> float:
 def shortfall(result: Mapping[str, Any], reach: Mapping[str, Any]) -> dict[str, float]:
     """By what factor a result misses each goal; 1 or less where the goal is met.
 
-    Args:
-        result: One entry of ``results.json``.
-        reach: The goals of the entry of the same name in ``targets.yml``.
+    ``result`` is one entry of ``results.json``, ``reach`` holds the goals of that name.
 
     Raises:
         ValueError: If the result lacks what a goal is about, or its unit measures something else.
@@ -124,9 +120,7 @@ def in_unit(result: Mapping[str, Any], unit: str) -> float:
     quantity, size = UNITS[unit]
     kind, scale = UNITS.get(result["unit"], (None, math.nan))
     if kind != quantity:
-        raise ValueError(
-            f"{result['name']} is in {result['unit']!r}, expected a unit of {quantity}"
-        )
+        raise ValueError(f"{result['name']}: expected a unit of {quantity}, got {result['unit']!r}")
     return result["value"] * scale / size
 
 

@@ -64,29 +64,24 @@ def product(path: str | os.PathLike[str]) -> Path:
     """
     path = project_root() / path
     staging, run_dir = os.environ.get(STAGING), os.environ.get(RUN_DIR)
-    if not staging or not run_dir or not _is_published(path, run_dir):
-        return path
-    return Path(staging) / path.relative_to(run_dir)
-
-
-def _is_published(path: Path, run_dir: str) -> bool:
-    """Whether a path lies in one of the folders of the run folder that are published."""
-    return any(path.is_relative_to(Path(run_dir) / folder) for folder in STAGED)
+    if staging and run_dir and any(path.is_relative_to(f"{run_dir}/{kind}") for kind in STAGED):
+        return Path(staging) / path.relative_to(run_dir)
+    return path
 
 
 def note_read(path: Path) -> Path:
     """Note in the stamp that a chapter read a file which another one wrote; returns ``path``.
 
-    What a chapter keeps for itself in its run folder (checkpoints and what they predict) does not
-    count: it is not published, and made anew where it does not fit.
+    What a chapter keeps for itself in ``runs`` (checkpoints and what they predict) does not count:
+    it is not published, and made anew where it does not fit.
     """
     staging, run_dir = os.environ.get(STAGING), os.environ.get(RUN_DIR)
-    if not staging or not run_dir or path.is_relative_to(staging):
+    if not staging:
         return path
-    if path.is_relative_to(run_dir) and not _is_published(path, run_dir):
-        return path
-    if path.is_relative_to(project_root()):
-        line = json.dumps([str(path.relative_to(project_root())), file_hash(path)])
+    own = path.is_relative_to(staging) or path.is_relative_to(f"{run_dir}/runs")
+    real, root = path.resolve(), project_root()
+    if not own and real.is_relative_to(root):
+        line = json.dumps([str(real.relative_to(root)), file_hash(path)])
         Path(staging).mkdir(parents=True, exist_ok=True)
         with open(Path(staging) / READ_NOTES, "a", encoding="utf-8") as handle:
             handle.write(line + "\n")
@@ -148,16 +143,13 @@ class Recorder:
         self._recorded: dict[str, Any] = {}
 
     def __call__(self, key: str, value: Any, fmt: str | None = None) -> Any:
-        """Record one number or short text under ``key`` and glue it into the page.
+        """Record one number or short text, glue it into the page and return it as plain Python.
 
         Args:
             key: Lower-case letters, digits and underscores; once per chapter.
             value: A finite number (Python, NumPy or a tensor of one element), a bool or a string.
             fmt: Format specification such as ``.3f``. With it the page gets the formatted text, to
                 be pasted without a format of its own; without it the page gets the number.
-
-        Returns:
-            The plain Python value that was recorded.
 
         Raises:
             ValueError: If the key is malformed or already used, or the number is not finite.
@@ -177,17 +169,17 @@ class Recorder:
         caption: str,
         float_format: str | Mapping[str, str] = ".3f",
     ) -> None:
-        """Record a table and glue it as a numbered MyST table with the label ``tab-{key}``.
+        """Record a table and glue it as a numbered MyST table.
 
-        Underscores in the key become hyphens in the label. Paste it with ``{glue:md}`` and
-        ``:format: myst``; refer to it with ``{numref}`tab-...```.
+        Its label is ``tab-{key}`` with hyphens for underscores. Paste it with ``{glue:md}`` and
+        ``:format: myst``.
 
         Args:
             key: As for a number.
             frame: Columns as they are to be read; the index is shown only if it has a name.
             caption: One or two sentences, MyST markup allowed.
             float_format: One format specification for all columns of floats, or one per column
-                (other columns then get ``.3f``). Missing values are shown as a dash.
+                (others get ``.3f``). Missing values are shown as a dash.
 
         Raises:
             ValueError: If the frame is empty, a value is infinite, or the key is malformed or used.
@@ -216,22 +208,18 @@ class Recorder:
         if key in self._recorded:
             raise ValueError(f"key {key!r} was already recorded in {self.chapter}: choose another.")
         self._recorded[key] = value
-        text = json.dumps(
-            self._recorded, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False
-        )
+        form = {"indent": 1, "sort_keys": True, "allow_nan": False, "ensure_ascii": False}
+        text = json.dumps(self._recorded, **form)
         with replacing(self.path) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def data_note(provenance: Mapping[str, Any]) -> Markdown:
-    """Say on the page which data it was made from.
+    """Say on the page which data it was made from: Markdown, to be the last expression of a cell.
 
     Args:
-        provenance: What :func:`.dataset_provenance` returns: a ``text`` in words, a
-            ``name``, and any number of counts (mappings from a label to a whole number).
-
-    Returns:
-        A Markdown object; let it be the last expression of a cell.
+        provenance: What :func:`.dataset_provenance` returns: a ``text`` in words, a ``name``, and
+            any number of counts (mappings from a label to a whole number).
 
     Raises:
         ValueError: If there is no ``text``.
@@ -244,14 +232,10 @@ def data_note(provenance: Mapping[str, Any]) -> Markdown:
         )
     lines = [f"**Data: `{provenance.get('name', 'unnamed')}`.** {provenance['text']}"]
     for label, counts in provenance.items():
-        if isinstance(counts, Mapping) and counts and all(_is_count(n) for n in counts.values()):
+        if isinstance(counts, Mapping) and counts and all(type(n) is int for n in counts.values()):
             listed = ", ".join(f"{name} {int(n):,}" for name, n in counts.items())
             lines.append(f"{label.replace('_', ' ').capitalize()}: {listed}.")
     return Markdown("\n>\n".join(f"> {line}" for line in lines))
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def _plain(key: str, value: Any) -> Any:
@@ -294,20 +278,13 @@ def _markdown_table(
             return f"{value:,}"
         return str(value).replace("|", "\\|").replace("\n", " ")
 
-    numeric = [
-        all(
-            row[i] is None or (isinstance(row[i], (int, float)) and not isinstance(row[i], bool))
-            for row in rows
-        )
-        for i in range(len(columns))
-    ]
-    header = "| " + " | ".join(column.replace("|", "\\|") for column in columns) + " |"
-    rule = "|" + "|".join(" ---: " if number else " :--- " for number in numeric) + "|"
-    body = [
-        "| " + " | ".join(show(c, v) for c, v in zip(columns, row, strict=True)) + " |"
-        for row in rows
-    ]
-    return "\n".join([header, rule, *body])
+    kinds = [set(map(type, column)) for column in zip(*rows, strict=True)]
+    numeric = [found <= {int, float, type(None)} for found in kinds]
+    header = [column.replace("|", "\\|") for column in columns]
+    body = [[show(c, v) for c, v in zip(columns, row, strict=True)] for row in rows]
+    lines = ["| " + " | ".join(cells) + " |" for cells in (header, *body)]
+    lines.insert(1, "|" + "|".join(" ---: " if number else " :--- " for number in numeric) + "|")
+    return "\n".join(lines)
 
 
 def _glue(key: str, bundle: Mapping[str, str]) -> None:
@@ -322,6 +299,5 @@ def _glue(key: str, bundle: Mapping[str, str]) -> None:
     from IPython.display import display
 
     metadata = {"scrapbook": {"name": key, "mime_prefix": GLUE_PREFIX}}
-    display(
-        {GLUE_PREFIX + mime: text for mime, text in bundle.items()}, raw=True, metadata=metadata
-    )
+    marked = {GLUE_PREFIX + mime: text for mime, text in bundle.items()}
+    display(marked, raw=True, metadata=metadata)

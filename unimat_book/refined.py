@@ -125,20 +125,10 @@ def refine_in_parts(
     formulas: Sequence[str] | None = None,
     size: int = 320,
 ) -> pd.DataFrame:
-    """:func:`.refine_frame` on all cores of the CPU.
+    """:func:`refine_frame` on all cores of the CPU, in parts of ``size`` crystals.
 
-    Args:
-        frame: Errors frame.
-        table: The crystals.
-        index: Rows of the frame's crystals in ``table``, int64 ``[B]``.
-        settings: ``grid`` and ``fwhm`` of the patterns, see :func:`.build_views`.
-        counts: Training crystals, on the CPU.
-        folder: Where finished parts are kept, below a hash of all that decides the result.
-        formulas: Reduced formulas ``[B]``, for a model that was given them.
-        size: Crystals per part.
-
-    Returns:
-        As :func:`.refine_frame`.
+    ``index`` are rows of ``table``; ``settings`` holds ``grid`` and ``fwhm`` of the patterns.
+    Finished parts are kept in ``folder``, below a hash of all that decides the result.
     """
     digest = hashlib.sha256(repr((sorted(settings.items()), formulas is None)).encode())
     hashes = pd.util.hash_pandas_object(frame).to_numpy()

@@ -52,13 +52,8 @@ def change_table(
 ) -> pd.DataFrame:
     """Paired changes of the main metrics between two settings (the median is left out).
 
-    Args:
-        before: A run, or the errors frames of its seeds.
-        after: Another one on the same crystals.
-
-    Returns:
-        Index: the metric's name. Columns ``metric`` (heading), ``before``, ``after``, ``change``,
-        ``95 % interval`` (text) and ``verdict``, see :func:`.change_verdict`.
+    Both are runs, or errors frames of their seeds, on the same crystals. The index names the
+    metric; the columns hold texts, the last one a :func:`.change_verdict`.
     """
     old, new = (list(getattr(x, "frames", x)) for x in (before, after))
     rows = {}
@@ -124,9 +119,8 @@ def paper_table(
         entries: For each row its labels (heading to text), the metric, the published value and the
             errors frames of the seeds.
         columns: What stands between labels and verdict, and its heading: ``paper``, ``ours`` (mean
-            over seeds), ``interval`` (95 %), ``delta``, or another metric of
-            :func:`.cell_metrics`.
-        rounding: Half a unit of the last digit of the published values.
+            over seeds), ``interval`` (95 %), ``delta``, or a metric of :func:`.cell_metrics`.
+        rounding: Half a unit of the last published digit.
         comparable: False on other data than the paper's: then there are no verdicts.
         num_claims: Verdicts given together, see :func:`.paper_verdict`.
     """

@@ -115,9 +115,7 @@ class AlignmentLoss(nn.Module):
         if start_scale is None:
             start_scale = 1 / 0.07 if kind == "clip" else 10.0
         if not 0 < start_scale <= MAX_SCALE:
-            raise ValueError(
-                f"expected start_scale above 0 and at most {MAX_SCALE:g}, got {start_scale}"
-            )
+            raise ValueError(f"expected start_scale in (0, {MAX_SCALE:g}], got {start_scale}")
         self.log_scale = nn.Parameter(torch.tensor(start_scale).log())
         self.bias = nn.Parameter(torch.tensor(-10.0)) if kind == "siglip" else None
 
@@ -158,8 +156,7 @@ def retrieval_ranks(query: Tensor, gallery: Tensor, *, target: Tensor | None = N
     Args:
         query: Embeddings ``[Q, d]``.
         gallery: Candidates ``[G, d]``.
-        target: Row of the gallery that is right for each query, int64 ``[Q]``; by default query
-            ``i`` belongs to candidate ``i`` (then ``Q`` must equal ``G``).
+        target: Row of the gallery that is right for each query, int64 ``[Q]``; by default ``i``.
 
     Raises:
         ValueError: If the shapes do not fit.
@@ -170,10 +167,8 @@ def retrieval_ranks(query: Tensor, gallery: Tensor, *, target: Tensor | None = N
         )
     if target is None:
         if len(query) != len(gallery):
-            raise ValueError(
-                f"{len(query)} queries and {len(gallery)} candidates: pass `target` to say "
-                "which candidate belongs to which query"
-            )
+            came = f"{len(query)} queries and {len(gallery)} candidates"
+            raise ValueError(f"{came}: pass `target` to say which belong together")
         target = torch.arange(len(query), device=query.device)
     query = functional.normalize(query.double(), dim=-1)
     gallery = functional.normalize(gallery.double(), dim=-1)

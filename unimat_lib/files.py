@@ -95,7 +95,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         whole = False
     if not whole:
-        logger.warning("%s is damaged and is not used", path)
+        logger.warning("%s is damaged or of earlier code and is not used", path)
     return record if whole else None
 
 

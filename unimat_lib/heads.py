@@ -66,17 +66,11 @@ class Head(nn.Module):
 def supervised_loss(
     *, cell: Tensor, system_log_probs: Tensor, targets: Targets, scaler: CellScaler
 ) -> tuple[Tensor, Tensor]:
-    """The two supervised losses.
+    """The two supervised losses, of the cell and of the crystal system.
 
-    Args:
-        cell: Standardised cell predictions ``[B, 9]``.
-        system_log_probs: Log-probabilities of the crystal systems ``[B, 7]``.
-        targets: The truth.
-        scaler: The scaler that the model was fitted with.
-
-    Returns:
-        ``(cell, system)`` scalars: mean absolute error in standard deviations (the metric that
-        is reported is an absolute error, so the loss is one), and cross-entropy in nats.
+    The mean absolute error of cells ``[B, 9]`` in standard deviations (the metric that is reported
+    is an absolute error, so the loss is one), and the cross-entropy in nats of log-probabilities
+    ``[B, 7]``. ``scaler`` is the one that the model was fitted with.
     """
     cell_loss = functional.l1_loss(cell.float(), scaler.encode(targets))
     system_loss = functional.nll_loss(system_log_probs.float(), targets.crystal_system)

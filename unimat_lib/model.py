@@ -86,14 +86,12 @@ class UniMatConfig:
         for names in (self.modalities, self.inputs):
             if len(set(names)) != len(names):
                 raise ValueError(f"expected every modality once, got {names}")
-        if not self.modalities or not set(self.modalities) <= set(MODALITIES):
-            raise ValueError(
-                f"expected one or more modalities of {MODALITIES}, got {self.modalities}"
-            )
-        if not self.inputs or not set(self.inputs) <= set(self.modalities):
-            raise ValueError(
-                f"expected inputs among the modalities {self.modalities}, got {self.inputs}"
-            )
+        for what, names, known in (
+            ("one or more modalities", self.modalities, MODALITIES),
+            ("inputs among the modalities", self.inputs, self.modalities),
+        ):
+            if not names or not set(names) <= set(known):
+                raise ValueError(f"expected {what} {known}, got {names}")
         _check_numbers(dataclasses.asdict(self))
 
     def to_dict(self) -> dict[str, object]:
@@ -131,8 +129,7 @@ class UniMatOutput:
 
     Attributes:
         embeddings: Encoder outputs by modality, ``[B, dim]``.
-        projections: Points of the shared space by modality, ``[B, projection_dim]``, not
-            normalised.
+        projections: Points of the shared space, ``[B, projection_dim]``, not normalised.
         cell: Standardised cell predictions ``[B, 9]``.
         system_log_probs: Log-probabilities of the crystal systems ``[B, 7]``.
     """
@@ -322,10 +319,7 @@ def load_model(path: str | os.PathLike[str], *, device: torch.device | str = "cp
     description_path = path.with_suffix(".json")
     for file in (path, description_path):
         if not file.is_file():
-            raise FileNotFoundError(
-                f"expected a model at {path} with {description_path.name} beside it, but "
-                f"{file} is missing: write both with save_model"
-            )
+            raise FileNotFoundError(f"{file} of the model is missing: write it with save_model")
     try:
         with open(description_path, encoding="utf-8") as handle:
             description = json.loads(handle.read(2**20))  # what is longer is no description
@@ -337,9 +331,8 @@ def load_model(path: str | os.PathLike[str], *, device: torch.device | str = "cp
             raise ValueError(f"optional inputs {optional} are none of {config.inputs}")
         expected = _expected_tensors(config)
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{description_path} describes no model ({error!r}): save it again"
-        ) from error
+        message = f"{description_path} describes no model ({error!r}): save it again"
+        raise ValueError(message) from error
     tensors = _read_weights(path, expected, sha256=description.get("sha256"))
     model = UniMat(config)
     model.optional_inputs = optional
@@ -365,8 +358,8 @@ def _read_weights(path: Path, expected: Mapping[str, Tensor], *, sha256: str) ->
         raise ValueError(f"{path} does not fit its description: it is larger than such a model")
     if file_hash(path) != sha256:
         raise ValueError(
-            f"{path} is damaged: its sha256 is not the {sha256} that the description beside it "
-            "names; get both files again, or save the model again"
+            f"{path} is damaged: its sha256 is not the {sha256} that its description names; get "
+            "both files again, or save the model again"
         )
     try:
         tensors = load_file(path)

@@ -5,6 +5,7 @@ A metric is the six numbers (A, B, C, D, E, F) of a primitive cell, in 1/angstro
     Q = 1/d^2 = A h^2 + B k^2 + C l^2 + D kl + E hl + F hk.
 """
 
+import contextlib
 import functools
 import math
 
@@ -65,8 +66,7 @@ def metric_matrix(metric: Tensor) -> Tensor:
 def matrix_metric(matrix: Tensor) -> Tensor:
     """``[..., 3, 3]`` -> ``[..., 6]``, the inverse of :func:`metric_matrix`."""
     i, j = (0, 1, 2, 1, 0, 0), (0, 1, 2, 2, 2, 1)
-    factor = torch.tensor([1.0, 1, 1, 2, 2, 2], dtype=matrix.dtype, device=matrix.device)
-    return matrix[..., i, j] * factor
+    return matrix[..., i, j] * matrix.new_tensor([1, 1, 1, 2, 2, 2])
 
 
 def metric_determinant(metric: Tensor) -> Tensor:
@@ -85,8 +85,7 @@ def reciprocal_metric(lengths: Tensor, angles: Tensor) -> Tensor:
     products = 2 * torch.stack([b * c, a * c, a * b], -1) * cosine
     direct = torch.cat([lengths.square(), products], -1)
     good = (metric_determinant(direct) > 0)[..., None]
-    one = torch.tensor([1.0, 1, 1, 0, 0, 0], dtype=direct.dtype, device=direct.device)
-    safe = torch.where(good, direct, one)
+    safe = torch.where(good, direct, direct.new_tensor([1, 1, 1, 0, 0, 0]))
     return torch.where(good, matrix_metric(torch.linalg.inv(metric_matrix(safe))), math.nan)
 
 
@@ -120,13 +119,10 @@ def niggli_cells(metric: Tensor) -> Tensor:
     The reduction of :func:`.reduce_crystal`; a cell that it cannot reduce comes back as it is.
     """
     direct = torch.linalg.inv(metric_matrix(metric.detach().cpu().double()))
-    lattices = torch.linalg.cholesky(direct).numpy()
-    reduced = np.empty_like(lattices)
-    for i, lattice in enumerate(lattices):
-        try:
-            reduced[i] = niggli_cell(lattice)
-        except CrystalError:
-            reduced[i] = lattice
+    reduced = torch.linalg.cholesky(direct).numpy()
+    for lattice in reduced:
+        with contextlib.suppress(CrystalError):
+            lattice[:] = niggli_cell(lattice)
     lengths = np.linalg.norm(reduced, axis=-1)  # [M, 3]
     unit = reduced / lengths[..., None]
     cosine = (unit[:, [1, 0, 0]] * unit[:, [2, 2, 1]]).sum(-1).clip(-1, 1)
@@ -186,11 +182,9 @@ def lattice_system(
     scale = torch.stack([a * a, a * b, a * c, b * b, b * c, c * c], 1)  # [B, 6]
     six = scale * torch.stack([one, z, y, one, x, one], 1)
     metric = six[:, [0, 1, 2, 1, 3, 4, 2, 4, 5]]  # [B, 9]
-    changes = _rotation_changes(lengths.device)
     count = torch.zeros_like(one, dtype=torch.int64)
     for some in torch.arange(len(lengths), device=lengths.device).split(512):
-        change = torch.einsum("bm,mew->bew", metric[some], changes).abs_()
-        kept = (change < tolerance * scale[some][..., None]).all(1)
-        count[some] = kept.sum(1)
+        change = torch.einsum("bm,mew->bew", metric[some], _rotation_changes(lengths.device))
+        count[some] = (change.abs_() < tolerance * scale[some][..., None]).all(1).sum(1)
     orders = torch.tensor(list(LATTICE_SYSTEMS.values()), device=lengths.device)
     return torch.searchsorted(orders, count.clamp_min(1), right=True) - 1

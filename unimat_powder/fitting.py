@@ -1,7 +1,7 @@
 """Trial cells and peaks in; the best cells, improved by least squares, and their scores out."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -69,10 +69,7 @@ def best_different(score: Tensor, count: int) -> tuple[Tensor, Tensor]:
 def score_where(
     possible: Tensor, free: Tensor, rows: Tensor, q: Tensor, sigma: Tensor, places: Iterable[int]
 ) -> Tensor:
-    """Log-likelihood ratios ``[B, T]`` of some peaks, as :func:`.fit_cells` has them, else -inf.
-
-    Arguments as in :func:`best_cells`; only the peaks at ``places`` count.
-    """
+    """Log-likelihood ratios ``[B, T]`` of the peaks at some places; see :func:`best_cells`."""
     score = torch.full(possible.shape, -math.inf, device=q.device)
     pattern, place = possible.nonzero().T
     q, sigma = q.float(), sigma.float()
@@ -92,13 +89,15 @@ def score_where(
     return score
 
 
-class Fit(NamedTuple):
-    """Refined cells: metric ``[M, 6]``, log-likelihood ratio, lines, share of peaks explained."""
+class FittedCells(NamedTuple):
+    """``M`` cells after a fit, ``[M]`` each."""
 
-    metric: Tensor
-    score: Tensor
-    lines: Tensor
-    explained: Tensor
+    pattern: Tensor  # whose peaks it explains, int64
+    lattice: Tensor  # place in BRAVAIS_LATTICES, int64
+    metric: Tensor  # reciprocal, float64 [M, 6]
+    score: Tensor  # log-likelihood ratio
+    lines: Tensor  # up to the last peak
+    explained: Tensor  # share of the peaks
 
 
 def _nearest_lines(metric: Tensor, observed: PeaksInQ, reach: Tensor) -> tuple[Tensor, ...]:
@@ -132,9 +131,9 @@ def _nearest_lines(metric: Tensor, observed: PeaksInQ, reach: Tensor) -> tuple[T
 
 
 def _fit_piece(
-    metric: Tensor, lattice: Tensor, observed: PeaksInQ, *, tolerances: tuple[float, ...]
-) -> Fit:
-    """:func:`fit_cells` of some cells, with one row of peaks ``[M, K]`` for each."""
+    metric: Tensor, lattice: Tensor, observed: PeaksInQ, tolerances: Sequence[float]
+) -> tuple[Tensor, ...]:
+    """The last four of :class:`FittedCells`, with one row of peaks ``[M, K]`` for each cell."""
     basis = lattice_bases(metric.device)[lattice]  # [M, 6, 6], columns beyond k are zero
     free = (basis.abs().sum(1) > 0).double()  # [M, 6]
     reach = torch.where(observed.mask, observed.q, 0.0).amax(1).clamp_min(1e-6)
@@ -164,7 +163,7 @@ def _fit_piece(
     n = lines.maximum(matched)
     choices = torch.lgamma(n + 1) - torch.lgamma(matched + 1) - torch.lgamma(n - matched + 1)
     score = score + (matched - 1) * torch.log(n + 1) - choices
-    return Fit(metric, score, lines, matched / observed.mask.sum(1).clamp_min(1))
+    return metric, score, lines, matched / observed.mask.sum(1).clamp_min(1)
 
 
 def fit_cells(
@@ -172,9 +171,8 @@ def fit_cells(
     lattice: Tensor,
     pattern: Tensor,
     observed: PeaksInQ,
-    *,
-    tolerances: tuple[float, ...],
-) -> Fit:
+    tolerances: Sequence[float],
+) -> FittedCells:
     """Least squares within each cell's lattice, with ever closer matches, and the final score.
 
     The score is the logarithm of a likelihood ratio: each peak either lies at a line, with its own
@@ -196,8 +194,8 @@ def fit_cells(
         # Large cells and wide patterns: fewer at once, for the memory.
         for i in piece.chunk(1 + int(lines[piece].sum() / (2 * budget))):
             peaks = observed.select(pattern[i])
-            parts.append(_fit_piece(metric[i], lattice[i], peaks, tolerances=tolerances))
-    return Fit(*(torch.cat(each) for each in zip(*parts, strict=True)))
+            parts.append(_fit_piece(metric[i], lattice[i], peaks, tolerances))
+    return FittedCells(pattern, lattice, *(torch.cat(x) for x in zip(*parts, strict=True)))
 
 
 def line_count(volume: Tensor, q: Tensor) -> Tensor:

@@ -44,17 +44,11 @@ _LONGEST_FORMULA = 200  # characters
 
 @dataclass(frozen=True)
 class Identification:
-    """What a model says about one pattern.
+    """What a model says about one pattern."""
 
-    Attributes:
-        lengths: a, b, c of the Niggli-reduced primitive cell, angstrom.
-        angles: alpha, beta, gamma of that cell, degrees.
-        crystal_system: Probability of each crystal system; they sum to one.
-    """
-
-    lengths: tuple[float, float, float]
-    angles: tuple[float, float, float]
-    crystal_system: dict[str, float]
+    lengths: tuple[float, float, float]  # a, b, c of the Niggli-reduced primitive cell, angstrom
+    angles: tuple[float, float, float]  # alpha, beta, gamma of that cell, degrees
+    crystal_system: dict[str, float]  # probability of each crystal system; they sum to one
 
     @property
     def best_system(self) -> str:
@@ -70,22 +64,13 @@ class Identification:
 
 @dataclass(frozen=True)
 class Refinement:
-    """The cell that explains the peaks of a pattern, if one was found.
+    """The cell that explains the peaks of a pattern, if one was found, else the predicted one."""
 
-    Attributes:
-        lengths: a, b, c of the Niggli-reduced primitive cell, angstrom.
-        angles: alpha, beta, gamma of that cell, degrees.
-        accepted: Whether it explains the peaks better than the predicted cell does; if not, lengths
-            and angles are the prediction.
-        explained: Share of the peaks that it explains.
-        num_peaks: Number of peaks it was compared with.
-    """
-
-    lengths: tuple[float, float, float]
+    lengths: tuple[float, float, float]  # as of the prediction
     angles: tuple[float, float, float]
-    accepted: bool
-    explained: float
-    num_peaks: int
+    accepted: bool  # whether it explains the peaks better than the predicted cell does
+    explained: float  # share of the peaks that the best cell found explains
+    num_peaks: int  # that it was compared with
 
     def __str__(self) -> str:
         """The cell and how well it fits, or that none was found."""
@@ -110,12 +95,9 @@ def identify(model: UniMat, pattern: Pattern, formula: str | None = None) -> Ide
         formula: Chemical formula such as ``"TiO2"``, for a model that also reads the composition.
             Without it the composition counts as absent.
 
-    Returns:
-        The prediction, on the Niggli-reduced primitive cell.
-
     Raises:
-        ValueError: The model does not read XRD, a formula came to a model that reads none, the
-            model needs an input that is missing, or the formula cannot be read.
+        ValueError: The model does not read XRD or a given formula, lacks an input that it needs, or
+            the formula cannot be read.
         PatternError: The pattern lies outside the model's grid or holds nothing.
     """
     inputs = model.config.inputs
@@ -129,10 +111,8 @@ def identify(model: UniMat, pattern: Pattern, formula: str | None = None) -> Ide
     given = {"xrd"} if formula is None else {"xrd", "composition"}
     needed = [name for name in inputs if name not in given and name not in model.optional_inputs]
     if needed:
-        raise ValueError(
-            f"this model was not trained to do without {needed}: "
-            + ("give the formula" if needed == ["composition"] else "choose another model")
-        )
+        advice = "give the formula" if needed == ["composition"] else "choose another model"
+        raise ValueError(f"this model was not trained to do without {needed}: {advice}")
     model.eval()
     device = model.cell_scaler.mean.device
     views = {"xrd": to_grid(pattern, model.config.grid)[None].to(device)}  # [1, P]
@@ -176,8 +156,8 @@ def refine_cell(found: Identification, pattern: Pattern) -> Refinement:
     Raises:
         PatternError: The pattern shows too few peaks.
     """
-    low = float(pattern.two_theta[0])
-    high = min(float(pattern.two_theta[-1]), math.nextafter(180, 0))  # a grid ends before 180
+    low, high = float(pattern.two_theta[0]), float(pattern.two_theta[-1])
+    high = min(high, math.nextafter(180, 0))  # a grid ends before 180
     step = max(float(pattern.two_theta.diff().median()), _FINEST_STEP)
     points = round((high - low) / step) + 1
     if points < 3:
@@ -216,9 +196,8 @@ def pretrained_model() -> Path:
     """
     root = book_root()
     places = [_INSTALLED] if root is None else [root / PRETRAINED, _INSTALLED]
-    for path in places:
-        if path.is_file():
-            return path
+    if found := next((path for path in places if path.is_file()), None):
+        return found
     raise FileNotFoundError(
         f"expected a pretrained model at {places[0]}, but there is none: name one with --model, or "
         "train it with unimat-book run 05 --profile full"
@@ -226,8 +205,7 @@ def pretrained_model() -> Path:
 
 
 class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """One line without the usage, as for all other errors."""
+    def error(self, message: str) -> NoReturn:  # one line without the usage, as all other errors
         self.exit(2, f"error: {message}\n")
 
 
@@ -238,19 +216,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Predict the cell and the crystal system behind a measured powder pattern.",
     )
     parser.add_argument("pattern", help="two-column text (.xy .txt .dat .csv) or .xrdml")
-    parser.add_argument(
-        "--model", help=f"*.safetensors, its .json beside it (default: the book's {PRETRAINED})"
-    )
+    parser.add_argument("--model", help=f"*.safetensors beside its .json (default: {PRETRAINED})")
     parser.add_argument("--formula", help="chemical formula, such as TiO2, if it is known")
-    parser.add_argument(
-        "--wavelength",
-        type=float,
-        default=CU_K_ALPHA,
-        help="angstrom, for files that do not state it (default: %(default)s, Cu K-alpha)",
-    )
-    parser.add_argument(
-        "--refine", action="store_true", help="improve the cell with the positions of the peaks"
-    )
+    what = "angstrom, for files that do not state it (default: %(default)s, Cu K-alpha)"
+    parser.add_argument("--wavelength", type=float, default=CU_K_ALPHA, help=what)
+    what = "improve the cell with the positions of the peaks"
+    parser.add_argument("--refine", action="store_true", help=what)
     given = parser.parse_args(arguments)
     try:
         pattern = read_pattern(given.pattern, wavelength=given.wavelength)

@@ -28,8 +28,7 @@ def merged_peaks(
     """Merge reflections at the same angle into peaks, by the rule of pymatgen's ``XRDCalculator``.
 
     Reflections whose angle rounds to the same multiple of 1e-5 degrees are one peak, at the
-    smallest of their angles. The rule has edges: two equal angles may round apart when they differ
-    in the last bits.
+    smallest of their angles; two angles that differ in the last bits only may round apart.
 
     Args:
         reflections: Of any number of crystals.
@@ -44,10 +43,8 @@ def merged_peaks(
     check_reach(reflections, 2 * high / wavelength, f"{two_theta_range[1]:g} degrees")
     sin_theta = reflections.g * (wavelength / 2)
     keep = ((sin_theta >= low) & (sin_theta <= high)).nonzero()[:, 0]
-    sin_theta, crystal, intensity = (
-        each.index_select(0, keep)
-        for each in (sin_theta, reflections.crystal, reflections.intensity)
-    )
+    columns = sin_theta, reflections.crystal, reflections.intensity
+    sin_theta, crystal, intensity = (each.index_select(0, keep) for each in columns)
     two_theta = torch.asin(sin_theta).mul_(math.degrees(2))
     intensity.mul_(lorentz_polarisation(sin_theta))
 

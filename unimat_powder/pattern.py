@@ -49,14 +49,11 @@ def check_points(
     two_theta: np.ndarray, intensity: np.ndarray, name: str, where: Callable[[int], str]
 ) -> None:
     """Raise ``PatternError`` unless the points make a pattern; ``where(i)`` names point ``i``."""
-    if two_theta.ndim != 1 or two_theta.shape != intensity.shape:
+    shapes = two_theta.shape, intensity.shape
+    if shapes[0] != shapes[1] or len(shapes[0]) != 1 or len(two_theta) < 2:
         raise PatternError(
-            f"{name}: expected as many intensities as angles, "
-            f"but came {tuple(intensity.shape)} and {tuple(two_theta.shape)}"
-        )
-    if len(two_theta) < 2:
-        raise PatternError(
-            f"{name}: expected at least 2 points of 2theta and intensity, but came {len(two_theta)}"
+            f"{name}: expected at least 2 points, as many intensities as angles, but came "
+            f"{shapes[1]} and {shapes[0]}"
         )
     for label, values in (("2theta", two_theta), ("intensity", intensity)):
         bad = np.flatnonzero(~(np.abs(values) <= _MOST))  # NaN is not below it either
@@ -72,11 +69,11 @@ def check_points(
         )
     bad = np.flatnonzero(np.diff(two_theta) <= 0) + 1
     if len(bad):
-        i = int(bad[0])
-        kind = "repeats" if two_theta[i] == two_theta[i - 1] else "falls back to"
+        before, after = two_theta[bad[0] - 1], two_theta[bad[0]]
+        kind = "repeats" if after == before else "falls back to"
         raise PatternError(
-            f"{name}: 2theta must increase, but {kind} {two_theta[i]:g} at {where(i)} "
-            f"(after {two_theta[i - 1]:g}); sort the points and keep one of each angle"
+            f"{name}: 2theta must increase, but {kind} {after:g} at {where(bad[0])} "
+            f"(after {before:g}); sort the points and keep one of each angle"
         )
     if intensity.max() <= 0:
         raise PatternError(

@@ -1,7 +1,7 @@
 """Patterns in, positions, heights and uncertainties of their peaks out."""
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -15,22 +15,16 @@ _MIN_HEIGHT = 3e-5  # of a peak
 
 
 class ObservedPeaks(NamedTuple):
-    """Peaks of ``B`` patterns by rising angle, filled up to ``K``.
+    """Peaks of ``B`` patterns by rising angle, filled up to ``K``; float64 ``[B, K]`` each.
 
-    Attributes:
-        two_theta: float64 ``[B, K]``, degrees; 0 where there is no peak.
-        height: float64 ``[B, K]``, in units of the pattern.
-        sigma: float64 ``[B, K]``, standard deviation of the position, degrees; large where a peak
-            is wider than its neighbours and hence holds several reflections.
-        mask: bool ``[B, K]``, where there is a peak.
-        wavelength: X-ray wavelength in angstrom.
+    A peak that is wider than its neighbours holds several reflections: its sigma is large.
     """
 
-    two_theta: Tensor
-    height: Tensor
-    sigma: Tensor
-    mask: Tensor
-    wavelength: float
+    two_theta: Tensor  # degrees; 0 where there is no peak
+    height: Tensor  # in units of the pattern
+    sigma: Tensor  # standard deviation of the position, degrees
+    mask: Tensor  # bool, where there is a peak
+    wavelength: float  # angstrom
 
 
 def find_peaks(pattern: Tensor, grid: Grid, *, position_error: float = 1e-3) -> ObservedPeaks:
@@ -45,12 +39,11 @@ def find_peaks(pattern: Tensor, grid: Grid, *, position_error: float = 1e-3) -> 
     Args:
         pattern: ``[B, P]``, maximum 1, any floating type.
         grid: The grid it lies on.
-        position_error: What positions are off by beside noise and overlap, degrees. Rendered
-            patterns are exact; with a zero shift or another misalignment, name its size.
+        position_error: What positions are off by beside noise and overlap, degrees: nothing in
+            rendered patterns, else the size of a zero shift or another misalignment.
 
     Raises:
-        ValueError: The patterns are not ``[B, P]`` on this grid, shorter than three points, or not
-            finite.
+        ValueError: The patterns are not ``[B, P]`` on this grid, P at least 3, or not finite.
     """
     if pattern.ndim != 2 or pattern.shape[1] != grid.num_points or grid.num_points < 3:
         wanted = f"[B, {max(grid.num_points, 3)}]"
@@ -66,7 +59,6 @@ def find_peaks(pattern: Tensor, grid: Grid, *, position_error: float = 1e-3) -> 
     # The second difference of smoothed noise has a third of the noise's standard deviation.
     clear = (2 * centre - left - right > 6 * 0.33 * noise) & (centre > _MIN_HEIGHT)
     found = (centre > left) & (centre >= right) & clear
-
     places = x.shape[1] - 2
     index = torch.arange(places, device=x.device)
     order = torch.where(found, index, places).sort(dim=1).values[:, :_NUM_PEAKS]  # [B, K]
@@ -116,19 +108,19 @@ def _filtered(rows: Tensor, weights: list[int]) -> Tensor:
 
 
 class PeaksInQ(NamedTuple):
-    """Peaks in Q, float64 ``[B, K]`` in 1/angstrom^2: position, standard deviation, and which."""
+    """Peaks in Q = 1/d^2, float64 ``[B, K]`` in 1/angstrom^2."""
 
     q: Tensor
-    sigma: Tensor
-    mask: Tensor
+    sigma: Tensor  # standard deviation
+    mask: Tensor  # bool, where there is a peak
 
-    def select(self, index: Tensor) -> "PeaksInQ":
+    def select(self, index: Tensor) -> Self:
         """Those of some patterns."""
-        return PeaksInQ(*(each[index] for each in self))
+        return type(self)(*(each[index] for each in self))
 
 
 def in_q(peaks: ObservedPeaks) -> PeaksInQ:
-    """Positions in 1/d^2."""
+    """Peaks by 1/d^2."""
     theta = torch.deg2rad(peaks.two_theta.double() / 2)
     q = (2 * theta.sin() / peaks.wavelength).square()
     slope = 2 * (2 * theta).sin() / peaks.wavelength**2  # dQ / d(2 theta), per radian

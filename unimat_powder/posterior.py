@@ -1,7 +1,12 @@
-"""What training crystals look like in; the odds of crystal systems and numbers of atoms out."""
+"""What training crystals look like in; the odds of crystal systems and numbers of atoms out.
+
+An exact cell says more than itself: its metric allows some crystal systems only, and its volume,
+with the network's volume per atom and how often training crystals of such a lattice (and formula,
+where one is given) have each number of atoms, tells that number. The true one is never used.
+"""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -15,33 +20,17 @@ _VOLUME_TRUST = 0.9  # share of the exact volume, against the network's own, in 
 
 
 class LatticeCounts(NamedTuple):
-    """Training crystals, as far as their lattices tell of other things, ``[T]`` each.
+    """Training crystals, as far as their lattices tell of other things, int64 ``[T]`` each."""
 
-    Attributes:
-        lattice: Place in ``LATTICE_SYSTEMS``, int64.
-        system: Crystal system, int64.
-        num_atoms: Atoms in the primitive cell, int64.
-        formula_atoms: Atoms in the reduced formula, int64.
-    """
-
-    lattice: Tensor
-    system: Tensor
-    num_atoms: Tensor
-    formula_atoms: Tensor
+    lattice: Tensor  # place in LATTICE_SYSTEMS
+    system: Tensor  # crystal system
+    num_atoms: Tensor  # in the primitive cell
+    formula_atoms: Tensor  # in the reduced formula
 
     @classmethod
-    def of(
-        cls, table: CrystalTable, rows: Tensor, *, device: torch.device | str
-    ) -> "LatticeCounts":
-        """Count the training crystals of a table.
-
-        Args:
-            table: The crystals.
-            rows: Rows of the training crystals.
-            device: Where to compute and to keep the result.
-        """
-        rows = rows.cpu()
-        part = table.select(rows)
+    def of(cls, table: CrystalTable, rows: Tensor, *, device: torch.device | str) -> Self:
+        """The training crystals, ``rows`` of a table, on the device to compute on."""
+        part = table.select(rows.cpu())
         return cls(
             lattice_system(part.lengths.to(device), part.angles.to(device)),
             part.crystal_system.to(device),
@@ -60,15 +49,10 @@ class LatticeCounts(NamedTuple):
     def log_prior(self, lattice: Tensor, formula: Tensor | None) -> Tensor:
         """Logarithm of how likely each number of atoms is, ``[B, n]`` for 1 ... n atoms.
 
-        Where few training crystals are alike in lattice and formula, those alike in less count.
-
-        Args:
-            lattice: Places in ``LATTICE_SYSTEMS``, ``[B]``.
-            formula: Atoms in the reduced formulas ``[B]``, or ``None`` where they are unknown.
+        Where few training crystals are alike in lattice (place in ``LATTICE_SYSTEMS``, ``[B]``) and
+        formula (its atoms, ``[B]``, if known), those alike in less count.
         """
-        most = 2 * int(self.num_atoms.max())
-        if formula is not None:
-            most = max(most, int(formula.max()))
+        most = max(2 * int(self.num_atoms.max()), 0 if formula is None else int(formula.max()))
         kinds = len(LATTICE_SYSTEMS)
 
         def counts(which: Tensor) -> Tensor:  # by lattice system, [7, n]
@@ -107,12 +91,14 @@ def formula_atoms(formulas: Sequence[str]) -> Tensor:
 def system_posterior(probs: Tensor, lattice: Tensor, counts: LatticeCounts) -> Tensor:
     """Crystal-system probabilities ``[B, 7]`` of a network, given the exact cell's lattice system.
 
+    Training crystals say how often a crystal of lower symmetry has such a lattice. The network's
+    probabilities enter with an exponent below one, fitted on validation crystals, since it has seen
+    a part of the same evidence.
+
     Args:
         probs: The network's probabilities ``[B, 7]``.
         lattice: Places in ``LATTICE_SYSTEMS``, ``[B]``.
-        counts: Training crystals, which say how often a crystal of lower symmetry has such a
-            lattice. The network's probabilities enter with an exponent below one, since it has
-            seen a part of the same evidence; fitted on validation crystals.
+        counts: Training crystals.
     """
     score = _TEMPER * probs.clamp_min(1e-6).log() + counts.log_likelihood()[:, lattice].T
     return score.softmax(dim=1)
@@ -127,7 +113,7 @@ def estimate_atoms(
     *,
     formula: Tensor | None = None,
 ) -> Tensor:
-    """Number of atoms in exact cells, int64 ``[B]``; the true one is no argument.
+    """Number of atoms in exact cells, int64 ``[B]``.
 
     The exact cell over the network's scaled one is the cube root of the number, up to the network's
     error. A Student law of that error times the prior of the training crystals makes a posterior,
@@ -141,10 +127,8 @@ def estimate_atoms(
         counts: Training crystals.
         formula: Atoms in the reduced formulas ``[B]``, where the model was given formulas.
     """
-    guess = (_VOLUME_TRUST * refined.log() + (1 - _VOLUME_TRUST) * plain.clamp_min(1.0).log()).sum(
-        1
-    )
-    guess = guess - scaled.clamp_min(0.1).log().sum(1)  # [B], logarithm of the number
+    guess = _VOLUME_TRUST * refined.log() + (1 - _VOLUME_TRUST) * plain.clamp_min(1.0).log()
+    guess = guess.sum(1) - scaled.clamp_min(0.1).log().sum(1)  # [B], logarithm of the number
     prior = counts.log_prior(lattice, formula)
     number = torch.arange(1, prior.shape[1] + 1, device=prior.device)
     z = (number.double().log() - guess[:, None]) / _COUNT_ERROR

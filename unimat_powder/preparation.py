@@ -7,8 +7,7 @@ from torch import Tensor
 from unimat_lib.views.grid import Grid, lorentz_polarisation
 from unimat_powder.pattern import Pattern, PatternError
 
-SNIP_HALF_WINDOW = 2.0
-"""Half width in degrees of the background filter: what is narrower than twice this is a peak."""
+SNIP_HALF_WINDOW = 2.0  # degrees; what is narrower than twice this is a peak, not background
 
 
 def to_grid(pattern: Pattern, grid: Grid, *, background: bool = True) -> Tensor:
@@ -16,16 +15,15 @@ def to_grid(pattern: Pattern, grid: Grid, *, background: bool = True) -> Tensor:
 
     Angles are converted to the grid's wavelength through d (sin theta / wavelength stays). Each
     grid point then gets the mean of the measured curve over its own interval of one step, so a peak
-    keeps its area whether the grid is coarser or finer than the measurement. Where the wavelengths
-    differ, intensities are then taken from the Lorentz-polarisation factor of the measured angle to
-    that of the new one, and from the old axis to the new. Grid points outside the measured range
-    are zero.
+    keeps its area whatever the two steps are. Where the wavelengths differ, intensities are taken
+    from the Lorentz-polarisation factor of the measured angle to that of the new one, and from the
+    old axis to the new. Grid points outside the measured range are zero.
 
     Args:
         pattern: The measurement.
         grid: Where to put it.
-        background: Subtract the background, see :func:`snip_background`; peaks narrower than about
-            twice ``SNIP_HALF_WINDOW`` survive. Otherwise intensities are only clipped at zero.
+        background: Subtract the background, see :func:`snip_background`; otherwise intensities are
+            only clipped at zero.
 
     Returns:
         float32 ``[P]``, scaled to a maximum of 1.
@@ -33,21 +31,16 @@ def to_grid(pattern: Pattern, grid: Grid, *, background: bool = True) -> Tensor:
     Raises:
         PatternError: No grid point lies inside the measured range, or nothing there rises above the
             background.
-
-    Source: SNIP after Ryan et al., Nucl. Instrum. Methods B 34, 396 (1988), with the shrinking
-        window of Morhac et al., Nucl. Instrum. Methods A 401, 113 (1997).
     """
-    measured, intensity = pattern.two_theta.numpy(), pattern.intensity.numpy()
-    sine = np.sin(np.radians(measured / 2)) * (grid.wavelength / pattern.wavelength)
+    sine = np.sin(np.radians(pattern.two_theta.numpy() / 2))
+    sine = sine * (grid.wavelength / pattern.wavelength)
     reachable = sine <= 1  # beyond, the d-spacing is too small for the grid's wavelength
     # Near 180 degrees rounding could turn points round.
     two_theta = np.maximum.accumulate(2 * np.degrees(np.arcsin(sine[reachable])))
-    intensity = intensity[reachable]
-    points = grid.two_theta.numpy()
+    intensity = pattern.intensity.numpy()[reachable]
+    points, slack = grid.two_theta.numpy(), 0.01 * grid.step  # for the rounding of angles in files
     covered = np.zeros(grid.num_points, dtype=bool)
     if len(two_theta) > 1:
-        # A hundredth of a step forgives the rounding of angles in files.
-        slack = 0.01 * grid.step
         covered = (points >= two_theta[0] - slack) & (points <= two_theta[-1] + slack)
     if covered.sum() < 2:
         reached = f"{two_theta[0]:.2f} to {two_theta[-1]:.2f}" if len(two_theta) else "nothing"
@@ -104,9 +97,8 @@ def snip_background(intensity: np.ndarray, *, half_window: int) -> np.ndarray:
     """Smooth background under the peaks (statistics-sensitive non-linear iterative peak clipping).
 
     Each point is replaced by the mean of its two neighbours at distance w where that is lower, for
-    w shrinking from ``half_window`` to 1, on a double logarithmic and square-root scale that treats
-    weak and strong peaks alike. The window shrinks by a fifth at a time: fewer steps wear less off
-    a broad hump.
+    w shrinking by fifths from ``half_window`` to 1 (fewer steps wear less off a broad hump), on a
+    double logarithmic and square-root scale that treats weak and strong peaks alike.
 
     Args:
         intensity: ``[n]``, equidistant.
@@ -114,6 +106,9 @@ def snip_background(intensity: np.ndarray, *, half_window: int) -> np.ndarray:
 
     Returns:
         float64 ``[n]``, nowhere above the intensities.
+
+    Source: Ryan et al., Nucl. Instrum. Methods B 34, 396 (1988), with the shrinking window of
+        Morhac et al., Nucl. Instrum. Methods A 401, 113 (1997).
     """
     floor = min(float(intensity.min()), 0.0)
     # On a scale of 1e4 the same background comes out whatever the unit of the intensity.

@@ -12,7 +12,7 @@ from unimat_lib.views.grid import CU_K_ALPHA
 from unimat_powder.pattern import Pattern, PatternError, check_points
 from unimat_powder.xrdml import parse_xrdml
 
-TEXT_SUFFIXES = (".xy", ".txt", ".dat", ".csv")
+SUFFIXES = (".xy", ".txt", ".dat", ".csv", ".xrdml")
 
 # A million points, ten times a long scan, need no more, and fit into any memory.
 _MAX_BYTES = 2**24
@@ -50,20 +50,18 @@ def read_pattern(path: str | os.PathLike[str], *, wavelength: float = CU_K_ALPHA
     """
     path = Path(path)
     suffix = path.suffix.lower()
-    if suffix not in (*TEXT_SUFFIXES, ".xrdml"):
+    if suffix not in SUFFIXES:
         raise PatternError(
-            f"{path.name}: expected one of {', '.join((*TEXT_SUFFIXES, '.xrdml'))}, "
-            f"but the file ends in {suffix!r}; export the pattern as two columns of text"
+            f"{path.name}: expected one of {', '.join(SUFFIXES)}, but the file ends in {suffix!r}; "
+            "export the pattern as two columns of text"
         )
     if path.exists() and not path.is_file():
         raise PatternError(f"{path.name}: expected a file, but this is a folder or a device")
     with path.open("rb") as file:
         data = file.read(_MAX_BYTES + 1)
     if len(data) > _MAX_BYTES:
-        raise PatternError(
-            f"{path.name}: expected a file of at most {_MAX_BYTES >> 20} MiB with one scan, "
-            "but it is larger; export that scan alone"
-        )
+        most = f"{_MAX_BYTES >> 20} MiB"
+        raise PatternError(f"{path.name}: expected one scan, at most {most}; export it alone")
     if suffix == ".xrdml":
         return parse_xrdml(data, name=path.name, wavelength=wavelength)
     return parse_text(_decode(data, path.name), name=path.name, wavelength=wavelength)
@@ -90,9 +88,8 @@ def parse_text(text: str, *, name: str = "text", wavelength: float = CU_K_ALPHA)
     """Read two columns, 2theta in degrees and intensity; further columns are ignored.
 
     Columns may be separated by commas, semicolons, tabs or spaces; beside the last three, a comma
-    may also be the decimal mark. Lines before the first pair of numbers are a header. After it only
-    blank lines and comments (``#``, ``!``, ``%``, ``'``, ``/``, ``*``, ``;``) may stand between the
-    points.
+    may also be the decimal mark. Lines before the first pair of numbers are a header; after it only
+    blank lines and comments (``#``, ``!``, ``%``, ``'``, ``/``, ``*``, ``;``) may stand in between.
 
     Args:
         text: Content of the file.
@@ -110,11 +107,9 @@ def parse_text(text: str, *, name: str = "text", wavelength: float = CU_K_ALPHA)
         what = "has no line with two numbers (2theta, intensity)" if lines else "is empty"
         raise PatternError(f"{name}: the file {what}")
     numbers = range(first + 1, len(lines) + 1)
+    how = dict(delimiter="," if "," in lines[first] else None, comments=None, usecols=(0, 1))
     try:  # nearly every file is like that, and read in a quarter of the time
-        delimiter = "," if "," in lines[first] else None
-        values = np.loadtxt(
-            lines[first:], delimiter=delimiter, comments=None, usecols=(0, 1), ndmin=2
-        )
+        values = np.loadtxt(lines[first:], ndmin=2, **how)
     except ValueError:
         values = np.empty((0, 2))
     if len(values) < len(numbers):  # something else stands between the points
@@ -125,9 +120,7 @@ def parse_text(text: str, *, name: str = "text", wavelength: float = CU_K_ALPHA)
     return Pattern(columns[0], columns[1], wavelength)
 
 
-def _points(
-    lines: Sequence[str], first: int, name: str
-) -> Iterator[tuple[int, tuple[float, float]]]:
+def _points(lines: Sequence[str], first: int, name: str) -> Iterator[tuple[int, Sequence[float]]]:
     """Line numbers and points; blank lines and comments may stand between them, nothing else."""
     for number, line in enumerate(lines[first:], start=first + 1):
         if point := _point(line):

@@ -36,21 +36,13 @@ _SYSTEMS = {("hexagonal", "P"): ("hexagonal", "trigonal"), ("hexagonal", "R"): (
 
 
 class RefinedCells(NamedTuple):
-    """Cells of ``B`` crystals after the search.
+    """Cells of ``B`` crystals after the search, float64 but for ``accepted``."""
 
-    Attributes:
-        lengths: float64 ``[B, 3]``, a, b, c in angstrom.
-        angles: float64 ``[B, 3]``, alpha, beta, gamma in degrees.
-        score: float64 ``[B]``, of the best cell found, see :func:`refine_cells`.
-        accepted: bool ``[B]``; where false, lengths and angles are the prediction itself.
-        explained: float64 ``[B]``, share of the peaks that the best cell explains.
-    """
-
-    lengths: Tensor
-    angles: Tensor
-    score: Tensor
-    accepted: Tensor
-    explained: Tensor
+    lengths: Tensor  # [B, 3], a, b, c in angstrom
+    angles: Tensor  # [B, 3], alpha, beta, gamma in degrees
+    score: Tensor  # [B], of the best cell found, see refine_cells
+    accepted: Tensor  # bool [B]; where false, lengths and angles are the prediction itself
+    explained: Tensor  # [B], share of the peaks that the best cell explains
 
 
 def refine_cells(
@@ -74,38 +66,34 @@ def refine_cells(
         ValueError: Shapes do not fit, or predictions are not finite or not positive.
     """
     _check_input(lengths, angles, peaks, system_probs)
-    dtype, device = torch.float64, peaks.two_theta.device
-    lengths, angles = lengths.to(device, dtype), angles.to(device, dtype)
+    device = peaks.two_theta.device
+    lengths, angles = (x.to(device, torch.float64) for x in (lengths, angles))
     volume = _volume(lengths, angles)
-    observed = in_q(_sorted(peaks))
-    few = line_count(volume[:, None], observed.q) < _MOST_LINES
-    observed = observed._replace(mask=observed.mask & few)
+    key = torch.where(peaks.mask, peaks.two_theta.double(), math.inf)
+    order = key.argsort(dim=1, stable=True)  # by rising angle, those that are none last
+    q, sigma, mask = (each.gather(1, order) for each in in_q(peaks))
+    observed = PeaksInQ(q, sigma, mask & (line_count(volume[:, None], q) < _MOST_LINES))
     score, explained = _score_before(observed, lengths, angles), torch.zeros_like(volume)
     found = search_cells(observed, volume)
     if found is None:
         return RefinedCells(lengths, angles, score, torch.zeros_like(volume).bool(), explained)
-    prior = _log_system(system_probs, len(lengths), device)[found.pattern, found.lattice]
-    scores = found.fit.score + prior
+    prior = _log_system(torch.ones(len(lengths), 7) if system_probs is None else system_probs)
+    scores = found.score + prior.to(device)[found.pattern, found.lattice]
 
     # The best few of each pattern, in Niggli form, against the predicted cell.
     order = _best_of_each(found.pattern, scores, found.lattice, count=_COMPARED)
     pattern, lattice = found.pattern[order], found.lattice[order]
-    cell = niggli_cells(found.fit.metric[order])
-    apart = torch.cat(
-        [
-            (cell[:, :3] / lengths[pattern]).log() / _LENGTH_ERROR,
-            (cell[:, 3:] - angles[pattern]) / _ANGLE_ERROR,
-        ],
-        dim=1,
-    )
-    weight = torch.tensor([1, 1, 1, 0.5, 0.5, 0.5], dtype=dtype, device=device)
+    cell = niggli_cells(found.metric[order])
+    longer = (cell[:, :3] / lengths[pattern]).log() / _LENGTH_ERROR
+    apart = torch.cat([longer, (cell[:, 3:] - angles[pattern]) / _ANGLE_ERROR], dim=1)
+    weight = lengths.new_tensor([1, 1, 1, 0.5, 0.5, 0.5])
     free = (lattice_bases(device)[lattice].abs().sum(1) > 0).double().sum(1)  # 1 to 6 numbers
     independent = free.clamp_max(3) / 3
     scores = scores[order] - independent * (weight * torch.log1p(apart.square())).sum(1)
     best = _best_of_each(pattern, scores, lattice, count=1)
     row = pattern[best]
 
-    explained = explained.index_copy(0, row, found.fit.explained[order[best]])
+    explained = explained.index_copy(0, row, found.explained[order[best]])
     after = score.index_copy(0, row, scores[best])
     accepted = (after > score + _MARGIN) & (after > 0) & (explained >= _EXPLAINED)
     before = torch.cat([lengths, angles], 1)
@@ -144,25 +132,16 @@ def _score_before(observed: PeaksInQ, lengths: Tensor, angles: Tensor) -> Tensor
     row = ((metric_determinant(metric) > 0) & observed.mask.any(1)).nonzero()[:, 0]
     if not len(row):
         return score
-    fit = fit_cells(metric[row], torch.full_like(row, TRICLINIC), row, observed, tolerances=())
+    fit = fit_cells(metric[row], torch.full_like(row, TRICLINIC), row, observed, ())
     return score.index_copy(0, row, fit.score)
 
 
-def _log_system(system_probs: Tensor | None, count: int, device: torch.device) -> Tensor:
+def _log_system(system_probs: Tensor) -> Tensor:
     """Log-probability ``[B, 14]`` of each Bravais lattice's crystal systems; never hopeless."""
-    if system_probs is None:
-        return torch.zeros(count, len(BRAVAIS_LATTICES), dtype=torch.float64, device=device)
-    probs = system_probs.to(device, torch.float64)
+    probs = system_probs.double()
     systems = (_SYSTEMS.get(lattice, lattice[:1]) for lattice in BRAVAIS_LATTICES)
     places = ([CRYSTAL_SYSTEMS.index(name) for name in names] for names in systems)
     return torch.stack([probs[:, some].sum(1) for some in places], 1).clamp(1e-3, 1).log()
-
-
-def _sorted(peaks: ObservedPeaks) -> ObservedPeaks:
-    """By rising angle, those that are none last."""
-    key = torch.where(peaks.mask, peaks.two_theta.double(), math.inf)
-    order = key.argsort(dim=1, stable=True)
-    return ObservedPeaks(*(each.gather(1, order) for each in peaks[:4]), peaks.wavelength)
 
 
 def _check_input(

@@ -11,14 +11,11 @@ from unimat_powder.pattern import Pattern, PatternError, check_points
 
 log = logging.getLogger(__name__)
 
-_MAX_TAGS = 10**6  # a scan has some fifty; every one takes memory
+_MAX_TAGS = 10**6  # a scan has some fifty
 
 
 class _PlainTree(ElementTree.TreeBuilder):
-    """A tree of a document without a DOCTYPE: entities, and bombs of them, come in one."""
-
-    def doctype(self, name: str, *_: object) -> None:
-        """Refuse it."""
+    def doctype(self, name: str, *_: object) -> None:  # entities, and bombs of them, come in one
         raise ValueError(f"a DOCTYPE {name[:40]} is not allowed: remove it")
 
 
@@ -37,19 +34,17 @@ def parse_xrdml(data: bytes, *, name: str = "xrdml", wavelength: float = CU_K_AL
     Raises:
         PatternError: Not XML, not XRDML, or points that make no pattern.
     """
-    if data.count(b"<") > _MAX_TAGS:
+    if max(data.count(b"<"), data.count(b"=")) > _MAX_TAGS:  # or attributes
         raise PatternError(f"{name}: expected one scan, but came more than {_MAX_TAGS} tags")
     try:
         root = ElementTree.fromstring(data, ElementTree.XMLParser(target=_PlainTree()))
     except (ElementTree.ParseError, ValueError, LookupError) as error:  # or an unknown encoding
         raise PatternError(f"{name}: not a readable XML document ({error})") from None
-    scans = root.findall(".//{*}scan")
-    if not scans:
+    scan, *more = root.findall(".//{*}scan") or [None]
+    if scan is None:
         raise PatternError(f"{name}: expected an XRDML document with a <scan>, but found none")
-    if len(scans) > 1:
-        log.warning("%s holds %d scans; the first one is used", name, len(scans))
-    scan = scans[0]
-
+    if more:
+        log.warning("%s holds %d scans; the first one is used", name, 1 + len(more))
     counts = scan.find(".//{*}intensities")
     counts = scan.find(".//{*}counts") if counts is None else counts
     if counts is None:
@@ -67,11 +62,8 @@ def parse_xrdml(data: bytes, *, name: str = "xrdml", wavelength: float = CU_K_AL
     else:
         two_theta = np.linspace(*(_xml_number(end, name) for end in ends), len(intensity))
     check_points(two_theta, intensity, name, lambda i: f"point {i + 1}")
-    return Pattern(
-        torch.from_numpy(two_theta),
-        torch.from_numpy(intensity),
-        _xrdml_wavelength(root, name) or wavelength,
-    )
+    wavelength = _xrdml_wavelength(root, name) or wavelength
+    return Pattern(torch.from_numpy(two_theta), torch.from_numpy(intensity), wavelength)
 
 
 def _xrdml_wavelength(root: ElementTree.Element, name: str) -> float | None:

@@ -1,4 +1,4 @@
-"""Tables of the chapters: recall, lost patterns, cells."""
+"""Tables of the chapter on alignment: recall, lost patterns."""
 
 from __future__ import annotations
 
@@ -7,10 +7,6 @@ import pytest
 import torch
 
 from unimat_book.chapters.alignment import lost_patterns, recall_table
-from unimat_book.chapters.fusion import cells_table
-from unimat_lib.crystals.table import CRYSTAL_SYSTEMS
-from unimat_lib.datasets.prototypes import worked_crystal
-from unimat_powder.identify import Identification
 
 
 def test_recall_is_the_mean_over_crystals_and_seeds():
@@ -34,14 +30,3 @@ def test_lost_patterns(prototype_table):
     assert numbers["lost_alike"] == pytest.approx(1)
     everything, numbers = lost_patterns(points, patterns, some, depth=4)
     assert len(everything) == 4 and numbers["lost_share"] == 0
-
-
-def test_cells_beside_the_truth():
-    rutile = worked_crystal()
-    said = Identification(
-        (3.0, 4.5, 4.6), (90.0, 90.0, 91.0), dict.fromkeys(CRYSTAL_SYSTEMS, 1 / 7)
-    )
-    table = cells_table(rutile, {"answer": said})
-    assert table.index.tolist() == ["true", "answer"]
-    assert table.loc["true", "a (Å)"] == pytest.approx(float(rutile.lengths[0, 0]))
-    assert table.loc["answer"].tolist() == [3.0, 4.5, 4.6, 90.0, 90.0, 91.0]

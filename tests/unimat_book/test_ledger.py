@@ -336,6 +336,13 @@ def test_all_claims_are_judged_together():
     assert list(judged[judged["id"] == "c"]["verdict"]) == ["worse"] + ["not measured"] * 2
 
 
+def test_the_ledger_sends_to_chapters_that_write_its_settings():
+    chapters = {c.number: c.path.read_text("utf-8") for c in Book(project_root()).chapters.values()}
+    for keys, function in ((PREDICTIONS, "predictions"), (RANKS, "save_ranks(")):
+        for (_, variant), number in keys.items():
+            assert function in chapters[number] and f'"{variant}"' in chapters[number], number
+
+
 def test_everything_is_read_or_the_missing_file_named(tmp_path):
     for setting, variant in PREDICTIONS:
         folder = tmp_path / "predictions"

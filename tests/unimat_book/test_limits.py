@@ -4,7 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from unimat_book import limits
 from unimat_book.limits import (
     lattice_multiple,
     lookalikes,
@@ -64,6 +67,41 @@ def test_voronoi_lengths_belong_to_the_lattice(change):
     assert abs(round(np.linalg.det(change))) == 1
     other = change @ metric @ change.T
     np.testing.assert_allclose(voronoi_lengths(other), voronoi_lengths(metric), rtol=1e-6)
+
+
+@given(
+    st.lists(st.tuples(st.permutations(range(3)), st.integers(-3000, 3000)), min_size=1, max_size=4)
+)
+@settings(max_examples=60)
+def test_very_skewed_cells_have_the_lengths_of_their_lattice_or_are_refused(shears):
+    """Unimodular matrices with entries of any size: no wrong length comes out in silence."""
+    change = np.eye(3)
+    for (i, j, _), times in shears:
+        shear = np.eye(3)
+        shear[i, j] = times
+        change = shear @ change
+    reduced = metric_tensors(np.array([[4.1, 5.3, 7.7]]), np.array([[81.0, 95.0, 104.0]]))
+    try:
+        found = voronoi_lengths(change @ reduced @ change.T)
+    except ValueError as error:
+        assert "too skewed" in str(error) and np.abs(change).max() > 100
+    else:
+        np.testing.assert_allclose(found, voronoi_lengths(reduced), rtol=1e-4)
+
+
+@pytest.mark.parametrize("times", [1000, 10_000])
+def test_one_large_shear_is_undone(times):
+    """Selling's own steps subtract once at a time: two hundred of them left such cells wrong."""
+    metric, change = metrics(), np.array([[1, 0, 0], [0, 1, 0], [times, -times // 3, 1]])
+    found = voronoi_lengths(change @ metric @ change.T)
+    np.testing.assert_allclose(found, voronoi_lengths(metric), rtol=1e-6)
+
+
+def test_a_reduction_that_does_not_end_is_an_error(monkeypatch):
+    monkeypatch.setattr(limits, "_MAX_STEPS", 1)
+    change = np.array(CHANGES[2])
+    with pytest.raises(ValueError, match="did not reduce"):
+        voronoi_lengths(change @ metrics() @ change.T)
 
 
 def test_voronoi_lengths_move_smoothly():

@@ -12,7 +12,19 @@ import pandas as pd
 import pytest
 import torch
 
-from unimat_book.record import Recorder, chapter_results, data_note, project_root, require_file
+from unimat_book.record import (
+    READ_NOTES,
+    RUN_DIR,
+    STAGED,
+    STAGING,
+    Recorder,
+    chapter_results,
+    data_note,
+    product,
+    project_root,
+    require_file,
+)
+from unimat_lib.files import file_hash
 
 
 @pytest.fixture
@@ -120,15 +132,44 @@ def test_tables(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         rec.table("bad", frame.replace(0.5, np.inf), caption="x")
 
 
-def test_staging_keeps_the_last_good_file(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def staging(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What unimat-book sets while it runs a chapter."""
+    monkeypatch.setenv(STAGING, str(root / "_build/scratch/staging"))
+    monkeypatch.setenv(RUN_DIR, str(root / "data"))
+    return root / "_build/scratch/staging"
+
+
+def test_staging_keeps_the_last_good_file(root: Path, request: pytest.FixtureRequest) -> None:
     Recorder("01_x", "data")("mae", 1.0)
-    monkeypatch.setenv("UNIMAT_STAGING", str(root / "staging"))
-    monkeypatch.setenv("UNIMAT_RUN_DIR", str(root / "data"))
-    assert chapter_results("01_x", "data") == {"mae": 1.0}
+    staging = request.getfixturevalue("staging")
     Recorder("01_x", "data")("mae", 2.0)
     assert json.loads((root / "data/results/01_x.json").read_text()) == {"mae": 1.0}
-    assert json.loads((root / "staging/results/01_x.json").read_text()) == {"mae": 2.0}
-    assert chapter_results("01_x", "data") == {"mae": 2.0}  # what this very run wrote
+    assert json.loads((staging / "results/01_x.json").read_text()) == {"mae": 2.0}
+    assert chapter_results("01_x", "data") == {"mae": 2.0}  # what this very run has written
+
+
+def test_only_what_is_published_waits_in_the_staging_folder(root: Path, staging: Path) -> None:
+    for kind in STAGED:
+        assert product(f"data/{kind}/a/b.txt") == staging / kind / "a/b.txt"
+        assert product(root / "data" / kind) == staging / kind
+    for name in ("data/runs/01_x/a.ckpt", "data/x.json", "elsewhere/results/a.json"):
+        assert product(name) == root / name
+
+
+def test_what_another_chapter_wrote_is_noted_when_it_is_read(root: Path, staging: Path) -> None:
+    noted = ("data/results/03_x.json", "data/published.yml")
+    for name in (*noted, "data/runs/01_x/kept.parquet"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("{}")
+        require_file(name, made_by="never")
+    outside = root.parent / f"{root.name}-outside.txt"
+    outside.write_text("mine")
+    require_file(outside, made_by="never")
+    Recorder("01_x", "data")("mae", 1.0)
+    chapter_results("01_x", "data")
+    lines = (staging / READ_NOTES).read_text().splitlines()
+    assert dict(map(json.loads, lines)) == {name: file_hash(root / name) for name in noted}
 
 
 def test_glue_is_what_myst_nb_makes(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,10 +97,6 @@ def test_figures(known, after):
     ]
     for figure in drawn:
         assert figure.png().startswith(b"\x89PNG")
-    with pytest.raises(ValueError, match="no cell"):
-        plot_peaks_and_lines(lines, lines, {})
-    with pytest.raises(ValueError, match="no predictions"):
-        plot_error_shares({})
 
 
 def test_frames_that_do_not_fit(known):

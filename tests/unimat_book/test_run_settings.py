@@ -148,7 +148,7 @@ def test_command_line_mistakes(root: Path, tool: Tool) -> None:
         (("run", "01", "--set", "=1"), "expected name=value"),
         (("run", "01", "--set", "rate=nan"), "rate must be float, got str 'nan'"),
         (("run", "01", "--set", "rate=1e999"), "rate is inf: expected finite numbers"),
-        (("run", "01", "--set", f"rate={'9' * 400}"), "rate is too large for a float"),
+        (("run", "01", "--set", f"rate={'9' * 400}"), ": expected finite numbers, text"),
         (("run", "01", "--set", f"epochs={'9' * 5000}"), "too long or too deeply nested"),
         (("run", "01", "--set", f"epochs={'[' * 100_000}"), "too long or too deeply nested"),
         (("run", "01", "--set", f"epochs={'[' * 900}{']' * 900}"), "must be int, got str"),

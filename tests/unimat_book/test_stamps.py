@@ -11,7 +11,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
-from toy_book import Tool, edit, files, stamp
+from toy_book import Tool, edit, files, hashes, stamp
 
 from unimat_book.record import STAGED
 from unimat_book.run.order import READS, chapter_waits
@@ -323,8 +323,14 @@ def test_a_broken_notebook_is_one_line(content: bytes | float, published: Path, 
         assert not any("Traceback" in line or "Notebook JSON" in line for line in lines)
     assert "is not a notebook" in tool("status").stdout
     assert tool("refresh", "01").returncode == 1
+
+
+def test_a_broken_notebook_is_made_anew(published: Path, tool: Tool) -> None:
+    before = hashes(published)
+    (published / FIRST).write_bytes(b"\0" * 5000)
     assert tool("run", "01", "--profile", "full").returncode == 0
     assert tool("check").returncode == 0
+    assert hashes(published) == before
 
 
 def test_what_was_read_is_what_was_waited_for(published: Path, tool: Tool, monkeypatch) -> None:

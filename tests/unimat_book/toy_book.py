@@ -108,6 +108,10 @@ full:
   all: {run_dir: data}
   01_first: {epochs: 5}
 """
+RESULTS = (
+    "<!-- results:begin -->\n\n*No results yet: `unimat-book run all --profile full` makes them.*"
+    "\n\n<!-- results:end -->\n"
+)
 FILES = {
     "chapters/src/01_first.md": FIRST,
     "chapters/src/02_second.md": SECOND,
@@ -129,10 +133,10 @@ FILES = {
     "index.md": (
         "# A small book\n\nIt has a landing page with one cross-page number, "
         "{glue:text}`chapters/01_first.ipynb::doubled:d`.\n\n"
-        "<!-- results:begin -->\n<!-- results:end -->\n\n"
+        f"{RESULTS}\n"
         "<!-- status:begin -->\n<!-- status:end -->\n"
     ),
-    "README.md": "# A small book\n\n<!-- results:begin -->\n<!-- results:end -->\n",
+    "README.md": f"# A small book\n\n{RESULTS}",
     "_toc.yml": (
         "format: jb-book\nroot: index.md\nchapters:\n"
         "  - file: chapters/01_first.ipynb\n  - file: chapters/02_second.ipynb\n"

@@ -88,7 +88,7 @@ def test_temperature_is_learned_also_beyond_its_limit(beyond):
 
 @pytest.mark.parametrize("scale", [-1.0, 0.0, 120.0, math.inf, math.nan])
 def test_a_temperature_that_none_is_refused(scale):
-    with pytest.raises(ValueError, match="start_scale above 0 and at most 100"):
+    with pytest.raises(ValueError, match=r"start_scale in \(0, 100\]"):
         AlignmentLoss(start_scale=scale)
 
 

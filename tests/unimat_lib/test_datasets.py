@@ -6,8 +6,8 @@ import gzip
 import os
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -22,8 +22,7 @@ from unimat_lib.crystals.structures import from_structures
 from unimat_lib.crystals.table import CRYSTAL_SYSTEMS, SPLITS, CrystalError
 from unimat_lib.datasets.__main__ import main
 from unimat_lib.datasets.chunks import _prepare_chunk
-from unimat_lib.datasets.cif_folder import hashed_split
-from unimat_lib.datasets.download import download
+from unimat_lib.datasets.cif_folder import cif_files, cif_folder_source, hashed_split
 from unimat_lib.datasets.mp_extra import _lattice, apart_from
 from unimat_lib.datasets.preparation import (
     DATASETS,
@@ -42,7 +41,7 @@ from unimat_lib.datasets.prototypes import (
     predicted_volume_ratio,
 )
 from unimat_lib.datasets.report import DataError
-from unimat_lib.datasets.source import git_blob_id, manifest
+from unimat_lib.datasets.source import git_blob_id, manifest, read_cif_row
 from unimat_lib.files import file_hash
 from unimat_lib.identity import Identity
 
@@ -296,24 +295,6 @@ def test_other_code_makes_the_table_anew(tmp_path, monkeypatch, caplog):
     assert calls == [1]
 
 
-def test_processes_that_need_one_table_prepare_it_once(tmp_path):
-    code = (
-        "from unimat_lib.datasets import preparation as p\n"
-        "original = p._prepare\n"
-        "p._prepare = lambda *a, **k: print('prepared') or original(*a, **k)\n"
-        f"options = dict(cache_dir={str(tmp_path / 'c')!r}, limit=40, workers=1)\n"
-        "print(p.load_dataset('prototypes', **options).content_hash())\n"
-    )
-    started = [
-        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    words = [word for process in started for word in process.communicate()[0].split()]
-    assert [process.returncode for process in started] == [0, 0]
-    assert words.count("prepared") == 1
-    assert len(set(words)) == 2  # and one hash
-
-
 def test_the_identity_follows_the_code_that_matters():
     known = {name: preparation_identity(name) for name in DATASETS}
     assert len({identity.digest for identity in known.values()}) == len(DATASETS)
@@ -515,71 +496,7 @@ def test_manifest_names_the_extra_file():
     assert len(entry["sha256"]) == 64 and entry["licence"] and entry["rows"] == 117080
 
 
-# ---- download
-
-
-@pytest.fixture
-def server(monkeypatch):
-    """A web server on this machine: what ``pages`` says, ``/cut`` breaks off half way."""
-    pages = {"/train.csv": b"a,b\n1,2\n" * 100, "/cut": b"a,b\n1,2\n" * 100}
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            body = pages.get(self.path)
-            self.send_response(200 if body else 404)
-            self.send_header("Content-Length", str(len(body or b"")))
-            self.end_headers()
-            self.wfile.write((body or b"")[: 50 if self.path == "/cut" else None])
-
-        def log_message(self, *args):
-            pass
-
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=httpd.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{httpd.server_port}", pages
-    httpd.shutdown()
-    httpd.server_close()
-
-
-def test_download_is_checked_and_kept(server, tmp_path):
-    url, pages = server
-    blob = git_blob_id(pages["/train.csv"])
-    path = download(f"{url}/train.csv", tmp_path / "sub" / "train.csv", blob=blob)
-    assert path.read_bytes() == pages["/train.csv"]
-    assert [p.name for p in path.parent.iterdir()] == ["train.csv"]
-
-
-@pytest.mark.parametrize(
-    ("page", "reason"),
-    [
-        ("/train.csv", "git blob id 0000 expected, but [0-9a-f]{40} came .*800 bytes.*Try again"),
-        ("/cut", "Nothing was kept. Try again"),
-        ("/absent.csv", "cannot be downloaded.*404.*UNIMAT_DATA"),
-    ],
-)
-def test_failed_downloads_leave_nothing(server, tmp_path, page, reason):
-    with pytest.raises(DataError, match=reason):
-        download(f"{server[0]}{page}", tmp_path / "train.csv", blob="0000")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_mp_20_is_downloaded_when_no_folder_is_given(server, tmp_path, monkeypatch):
-    url, pages = server
-    monkeypatch.delenv("UNIMAT_DATA", raising=False)
-    write_mp_20(tmp_path / "public", source=False)
-    entries = {}
-    for split in SPLITS:
-        pages[f"/{split}.csv"] = (tmp_path / "public" / f"{split}.csv").read_bytes()
-        blob = git_blob_id(pages[f"/{split}.csv"])
-        entries[split] = {"url": f"{url}/{split}.csv", "git_blob": blob, "rows": 3}
-    monkeypatch.setattr(f"{MODULE}.mp_20.manifest", lambda: {"mp_20": {"files": entries}})
-    table = load_dataset("mp_20", cache_dir=tmp_path / "c", workers=1)
-    assert len(table) == 9
-    pages.clear()  # a second time nothing is fetched
-    prepare_dataset("mp_20", cache_dir=tmp_path / "c", workers=1)
+# ---- manifest
 
 
 def test_git_blob_id_is_that_of_git():
@@ -662,6 +579,110 @@ def test_nothing_of_a_folder_or_its_table_vanishes(cifs, tmp_path):
     assert report.notes["properties_without_file"] == 1
     info = load_dataset("cif_folder", properties=csv, **options).info.set_index("material_id")
     assert info.loc["007", "gap"] == 3.0  # its zeros are part of the name
+
+
+OWN = ["lattice", "frac_coords", "atomic_numbers", "was_primitive", "row", "formula", "source"]
+
+
+@pytest.mark.parametrize("name", [*OWN, "space_group_spglib", "material_id"])
+def test_a_property_that_is_called_like_a_column_of_the_table_is_refused(cifs, tmp_path, name):
+    """Fault: ``lattice`` broke the table, ``row`` and others vanished."""
+    csv = tmp_path / "p.csv"
+    pd.DataFrame({"file": ["salt"], "gap": [8.5], name: [1]}).to_csv(csv, index=False)
+    with pytest.raises(DataError, match=rf"p.csv: .* has columns \['{name}'\] itself; rename"):
+        prepare_dataset("cif_folder", folder=cifs, properties=csv, cache_dir=tmp_path / "c")
+
+
+def test_properties_of_any_other_name_and_kind_arrive(cifs, tmp_path):
+    csv = tmp_path / "p.csv"
+    csv.write_text(
+        ",file,Unnamed: no index,offsets,index,note,flag\n"
+        "0,salt.cif,1,2,3,of the sea,True\n1,rutile.CIF,4,5,6,,False\n"
+    )
+    options = {"folder": cifs, "properties": csv, "cache_dir": tmp_path / "c", "workers": 1}
+    info = load_dataset("cif_folder", **options).info.set_index("material_id")
+    kept = ["Unnamed: no index", "offsets", "index", "note", "flag"]
+    assert info.columns.tolist()[-5:] == kept
+    assert info.loc["salt", kept].tolist() == [1, 2, 3, "of the sea", True]
+    assert info.loc["blende", kept].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("written", "number"),
+    [
+        ("Fm-3m", 225),
+        ("F m -3 m", 225),
+        ("P 21/c", 14),
+        ("P2(1)/c", 14),
+        ("P2_1/c", 14),
+        ("221", 221),
+        ("221.0", 221),
+        ("", 225),  # spglib's
+    ],
+)
+def test_a_textual_space_group_is_understood(cifs, tmp_path, written, number):
+    """Fault: a symbol in place of the number vanished."""
+    csv = tmp_path / "p.csv"
+    for column in ("space_group", "spacegroup.number"):
+        csv.write_text(f"file,{column},gap\nsalt,{written},1\nrutile,P4_2/mnm,2\n")
+        options = {"folder": cifs, "properties": csv, "cache_dir": tmp_path / "c", "workers": 1}
+        info = load_dataset("cif_folder", **options).info.set_index("material_id")
+        assert info["space_group"].to_dict() == {"salt": number, "rutile": 136, "blende": 216}
+        assert info["space_group_spglib"].to_dict() == {"salt": 225, "rutile": 136, "blende": 216}
+        assert column == "space_group" or column not in info
+
+
+@pytest.mark.parametrize("wrong", ["Fm-9m", "0", "231", "-1", "225.5", "cubic", "nan", "inf"])
+def test_a_space_group_that_nobody_knows_is_refused(cifs, tmp_path, wrong):
+    csv = tmp_path / "p.csv"
+    csv.write_text(f"file,space_group\nsalt,225\nrutile,{wrong}\n")
+    with pytest.raises(DataError, match=rf"p.csv: space_group of 'rutile' is '{wrong}'"):
+        prepare_dataset("cif_folder", folder=cifs, properties=csv, cache_dir=tmp_path / "c")
+    csv.write_text("file,space_group,spacegroup.number\nsalt,225,225\n")
+    with pytest.raises(DataError, match="keep one of them"):
+        prepare_dataset("cif_folder", folder=cifs, properties=csv, cache_dir=tmp_path / "c")
+
+
+def test_hostile_file_names_write_nothing_outside_of_the_cache(cifs, tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "far.cif").write_text(cif(ZNS))
+    (cifs / "link.cif").symlink_to(outside / "far.cif")
+    (cifs / "dangling.cif").symlink_to(outside / "absent.cif")
+    (cifs / "folder.cif").mkdir()
+    os.mkfifo(cifs / "pipe.cif")
+    names = ["..", "a\nb", "$(touch x)", "%s{0}", "' or 1", "-rf", "\u202egpj"]
+    for name in names:
+        (cifs / f"{name}.cif").write_text(cif(NACL))
+    (Path(os.fsdecode(bytes(cifs) + b"/\xff\xfe.cif"))).write_text(cif(NACL))
+    csv = tmp_path / "p.csv"
+    rows = ["../outside/far", "/etc/passwd", "..", "link", "salt"]
+    pd.DataFrame({"file": rows, "gap": range(5)}).to_csv(csv, index=False)
+    before = {path: path.lstat().st_mtime_ns for path in tmp_path.rglob("*")}
+    options = {"folder": cifs, "properties": csv, "cache_dir": tmp_path / "c", "workers": 1}
+    report = prepare_dataset("cif_folder", **options)
+    info = load_dataset("cif_folder", **options).info.set_index("material_id")
+    assert set(info.index) == {"salt", "rutile", "blende", "link", r"\xff\xfe", *names}
+    assert info["gap"].dropna().to_dict() == {"..": 2, "link": 3, "salt": 4}
+    assert {d["material_id"] for d in report.dropped} == {"../outside/far", "/etc/passwd"}
+    after = {path: path.lstat().st_mtime_ns for path in tmp_path.rglob("*")}
+    new = set(after) - set(before)
+    assert all(path.is_relative_to(tmp_path / "c") for path in new)
+    assert all(after[path] == before[path] for path in before)
+
+
+def test_two_files_of_one_name_and_huge_files_are_refused(cifs, tmp_path):
+    with (cifs / "huge.cif").open("wb") as handle:
+        handle.truncate(2**33)  # a hole: it takes no room
+    started = time.monotonic()
+    files = [path for path in cif_files(cifs) if path.stem == "huge"]
+    with pytest.raises(CrystalError, match="more than 20,000,000 characters"):
+        read_cif_row(cif_folder_source(files, None, None).rows[0])
+    assert time.monotonic() - started < 10
+    (cifs / "huge.cif").unlink()
+    (cifs / "salt.CIF").write_text(cif(NACL))
+    with pytest.raises(DataError, match=r"salt\.CIF and salt\.cif: rename one"):
+        prepare_dataset("cif_folder", folder=cifs, cache_dir=tmp_path / "c")
 
 
 def test_folders_without_a_crystal(tmp_path):

@@ -436,7 +436,7 @@ def test_rendering_is_captured_in_a_cuda_graph(reflections):
 
 
 def test_errors_say_what_to_do():
-    with pytest.raises(ValueError, match=r"Es \(Z = 99\).*leave crystals"):
+    with pytest.raises(ValueError, match=r"leave out crystals with Es \(Z = 99\)"):
         bragg_reflections(make_table([COPPER, cubic(4.0, [[0, 0, 0]], [99])]), g_max=1.0)
     with pytest.raises(ValueError, match="g_max must be positive"):
         bragg_reflections(make_table([COPPER]), g_max=0.0)
@@ -613,7 +613,7 @@ def test_senseless_ranges_are_refused(bad):
 
 def test_effects_of_another_batch_or_without_generator_are_refused(reflections):
     effects = draw_effects(Measurement(noise=0.1), 2, generator=seeded())
-    with pytest.raises(ValueError, match="drawn for 2 patterns"):
+    with pytest.raises(ValueError, match="effects of 2 patterns"):
         render(reflections, torch.tensor([0]), GRID, effects=effects, generator=seeded())
     with pytest.raises(ValueError, match=r"expected a torch\.Generator"):
         render(reflections, torch.tensor([0, 1]), GRID, effects=effects)

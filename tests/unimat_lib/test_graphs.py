@@ -155,7 +155,7 @@ def test_bad_arguments(table, arguments):
 def test_flat_cell_is_named():
     flat = np.array([[3.0, 0, 0], [0, 3.0, 0], [3.0, 3.0, 0]])
     table = make_table([(np.eye(3), [[0, 0, 0]], [1]), (flat, [[0, 0, 0]], [1])])
-    with pytest.raises(ValueError, match=r"crystals \[1\] have a cell without volume"):
+    with pytest.raises(ValueError, match=r"those of crystals \[1\] have none"):
         periodic_graph(table, cutoff=3.0)
 
 
@@ -194,7 +194,7 @@ def test_scaled_equals_a_graph_of_the_strained_crystals(table):
         scaled = graph.scaled(factor).select([c])
         torch.testing.assert_close(scaled.distance, alone.distance)
         torch.testing.assert_close(scaled.vector, alone.vector)
-    with pytest.raises(ValueError, match="expected one factor for each of 3"):
+    with pytest.raises(ValueError, match="expected 3 factors"):
         graph.scaled(factor[:2])
 
 
@@ -227,7 +227,7 @@ def test_padded(table):
 def test_padded_to_too_small_a_size(table, spare):
     graph = periodic_graph(table, cutoff=4.0)
     atoms, edges = len(graph.atomic_numbers) + spare[0], len(graph.distance) + spare[1]
-    with pytest.raises(ValueError, match=f"do not fit into {atoms} and {edges}"):
+    with pytest.raises(ValueError, match=f"do not fit into {atoms} and {edges}: raise"):
         graph.padded(num_atoms=atoms, num_edges=edges)
 
 

@@ -275,7 +275,7 @@ HOSTILE = {
     ),
     "a gigantic text": lambda d: " " * 2**22 + json.dumps(d),
     "not UTF-8": lambda d: json.dumps(d).encode("utf-16"),
-    "NUL": lambda d: json.dumps(d).replace("gated", "\x00"),
+    "NUL": lambda d: json.dumps(d).replace("concat", "\x00"),
     "no config": lambda d: '{"format": 1}',
     "an unknown field": lambda d: with_settings(d, "config", depth=3),
     "an unknown argument": lambda d: with_settings(d, "config", "xrd", kernel=3),

@@ -204,9 +204,9 @@ def test_peaks_among_countless_lines_of_a_large_cell_are_left_out():
     at = (5.5, 60.0, 90.0, 170.0)
     lines = sum(torch.exp(-(((two_theta - x) / 0.05) ** 2)) for x in at)
     large = Identification((30.0,) * 3, (90.0,) * 3, dict.fromkeys(CRYSTAL_SYSTEMS, 1 / 7))
-    begin = time.monotonic()
+    begin = time.process_time()
     assert not refine_cell(large, Pattern(two_theta, lines, wavelength=0.3)).accepted
-    assert time.monotonic() - begin < 60
+    assert time.process_time() - begin < 10
 
 
 def test_command_line_refines(model_file, tmp_path, capsys):
@@ -370,9 +370,9 @@ def check_legal(made):
         pattern = Pattern(*made)
     except PatternError:
         return
-    begin = time.monotonic()
+    begin = time.process_time()
     assert_answer_or_one_line(make_model(("xrd",)), pattern, refine=True)
-    assert time.monotonic() - begin < 60
+    assert time.process_time() - begin < 10
 
 
 def test_the_command_line_has_no_traceback(tmp_path, model_file):

@@ -78,9 +78,9 @@ def test_the_search_knows_a_cell_by_its_volume_alone(crystals, patterns):
     found = search_cells(in_q(find_peaks(patterns[rows], GRID)), 1.2 * crystals.volume[rows])
     for place, row in enumerate(rows):
         here = (found.pattern == place).nonzero()[:, 0]
-        best = here[found.fit.score[here].argmax()]
+        best = here[found.score[here].argmax()]
         assert BRAVAIS_LATTICES[found.lattice[best]] == list(CELLS)[row]
-        cell = niggli_cells(found.fit.metric[best][None])
+        cell = niggli_cells(found.metric[best][None])
         torch.testing.assert_close(cell[0, :3], crystals.lengths[row], rtol=1e-3, atol=0)
 
 

@@ -27,18 +27,9 @@ def linear_probe(
     """Errors frame of linear models on what a frozen encoder says.
 
     The cell comes from ridge regression, the crystal system from logistic regression, both on
-    standardised embeddings; the strength of the ridge is chosen by leave-one-out on ``train``.
-
-    Args:
-        model: Its encoder stays as it is; its heads are not used.
-        views: Views of ``table``.
-        table: The crystals.
-        train: Rows to fit on, int64 ``[T]``.
-        test: Rows to predict, int64 ``[B]``.
-        modality: Which encoder.
-
-    Returns:
-        As :func:`.predict`.
+    standardised embeddings; the strength of the ridge is chosen by leave-one-out on ``train``. The
+    heads of the model are not used, its encoder stays as it is. ``train`` ``[T]`` and ``test``
+    ``[B]`` are rows of ``table``, int64; the result is as that of :func:`.predict`.
 
     Source: the linear evaluation protocol of Alain and Bengio, arXiv 1610.01644.
     """
@@ -82,12 +73,7 @@ def retrieval_table(
 
 
 def retrieval_examples(
-    queries: Sequence[int],
-    similarity: Tensor,
-    patterns: Tensor,
-    names: Sequence[str],
-    *,
-    ranks: Tensor,
+    queries: list[int], similarity: Tensor, patterns: Tensor, names: list[str], *, ranks: Tensor
 ) -> list[dict[str, object]]:
     """What :func:`.plot_retrieval_examples` draws: queries with their five best candidates.
 
@@ -131,13 +117,9 @@ def preferred_wrong(similarity: Tensor, patterns: Tensor, table: CrystalTable) -
 def geometry(points: Mapping[str, Tensor]) -> dict[str, float]:
     """Alignment, uniformity and gap of structures and patterns in a shared space.
 
-    Args:
-        points: ``structure`` and ``xrd`` to unit vectors ``[n, d]`` of the same crystals; the first
-            2,000 are looked at.
-
-    Returns:
-        The mean squared distance of pairs, the logarithm of the mean Gaussian potential of either
-        view, and the distance between the two centres.
+    Points are unit vectors ``[n, d]`` of the same crystals, the first 2,000 are looked at. The mean
+    squared distance of pairs, the logarithm of the mean Gaussian potential of either view, and the
+    distance between the two centres.
 
     Source: Wang and Isola, arXiv 2005.10242, equations 1 and 2; the gap: Liang et al., arXiv
     2203.02053.
@@ -179,13 +161,10 @@ def _spaced(name: str) -> str:
 def lost_patterns(
     points: Mapping[str, Tensor], patterns: Tensor, table: CrystalTable, *, depth: int = 10
 ) -> tuple[pd.DataFrame, dict[str, float]]:
-    """Patterns that miss their structure, and whether what they prefer looks like them.
+    """Patterns ``[n, P]`` that miss their structure, and whether what they prefer looks like them.
 
-    Args:
-        points: ``xrd`` and ``structure`` to unit vectors ``[n, d]``.
-        patterns: Their patterns ``[n, P]``.
-        table: The same crystals.
-        depth: A structure beyond this rank is lost; where none is, all crystals are taken.
+    Points are unit vectors ``[n, d]`` of ``xrd`` and ``structure`` of the same crystals. A
+    structure beyond the rank ``depth`` is lost; where none is, all crystals are taken.
 
     Returns:
         Rows of :func:`.preferred_wrong` with ``rank``, and ``lost_share``,

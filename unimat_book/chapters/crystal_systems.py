@@ -139,14 +139,13 @@ def novelty_table(
     """Errors and accuracies by novelty, and how much of the whole error each kind carries.
 
     Args:
-        frames: Model to the errors frames of its seeds, same crystals in the same order. The last
-            model is the one whose error is shared out.
-        kinds: See :func:`novelty`.
+        frames: Model to the errors frames of its seeds, same crystals in the same order.
+        kinds: See :func:`.novelty`.
 
     Returns:
-        One row per category of ``NOVELTY`` and set of elements that can occur, also empty ones,
-        and one for all crystals: their number and share, for each model its error and its accuracy
-        in percent (means over seeds), and ``share of the error (%)``.
+        One row per category and set of elements that can occur, also empty ones, and one for all
+        crystals: number and share, error and accuracy of each model (means over seeds), and the
+        share of the last model's error.
     """
     errors = {name: over_seeds(seeds) for name, seeds in frames.items()}
     right = {name: over_seeds(seeds, "crystal_system_accuracy") for name, seeds in frames.items()}
@@ -213,10 +212,7 @@ def fusion_facts(
 
 
 def view_errors(frames: Mapping[str, pd.DataFrame]) -> tuple[pd.DataFrame, float]:
-    """Whether the views of a crystal err on the same crystals, and in the same direction.
-
-    Args:
-        frames: View to errors frame, same crystals in the same order.
+    """Whether the views of crystals (the same in each frame) err alike, and in one direction.
 
     Returns:
         One row per view: ``error (Å)`` (scaled length MAE), ``smallest error (%)``, the share of
@@ -297,17 +293,14 @@ def circumstances(
     dense: float,
     ambiguous: np.ndarray,
 ) -> pd.DataFrame:
-    """What may make the cell of a crystal hard to find, for each crystal that is asked about.
+    """What may make the cell of each of ``C`` test crystals hard to find: a bool per circumstance.
 
     Args:
-        test: ``C`` crystals.
+        test: The crystals.
         train: The training crystals, for the range of the lengths.
         lines_per_degree: Lines in each crystal's pattern, ``[C]`` per degree of 2theta.
         dense: More than so many are too many.
         ambiguous: Where another cell has nearly the same pattern, bool ``[C]``.
-
-    Returns:
-        ``C`` rows of bools, one column per circumstance. Several may hold, or none.
     """
     low, high = np.quantile(train.lengths.cpu().numpy(), [0.0025, 0.9975], axis=0)
     lengths = test.lengths.cpu().numpy()
@@ -329,16 +322,11 @@ def circumstances(
 def worst_counts(
     frames: Mapping[str, pd.DataFrame], reasons: pd.DataFrame, *, n: int
 ) -> pd.DataFrame:
-    """What the worst length errors of models are, counted, beside what holds for all crystals.
+    """What the ``n`` worst length errors of models are, counted, beside all test crystals.
 
-    Args:
-        frames: Model to errors frame, same crystals in the same order.
-        reasons: See :func:`circumstances`, for the same crystals.
-        n: How many errors, from the worst one.
-
-    Returns:
-        One row per entry of ``WRONG_CELLS`` and per circumstance: ``what``, a count for each model,
-        and ``all test crystals (%)`` (NaN for kinds of wrong cells), the share that chance gives.
+    All frames and ``reasons`` (see :func:`circumstances`) hold the same crystals. One row per entry
+    of ``WRONG_CELLS`` and per circumstance, with a count for each model and ``all test crystals
+    (%)``, the share that chance gives (NaN for kinds of wrong cells).
     """
     flags = reasons.assign(**{"none of these circumstances": ~reasons.any(axis=1)})
     table = pd.DataFrame(index=pd.Index([*WRONG_CELLS, *flags], name="what"))
@@ -364,17 +352,11 @@ def worst_share(frame: pd.DataFrame, *, n: int) -> float:
 def worst_errors(
     frame: pd.DataFrame, table: CrystalTable, reasons: pd.DataFrame, *, n: int
 ) -> pd.DataFrame:
-    """The ``n`` largest length errors with what can be said of each.
+    """The ``n`` largest length errors on test crystals with what can be said of each.
 
-    Args:
-        frame: Errors frame of the test crystals.
-        table: All crystals with their splits.
-        reasons: See :func:`circumstances`, for the test crystals.
-        n: How many, from the worst one.
-
-    Returns:
-        The columns of :func:`.worst_table` with ``predicted system``, ``how it is wrong`` and
-        ``what may have made it hard``. The index is the place among the test crystals.
+    ``table`` holds all crystals with their splits, ``reasons`` those of :func:`circumstances`. The
+    columns are those of :func:`.worst_table` and three more; the index is the place among the test
+    crystals.
     """
     place = worst_first(frame, n=n)
     names, part = np.array(reasons.columns, dtype=object), frame.iloc[place]

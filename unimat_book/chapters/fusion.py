@@ -33,13 +33,8 @@ def strategies_table(
 ) -> pd.DataFrame:
     """One row per fused model.
 
-    Args:
-        runs: (name of the strategy, word for its alignment) to run.
-        validation: The same keys to the loss by which the choice is made.
-
-    Returns:
-        ``fusion``, ``alignment``, ``weights of the fusion``, ``validation loss``, the test errors,
-        and ``low`` and ``high``, the 95 % interval of the scaled length error.
+    Keys are the name of the strategy and a word for its alignment; ``validation`` is the loss by
+    which the choice is made. ``low`` and ``high`` are the 95 % interval of the scaled length error.
     """
     rows = []
     for (fusion, alignment), run in runs.items():
@@ -64,12 +59,9 @@ def strategies_table(
 def withheld_table(
     asked: Mapping[tuple[str, str], pd.DataFrame], metric: str, *, columns: Sequence[str]
 ) -> pd.DataFrame:
-    """A metric of models (rows) that are given some of their views (columns).
+    """A metric (see :func:`.cell_metrics`) of models (rows) that are given some views (columns).
 
-    Args:
-        asked: (model, views given) to errors frame.
-        metric: A key of :func:`.cell_metrics`.
-        columns: Order of the columns.
+    Keys of ``asked`` are the model and the views that it was given.
     """
     values = {key: cell_metrics(frame)[metric] for key, frame in asked.items()}
     models = dict.fromkeys(model for model, _ in asked)

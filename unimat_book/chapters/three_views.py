@@ -18,26 +18,18 @@ from unimat_powder.lines import merged_peaks
 class Comparison(NamedTuple):
     """Agreement and speed of the batch simulator and pymatgen's ``XRDCalculator``."""
 
-    checked: int
-    """Crystals compared."""
-    merged_otherwise: int
-    """Crystals with another number of peaks, because equal angles were rounded apart."""
-    angle_gap: float
-    """Largest difference of a peak position, degrees, on all other crystals."""
-    height_gap: float
-    """Largest difference of a peak height, relative to the crystal's highest."""
-    batch_ms: float
-    """Time per crystal of the batch simulator, milliseconds."""
-    pymatgen_ms: float
-    """Time per crystal of pymatgen, milliseconds."""
+    checked: int  # crystals compared
+    merged_otherwise: int  # crystals with other peaks, because equal angles were rounded apart
+    angle_gap: float  # largest difference of a peak position, degrees, on all other crystals
+    height_gap: float  # largest difference of a peak height, relative to the crystal's highest
+    batch_ms: float  # time per crystal of the batch simulator, milliseconds
+    pymatgen_ms: float  # time per crystal of pymatgen, milliseconds
 
 
 def compare_with_pymatgen(table: CrystalTable, grid: Grid) -> Comparison:
     """Compare the peaks of every crystal of a (small) table with pymatgen's, one by one.
 
-    Args:
-        table: Crystals.
-        grid: Range of 2theta and wavelength; the points play no part.
+    The grid tells the range of 2theta and the wavelength; its points play no part.
     """
     from pymatgen.analysis.diffraction.xrd import XRDCalculator
 
@@ -64,10 +56,8 @@ def compare_with_pymatgen(table: CrystalTable, grid: Grid) -> Comparison:
             angle_gap = max(angle_gap, float(np.abs(pattern.x - angle).max()))
             gap = np.abs(pattern.y / 100 - height / height.max()).max()
             height_gap = max(height_gap, float(gap))
-    per_crystal = 1000 / len(table)
-    return Comparison(
-        len(table), otherwise, angle_gap, height_gap, ours * per_crystal, theirs * per_crystal
-    )
+    times = (1000 * seconds / len(table) for seconds in (ours, theirs))
+    return Comparison(len(table), otherwise, angle_gap, height_gap, *times)
 
 
 def view_costs(
@@ -75,21 +65,13 @@ def view_costs(
 ) -> pd.DataFrame:
     """Build each view of a table by itself, cut random batches from it, and say what that took.
 
-    Args:
-        table: The crystals.
-        batch_size: Crystals per batch.
-        seed: Of the choice of crystals.
-        **settings: Passed to :func:`.build_views`.
-
-    Returns:
-        One row per view: ``view``, ``build_seconds``, ``mebibytes``, ``batch_ms`` and
-        ``incomplete``, the number of crystals with an atom without neighbours, or without a peak.
+    ``seed`` is that of the choice of crystals, ``settings`` go to :func:`.build_views`. One row per
+    view: ``view``, ``build_seconds``, ``mebibytes``, ``batch_ms`` and ``incomplete``, the number of
+    crystals with an atom without neighbours, or without a peak.
     """
-    batches = 10
-    index = torch.randint(
-        len(table), (batches, batch_size), generator=torch.Generator().manual_seed(seed)
-    )
-    rows = []
+    batches, rows = 10, []
+    generator = torch.Generator().manual_seed(seed)
+    index = torch.randint(len(table), (batches, batch_size), generator=generator)
     for modality in MODALITIES:
         start = time.perf_counter()
         views = build_views(table, modalities=(modality,), **settings)

@@ -44,11 +44,7 @@ def _darken(color: str, amount: float) -> tuple[float, ...]:
 
 @styled
 def plot_crystal_system_counts(frame: pd.DataFrame) -> Figure:
-    """Crystals per crystal system and split.
-
-    Args:
-        frame: one row per crystal with `crystal_system` (name or 0..6) and `split`.
-    """
+    """Crystals per `crystal_system` (name or 0..6) and `split`, columns of the frame."""
     require_columns(frame, ["crystal_system", "split"])
     counts = pd.crosstab(system_names(frame["crystal_system"]), as_array(frame["split"]))
     counts = counts.reindex(CRYSTAL_SYSTEMS, fill_value=0)
@@ -79,13 +75,7 @@ def plot_crystal_system_counts(frame: pd.DataFrame) -> Figure:
 
 @styled
 def plot_cell_histograms(lengths: Array, angles: Array, num_atoms: Array) -> Figure:
-    """Distributions of a, b, c (angstrom), alpha, beta, gamma (degrees) and atoms per cell.
-
-    Args:
-        lengths: [C, 3] in angstrom.
-        angles: [C, 3] in degrees.
-        num_atoms: [C].
-    """
+    """Distributions of lengths (angstrom), angles (degrees), both [C, 3], and numbers of atoms."""
     lengths, angles, num_atoms = as_array(lengths), as_array(angles), as_array(num_atoms)
     figure = new_figure(3.1)
     panels = figure.subplots(1, 3)
@@ -303,11 +293,8 @@ def edge_handles() -> list[Line2D]:
 def plot_crystal_graph(table: Any, graph: Any) -> Figure:
     """The periodic graph of one crystal: edges inside the cell and edges to images in other cells.
 
-    Of every atom the six nearest neighbours are drawn, ties included.
-
-    Args:
-        table: `CrystalTable` the graph was built from; its first crystal is drawn.
-        graph: `PeriodicGraph`.
+    `graph` was built from `table`, whose first crystal is drawn; of every atom the six nearest
+    neighbours, ties included.
     """
     figure = new_figure(4.8, width=5.6)
     axes = figure.add_subplot()

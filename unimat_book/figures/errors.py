@@ -33,11 +33,9 @@ from unimat_lib.evaluation.metrics import expected_calibration_error, reliabilit
 
 @styled
 def plot_confusion(matrices: Mapping[str, Array]) -> Figure:
-    """Confusion matrices in two columns: true systems in rows, percent of the row in the cells.
+    """Confusion matrices [7, 7] by title: true systems in rows, percent of the row in the cells.
 
-    Args:
-        matrices: title -> [7, 7] counts, row = true system, column = predicted system. Rows must
-            count the same crystals: their numbers are written once, at the left.
+    Rows must count the same crystals: their numbers are written once, at the left.
     """
     counts = {name: as_array(matrix).astype(float) for name, matrix in matrices.items()}
     if {x.shape for x in counts.values()} != {(7, 7)}:
@@ -71,13 +69,7 @@ def plot_confusion(matrices: Mapping[str, Array]) -> Figure:
 
 @styled
 def plot_parity(true: Array, predicted: Array, *, columns: Sequence[str]) -> Figure:
-    """Predicted against true lengths: one density per column, its mean absolute error above.
-
-    Args:
-        true: [N, K] in angstrom.
-        predicted: [N, K] in angstrom.
-        columns: K names.
-    """
+    """Predicted against true lengths [N, K], angstrom: a density and the mean error per column."""
     true, predicted = as_array(true).astype(float), as_array(predicted).astype(float)
     figure = new_figure(1.2 + 6.6 / max(len(columns), 2), layout="compressed")
     panels = figure.subplots(1, len(columns), squeeze=False)[0]
@@ -107,11 +99,8 @@ def plot_parity(true: Array, predicted: Array, *, columns: Sequence[str]) -> Fig
 def plot_error_by_symmetry(frame: pd.DataFrame, *, column: str, label: str, hue: str) -> Figure:
     """Distribution of an error in each crystal system: median, middle half and middle 90 %.
 
-    Args:
-        frame: one row per crystal and model with `crystal_system`, `column` and `hue`.
-        column: the error; its axis is logarithmic.
-        label: axis label with its unit.
-        hue: column that tells the models apart.
+    The frame has a row per crystal and model with `crystal_system`, `column` (the error, named by
+    `label` with its unit) and `hue`, which tells the models apart.
     """
     require_columns(frame, ["crystal_system", column, hue])
     names = system_names(frame["crystal_system"])
@@ -151,15 +140,10 @@ def plot_error_by_symmetry(frame: pd.DataFrame, *, column: str, label: str, hue:
 
 @styled
 def plot_error_against(quantities: Mapping[str, Array], error: Array, *, ylabel: str) -> Figure:
-    """Median and quantile bands of an error along quantities such as the cell volume.
+    """Median and quantile bands of an error [N] along quantities [N], a panel for each.
 
     The crystals are cut into eight equally filled bins (fewer where many have one value); bins
-    with fewer than five crystals are not drawn.
-
-    Args:
-        quantities: axis label with unit -> [N], one panel each.
-        error: [N].
-        ylabel: with unit.
+    with fewer than five crystals are not drawn. Keys and `ylabel` are axis labels with units.
     """
     error = as_array(error).astype(float)
     figure = new_figure(3.5)
@@ -199,14 +183,9 @@ def plot_fusion_comparison(
 ) -> Figure:
     """Dot plot with intervals, one row per method.
 
-    Args:
-        frame: one row per dot with `value`, the interval `low` and `high` (it may be NaN) and the
-            columns named below.
-        xlabel: with unit.
-        hue: column that tells the dots of one row apart.
-        label: column with the row names.
-        reference: value marked by a vertical line.
-        reference_label: its name.
+    The frame has a row per dot with `value`, `low` and `high` (the interval, may be NaN), the
+    column `label` with the row names, and `hue`, which tells the dots of one row apart. A vertical
+    line marks the `reference`.
     """
     require_columns(frame, [label, hue, "value", "low", "high"])
     names, groups = list(dict.fromkeys(frame[label])), list(dict.fromkeys(frame[hue]))
@@ -237,9 +216,7 @@ def plot_fusion_comparison(
 def plot_missing_modality(frame: pd.DataFrame, *, label: str) -> Figure:
     """Heat map of an error: rows are models, columns the modalities given (NaN: cannot run).
 
-    Args:
-        frame: values; index and columns are the tick labels.
-        label: metric with its unit; dark marks small values.
+    Index and columns are the tick labels; dark marks small values.
     """
     values = frame.to_numpy(dtype=float)
     figure = new_figure(1.6 + 0.5 * len(frame))

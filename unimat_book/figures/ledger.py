@@ -22,10 +22,8 @@ from unimat_book.figures.style import (
 def plot_paper_vs_ours(frame: pd.DataFrame, *, xlabel: str) -> Figure:
     """Published value, our reproduction, our value and its refinement, a row per claim.
 
-    Args:
-        frame: columns `claim`, `paper`, `reproduction`, `ours` and `ours_refined`, and of the last
-            three the intervals (`ours_low`, `ours_high`, ...); NaN where there is no value.
-        xlabel: with unit.
+    Columns `claim`, `paper`, `reproduction`, `ours` and `ours_refined`, and of the last three the
+    intervals (`ours_low`, `ours_high`, ...); NaN where there is no value.
     """
     hollow = {"mfc": "white", "mew": 1.6}
     looks = {

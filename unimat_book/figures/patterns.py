@@ -40,13 +40,9 @@ def plot_pattern(
     reference: tuple[Array, Array],
     labels: tuple[str, str] = ("this pattern", "reference"),
 ) -> Figure:
-    """Two powder patterns, each scaled to maximum 1, the second mirrored below zero.
+    """Two powder patterns [P], each scaled to maximum 1, the second mirrored below zero.
 
-    Args:
-        two_theta: [P] degrees.
-        intensity: [P], any scale.
-        reference: two_theta and intensity of the second pattern.
-        labels: names in the legend.
+    `reference` holds the 2theta (degrees) and the intensity of the second.
     """
     figure = new_figure(3.6)
     axes = figure.add_subplot()
@@ -61,12 +57,7 @@ def plot_pattern(
 
 @styled
 def plot_patterns_stack(two_theta: Array, patterns: Mapping[str, Array]) -> Figure:
-    """Several patterns on the same grid, each scaled to maximum 1 and shifted up.
-
-    Args:
-        two_theta: [P] degrees.
-        patterns: name -> [P]; the first one is drawn on top.
-    """
+    """Several patterns [P] by name, each scaled to maximum 1 and shifted up, the first on top."""
     x = as_array(two_theta)
     palette = label_colors(list(patterns))
     figure = new_figure(1.2 + 0.72 * len(patterns))
@@ -87,14 +78,9 @@ def plot_patterns_stack(two_theta: Array, patterns: Mapping[str, Array]) -> Figu
 def plot_three_views(
     table: Any, graph: Any, two_theta: Array, intensity: Array, *, peaks: Array
 ) -> Figure:
-    """One crystal drawn in its cell, its periodic graph beside it and its powder pattern below.
+    """The first crystal of a table in its cell, its periodic graph beside it, its pattern below.
 
-    Args:
-        table: `CrystalTable`; its first crystal is drawn.
-        graph: `PeriodicGraph` of the same table.
-        two_theta: [P] degrees.
-        intensity: [P].
-        peaks: positions of the Bragg peaks (degrees), drawn as ticks under the pattern.
+    `peaks` are positions of the Bragg peaks (degrees), drawn as ticks under the pattern.
     """
     figure = new_figure(6.2)
     grid = figure.add_gridspec(2, 2, height_ratios=(1.55, 1), width_ratios=(1, 1.1))
@@ -122,13 +108,9 @@ def formula_text(formula: str) -> str:
 def plot_measurement_effects(
     two_theta: Array, rows: Mapping[str, Array], *, reference: Array, window: tuple[float, float]
 ) -> Figure:
-    """What each measurement effect does to one pattern, the undisturbed one in grey.
+    """What each measurement effect does to one pattern [P], the undisturbed one in grey.
 
-    Args:
-        two_theta: [P] degrees.
-        rows: effect with its size ("zero shift 0.2°") -> pattern [P].
-        reference: [P] undisturbed pattern.
-        window: part of the 2theta axis to show, degrees.
+    Keys of `rows` name the effect with its size; `window` is the part of the axis to show, degrees.
     """
     x, clean = as_array(two_theta), as_array(reference)
     inside = (x >= window[0]) & (x <= window[1])

@@ -1,4 +1,4 @@
-"""Figures of the performance chapter, in the style of :mod:`unimat_book.figures.style`."""
+"""Measured speeds in, figures of growth and of goals out."""
 
 import textwrap
 from collections.abc import Iterable, Mapping
@@ -23,11 +23,8 @@ def plot_growth(series: Mapping[str, Iterable[Mapping[str, float]]]) -> Figure:
     A thin grey line of slope 1 runs through the largest point of each series: points that lie on it
     grow in proportion to the data.
 
-    Args:
-        series: Name to points with ``crystals`` and ``seconds``, at two or more sizes.
-
-    Raises:
-        ValueError: If there is no series, or one has fewer than two sizes.
+    Points have ``crystals`` and ``seconds``; no series, or one of fewer than two sizes, is a
+    ValueError.
     """
     if not series:
         raise ValueError("there is no series to draw: give at least one")
@@ -62,12 +59,8 @@ def plot_against_targets(frame: pd.DataFrame) -> Figure:
     Above, ratios to a baseline (more is better); below, use of a budget of time, memory or growth
     (less is better). Blue circles reach their target, red squares do not.
 
-    Args:
-        frame: Columns `what`, `kind` (``ratio`` or ``budget``), `value` (the ratio, or the part of
-            the budget that is used) and `target` (NaN where there is none; 1 for a budget).
-
-    Raises:
-        ValueError: If a column or every row is missing, or a value is not positive.
+    The frame is that of :func:`.goal_table`; without rows or with a value that is not positive it
+    is refused.
     """
     missing = [name for name in ("what", "kind", "value", "target") if name not in frame.columns]
     if missing or not len(frame):

@@ -1,4 +1,4 @@
-"""Figures of the refinement chapter, in the style of :mod:`unimat_book.figures.style`."""
+"""Peaks, lines and refined errors frames in, figures out."""
 
 from collections.abc import Mapping
 
@@ -14,18 +14,10 @@ from unimat_book.figures.style import INK, MUTED, PALETTE, as_array, new_figure,
 def plot_peaks_and_lines(
     q: np.ndarray, height: np.ndarray, lines: Mapping[str, np.ndarray]
 ) -> Figure:
-    """Observed peaks over Q, and below them where cells would have lines.
+    """Observed peaks over Q (1/angstrom^2), and below them the lines that cells would have.
 
-    Args:
-        q: Q of the peaks, 1/angstrom^2, ``[K]``.
-        height: Their heights ``[K]``; the square root is drawn, so that weak ones show.
-        lines: Name of a cell to Q of its lines.
-
-    Raises:
-        ValueError: If there is no cell.
+    Of the heights the square root is drawn, so that weak ones show.
     """
-    if not lines:
-        raise ValueError("there is no cell to compare with: give at least one")
     q, height = as_array(q), np.sqrt(as_array(height))
     figure = new_figure(2.2 + 0.3 * len(lines))
     axes = figure.add_subplot()
@@ -44,16 +36,10 @@ def plot_peaks_and_lines(
 
 @styled
 def plot_error_shares(frames: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]]) -> Figure:
-    """Share of the crystals whose three lengths are all within an error, before and after.
+    """Share of the crystals whose three lengths are all within an error.
 
-    Args:
-        frames: Name of a model to its errors frames before and after the refinement.
-
-    Raises:
-        ValueError: If there is no model.
+    `frames` has for each model its errors frames before and after the refinement.
     """
-    if not frames:
-        raise ValueError("there are no predictions to draw: give at least one model's")
     figure = new_figure(3.4)
     axes = figure.add_subplot()
     columns = [f"relative_error_{name}" for name in "abc"]

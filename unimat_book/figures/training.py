@@ -35,9 +35,7 @@ from unimat_book.figures.style import (
 def plot_magpie_features(values: Array, names: Sequence[str]) -> Figure:
     """The fourteen most unusual composition features of one crystal.
 
-    Args:
-        values: [F] features, in standard deviations from the training mean.
-        names: F names ("MagpieData mean Electronegativity", ...).
+    `values` [F] are in standard deviations from the training mean, `names` are Magpie's.
     """
     values = as_array(values).astype(float)
     if len(values) != len(names):
@@ -64,12 +62,9 @@ def plot_learning_curves(
     metrics: Mapping[str, str],
     best_epoch: Mapping[str, int],
 ) -> Figure:
-    """Training histories, one panel per metric and one line per run.
+    """Training histories, one panel per metric (column -> axis label) and one line per run.
 
-    Args:
-        histories: label -> history with a column `epoch` and metric columns (any may be missing).
-        metrics: column -> axis label with its unit.
-        best_epoch: label -> epoch to mark with a dot.
+    A history has a column `epoch` and metric columns, any may be missing; a dot marks `best_epoch`.
     """
     figure = new_figure(0.55 + 2.6)
     panels = figure.subplots(1, len(metrics), squeeze=False)[0]
@@ -93,15 +88,9 @@ def plot_learning_curves(
 def plot_data_curve(curve: pd.DataFrame, *, ylabel: str) -> Figure:
     """Error against the number of training crystals, both axes logarithmic.
 
-    On such axes a power law is a straight line: its slope says what more data buys.
-
-    Args:
-        curve: columns `crystals` (training crystals), `error` and `label` (one line each). Rows
-            that share label and crystals are seeds: dots, with the line through their mean.
-        ylabel: the error, with its unit.
-
-    Raises:
-        ValueError: If a column is missing, or a number cannot stand on a logarithmic axis.
+    On such axes a power law is a straight line: its slope says what more data buys. Columns are
+    `crystals`, `error` and `label` (one line each); rows that share label and crystals are seeds:
+    dots, with the line through their mean.
     """
     require_columns(curve, ["crystals", "error", "label"])
     numbers = curve[["crystals", "error"]].to_numpy(dtype=float)
@@ -136,11 +125,8 @@ def plot_data_curve(curve: pd.DataFrame, *, ylabel: str) -> Figure:
 def plot_retrieval_examples(two_theta: Array, examples: Sequence[Mapping[str, Any]]) -> Figure:
     """Queries and their five best candidates, the right one marked.
 
-    Args:
-        two_theta: [P] degrees.
-        examples: up to three mappings with `query` [P], `candidates` [K, P] (best first), `labels`
-            (K names), `scores` [K], `correct` (position of the right one in the list or None) and
-            `title`.
+    An example has `query` [P], `candidates` [K, P] (best first), `labels` (K names), `scores` [K],
+    `correct` (position of the right one in the list or None) and `title`.
     """
     x = as_array(two_theta)
     figure = new_figure(4.7)
@@ -169,13 +155,7 @@ def plot_retrieval_examples(two_theta: Array, examples: Sequence[Mapping[str, An
 
 @styled
 def plot_embedding_map(xy: Array, system: Array, *, modality: Array) -> Figure:
-    """Two-dimensional map of the shared space: colour is crystal system, marker is modality.
-
-    Args:
-        xy: [N, 2] coordinates, of t-SNE.
-        system: [N] crystal-system names or indices.
-        modality: [N] names from `MODALITY_MARKERS`.
-    """
+    """Map [N, 2] of the shared space, from t-SNE: colour is crystal system, marker is modality."""
     xy, names, kinds = as_array(xy), system_names(system), as_array(modality).astype(object)
     figure = new_figure(5.0)
     axes = figure.add_subplot()

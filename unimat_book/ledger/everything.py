@@ -3,15 +3,11 @@
 import os
 from pathlib import Path
 
-import pandas as pd
-
 from unimat_book.ledger.predictions import check_same_crystals, load_predictions
 from unimat_book.ledger.ranks import load_ranks, recall_rows
 from unimat_book.ledger.rows import ledger_rows
 from unimat_book.ledger.settings import PREDICTIONS, RANKS, SETTINGS, VARIANTS
-
-ByKey = dict[tuple[str, str], list[pd.DataFrame]]
-"""(setting, variant) to a frame per seed."""
+from unimat_book.ledger.verdicts import ByKey
 
 
 def load_all(folder: str | os.PathLike[str], *, profile: str) -> tuple[ByKey, ByKey]:

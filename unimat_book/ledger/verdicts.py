@@ -15,6 +15,11 @@ from unimat_book.ledger.settings import SETTINGS, VARIANTS
 from unimat_book.statistics import over_seeds
 from unimat_lib.evaluation.metrics import LOWER_IS_BETTER, PER_CRYSTAL
 
+Row = Mapping[str, object]
+Frames = Sequence[pd.DataFrame]
+ByKey = Mapping[tuple[str, str], Frames]
+"""(setting, variant) to a frame per seed."""
+
 _INTERVAL_Z = float(norm.ppf(0.975))
 _NONE = ("–", "not measured")  # number and verdict where there is no number
 
@@ -37,7 +42,7 @@ def half_width(variances: Sequence[tuple[float, int]], *, level: float) -> float
 
 
 def paper_verdict(
-    row: Mapping[str, object] | None,
+    row: Row | None,
     published: float,
     *,
     rounding: float,
@@ -76,24 +81,14 @@ def paper_verdict(
 
 
 def paired_difference(
-    first: Sequence[pd.DataFrame],
-    second: Sequence[pd.DataFrame],
-    metric: str,
-    *,
-    level: float = 0.95,
+    first: Frames, second: Frames, metric: str, *, level: float = 0.95
 ) -> tuple[float, float, float]:
     """How much a metric changes from one model to another on the same crystals.
 
-    Args:
-        first: Errors frames of the seeds of one model.
-        second: Those of the other; the number of seeds may differ.
-        metric: A key of :data:`.PER_CRYSTAL`.
-        level: Coverage of the interval.
-
-    Returns:
-        ``second`` minus ``first`` and the ends of its interval over crystals and seeds. Each
-        crystal is compared with itself, so what all models find hard cancels; seeds do not. With
-        a single seed on one side their spread is unknown and both ends are NaN.
+    ``second`` minus ``first`` (errors frames of the seeds of two models, a key of
+    :data:`.PER_CRYSTAL`), and the ends of its interval over crystals and seeds. Each crystal is
+    compared with itself, so what all models find hard cancels; seeds do not. With a single seed on
+    one side their spread is unknown and both ends are NaN.
 
     Raises:
         ValueError: If the crystals differ.
@@ -125,12 +120,7 @@ def change_verdict(low: float, high: float, *, lower_is_better: bool) -> str:
 
 
 def judge_claim(
-    claim: Mapping[str, object],
-    rows: Sequence[Mapping[str, object]],
-    frames: Mapping[tuple[str, str], Sequence[pd.DataFrame]],
-    *,
-    variant: str,
-    num_claims: int,
+    claim: Row, rows: Sequence[Row], frames: ByKey, *, variant: str, num_claims: int
 ) -> tuple[str, str]:
     """Our number for a claim, with its interval, and the verdict.
 
@@ -163,9 +153,7 @@ def judge_claim(
 
 
 def judge_claims(
-    claims: Sequence[Mapping[str, object]],
-    rows: Sequence[Mapping[str, object]],
-    frames: Mapping[tuple[str, str], Sequence[pd.DataFrame]],
+    claims: Sequence[Row], rows: Sequence[Row], frames: ByKey
 ) -> tuple[pd.DataFrame, int]:
     """All verdicts on some claims, which hold together at the family-wise level of 95 %.
 
@@ -192,9 +180,7 @@ def judge_claims(
     return pd.DataFrame(judged, columns=["id", "variant", "number", "verdict"]), count
 
 
-def _chosen(
-    settings: Sequence[str], frames: Mapping[tuple[str, str], object], variant: str
-) -> tuple[list[tuple[str, str]], str] | None:
+def _chosen(settings: Sequence[str], frames: ByKey, variant: str) -> tuple[list, str] | None:
     """Keys of the settings in a variant or what stands in for it, and a note that says so.
 
     ``None`` where a setting has neither, or where no setting has the variant itself.
@@ -211,12 +197,10 @@ def _judge_order(claim, rows, frames, *, variant: str) -> tuple[str, str]:
     chosen = _chosen(claim["settings"], frames, variant)
     if chosen is None:
         return _NONE
-    values = [
-        find_row(rows, setting=s, variant=v, metric=claim["metric"])["mean"] for s, v in chosen[0]
-    ]
-    pairs = list(itertools.combinations(values, 2))
+    found = [find_row(rows, setting=s, variant=v, metric=claim["metric"]) for s, v in chosen[0]]
+    pairs = list(itertools.combinations([row["mean"] for row in found], 2))
     same = sum(a < b for a, b in pairs)
-    word = {len(pairs): "confirmed", 0: "contradicted"}.get(same, "partly")
+    word = {0: "contradicted", len(pairs): "confirmed"}.get(same, "partly")
     return f"{same} of {len(pairs)} pairs in this order{chosen[1]}", word
 
 

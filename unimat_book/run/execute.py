@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ import nbformat
 
 from unimat_book.record import READ_NOTES, STAGED
 from unimat_book.run import stamps
-from unimat_book.run.interruption import QUIET, uninterrupted
-from unimat_book.run.kernels import KERNEL, offered_kernel, only_one, scratch_folder
+from unimat_book.run.interruption import AT_THE_END, QUIET, uninterrupted
+from unimat_book.run.kernels import KERNEL, offered_kernel, only_one, scratch_folder, sweep
 from unimat_book.run.order import chapter_waits, run_side_by_side
 from unimat_book.run.plain_yaml import BookError
 from unimat_book.run.sources import Book, Chapter, parse_settings
@@ -73,6 +74,7 @@ def run(book: Book, args: argparse.Namespace) -> None:
     environment = {**os.environ, "UNIMAT_ROOT": str(book.root), QUIET: "1"}
     if jobs > 1:
         environment["OMP_NUM_THREADS"] = str(max(cores // jobs, 1))
+    AT_THE_END.append(partial(sweep, book))  # of a chapter's process that had to be killed
     begun = time.monotonic()
     run_side_by_side(
         chapter_waits([chapter.name for chapter in chosen]),

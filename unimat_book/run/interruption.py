@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from types import FrameType
 
 import psutil
@@ -17,12 +15,12 @@ SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 QUIET = "UNIMAT_QUIET"
 """Set for the process of one chapter among several: the one that started it does the talking."""
 
-SCRATCH: set[Path] = set()
-"""Folders that go when this process ends."""
+AT_THE_END: list[Callable[[], object]] = []
+"""What is to be called when a signal ends this process and its children are gone."""
 
 
 def end_cleanly_on_signals() -> None:
-    """From now on end the children, remove the scratch folders and say one line."""
+    """From now on end the children, clean up and say one line."""
     for number in SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:  # nohup
             signal.signal(number, _end)
@@ -38,8 +36,8 @@ def _end(number: int, frame: FrameType | None) -> None:
     psutil.wait_procs(children, timeout=10)
     _send("kill", below)
     psutil.wait_procs(below, timeout=10)
-    for folder in SCRATCH:
-        shutil.rmtree(folder, ignore_errors=True)
+    for clean in AT_THE_END:
+        clean()
     if QUIET not in os.environ:
         with suppress(OSError):
             os.write(2, b"interrupted; finished notebooks are untouched\n")

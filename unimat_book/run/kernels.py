@@ -9,10 +9,11 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from unimat_book.record import RUN_DIR, STAGING
-from unimat_book.run.interruption import SCRATCH, uninterrupted
+from unimat_book.run.interruption import AT_THE_END, uninterrupted
 from unimat_book.run.plain_yaml import BookError
 from unimat_book.run.sources import Book
 from unimat_lib.files import alone_in
@@ -35,24 +36,32 @@ def only_one(book: Book, what: str) -> Iterator[None]:
         yield
 
 
+def sweep(book: Book) -> Path:
+    """Remove the scratch folders of runs that were killed; the folder that they are in."""
+    parent = book.root / "_build" / "scratch"
+    parent.mkdir(parents=True, exist_ok=True)
+    for folder in parent.iterdir():
+        # A living run holds its folder locked; the lock of a dead one is free.
+        with suppress(OSError), alone_in(folder, wait=False):
+            shutil.rmtree(folder, ignore_errors=True)
+    return parent
+
+
 @contextmanager
 def scratch_folder(book: Book, name: str) -> Iterator[Path]:
-    """A folder of this run's own; those of runs that were killed are swept away first."""
-    parent = book.root / "_build" / "scratch"
+    """A folder of this run's own, which goes when the block ends or a signal ends the process."""
     with ExitStack() as lock:
-        with uninterrupted(), alone_in(parent):  # nobody sweeps a folder that is not locked yet
-            for old in parent.iterdir():
-                # A living run holds its folder locked; the lock of a dead one is free.
-                with suppress(OSError), alone_in(old, wait=False):
-                    shutil.rmtree(old, ignore_errors=True)
-            folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=parent))
+        # Nobody else sweeps a folder that is not locked yet.
+        with uninterrupted(), alone_in(book.root / "_build" / "scratch"):
+            folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=sweep(book)))
             lock.enter_context(alone_in(folder))
-            SCRATCH.add(folder)
+            remove = partial(shutil.rmtree, folder, ignore_errors=True)
+            AT_THE_END.append(remove)
         try:
             yield folder
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
-            SCRATCH.discard(folder)
+            remove()
+            AT_THE_END.remove(remove)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+from unimat_book.run.interruption import uninterrupted
 from unimat_book.run.plain_yaml import BookError
 from unimat_lib.processes import die_with_parent
 
@@ -62,10 +63,15 @@ def run_side_by_side(
         ready = [n for n in waits if n not in done | running.keys() and waits[n] <= done]
         ready.sort(key=lambda name: -weight[name])
         for name in ready[: 0 if failed else jobs - len(running)]:
-            # A session of its own, so that a Ctrl-C reaches this process alone, which ends it.
-            running[name] = subprocess.Popen(
-                command(name), env=environment, start_new_session=True, preexec_fn=die_with_parent
-            )
+            # A session of its own, so that a Ctrl-C reaches this process alone, which ends it; and
+            # no signal before it is there, for one that reached it while it begins would be lost.
+            with uninterrupted():
+                running[name] = subprocess.Popen(
+                    command(name),
+                    env=environment,
+                    start_new_session=True,
+                    preexec_fn=die_with_parent,
+                )
         ended = [name for name, process in running.items() if process.poll() is not None]
         for name in ended:
             (failed.append if running.pop(name).returncode else done.add)(name)

@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 
 import nbformat
@@ -100,30 +99,6 @@ def _add_warning(path: Path, text: str) -> None:
     path.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8")
 
 
-class _Page(HTMLParser):
-    """Collects the title and the amount of text of an article."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.title = ""
-        self.letters = 0
-        self._open: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag in ("title", "article"):
-            self._open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag in self._open:
-            self._open.remove(tag)
-
-    def handle_data(self, data: str) -> None:
-        if "title" in self._open and "article" not in self._open:
-            self.title += data
-        if "article" in self._open:
-            self.letters += len("".join(data.split()))
-
-
 def page_problems(book: Book, pages: Path) -> list[str]:
     """Pages of the table of contents that are missing, untitled or empty in the HTML."""
     problems = []
@@ -132,10 +107,15 @@ def page_problems(book: Book, pages: Path) -> list[str]:
         if not path.is_file():
             problems.append(f"{name}: no page {path}")
             continue
-        page = _Page()
-        page.feed(path.read_text("utf-8"))
-        if not page.title.strip():
+        html = path.read_text("utf-8")
+        if not _letters(html, "title"):
             problems.append(f"{name}: the page has no title")
-        if page.letters < 40:
-            problems.append(f"{name}: the page is all but empty ({page.letters} letters)")
+        if (letters := _letters(html, "article")) < 40:
+            problems.append(f"{name}: the page is all but empty ({letters} letters)")
     return problems
+
+
+def _letters(html: str, tag: str) -> int:
+    """How many letters the first element of a kind shows."""
+    found = re.search(rf"<{tag}\b[^>]*>(.*?)</{tag}>", html, flags=re.DOTALL)
+    return len("".join(re.sub("<[^>]*>", "", found[1]).split())) if found else 0

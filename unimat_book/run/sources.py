@@ -6,6 +6,7 @@ import ast
 import difflib
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -183,15 +184,14 @@ class Book:
         """Chapters by number (``3``, ``03``, ``A1``), by name, or ``all``; in reading order."""
         chosen: set[str] = set()
         for word in wanted:
-            matches = [
-                name
-                for name, chapter in self.chapters.items()
-                if word in ("all", name) or word.upper().zfill(2) == chapter.number
-            ]
-            if not matches:
+            number = word.upper().zfill(2)
+            found = {
+                n for n, c in self.chapters.items() if word in ("all", n) or number == c.number
+            }
+            if not found:
                 known = ", ".join(self.chapters) or f"none in {self.root / 'chapters/src'}"
-                raise BookError(f"no chapter {word!r}; chapters are: {known}")
-            chosen.update(matches)
+                raise BookError(f"no chapter {word!r:.80}; chapters are: {known}")
+            chosen |= found
         return [chapter for name, chapter in self.chapters.items() if name in chosen]
 
     def parameters(
@@ -209,25 +209,19 @@ class Book:
         Raises:
             BookError: For an unknown name, or a value whose type is not the default's.
         """
-        content = self._params_yml()
+        where, blocks = f"params.yml, {profile}", self._params_yml().get(profile) or {}
         values = {name: dict(chapter.parameters) for name, chapter in self.chapters.items()}
-        blocks = content.get(profile) or {}
-        where = f"params.yml, {profile}"
-        shared, settings = blocks.get("all") or {}, settings or {}
         everywhere = {key for chapter in values.values() for key in chapter}
-        for source, given in ((f"{where}/all", shared), ("--set", settings)):
+        shared, asked = (f"{where}/all", blocks.get("all") or {}), ("--set", settings or {})
+        for source, given in (shared, asked):
             for key in given:
                 _known(key, everywhere, f"{source}: no chapter has a parameter {key!r:.80}")
         for name, chapter in self.chapters.items():
-            own = blocks.get(name) or {}
-            for key in own:
-                message = f"{where}/{name}: the chapter has no parameter {key!r:.80}"
+            own = (f"{where}/{name}", blocks.get(name) or {})
+            for key in own[1]:
+                message = f"{own[0]}: the chapter has no parameter {key!r:.80}"
                 _known(key, chapter.parameters, message)
-            for source, given in (
-                (f"{where}/all", shared),
-                (f"{where}/{name}", own),
-                ("--set", settings),
-            ):
+            for source, given in (shared, own, asked):
                 for key in given.keys() & chapter.parameters.keys():
                     default = chapter.parameters[key]
                     values[name][key] = coerce(given[key], default, f"{source}: {key}")
@@ -269,49 +263,32 @@ def coerce(value: Any, default: Any, where: str) -> Any:
     """
     try:
         json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+        return _of_type(value, default, where)
     except (TypeError, ValueError, RecursionError, OverflowError):
-        raise BookError(
-            f"{where} is {in_short(_shown(value))}: expected finite numbers, text, lists of them"
-        ) from None
-    return _of_type(value, default, where)
+        # Python cannot even print a number of thousands of digits, or lists in lists in lists.
+        with suppress(ValueError, RecursionError):
+            where = f"{where} is {in_short(repr(value))}"
+        raise BookError(f"{where}: expected finite numbers, text, lists of them") from None
 
 
 def _of_type(value: Any, default: Any, where: str) -> Any:
     if default is None:
         return value
     if isinstance(default, float) and type(value) is int:
-        try:
-            return float(value)
-        except OverflowError:
-            raise BookError(f"{where} is too large for a float") from None
+        return float(value)
     if isinstance(default, tuple) and isinstance(value, list):
         value = tuple(value)
     if type(value) is not type(default):
         kinds = f"{type(default).__name__}, got {type(value).__name__}"
         message = f"{where} must be {kinds} {in_short(repr(value))}"
-        if isinstance(default, float) and isinstance(value, str) and _is_number(value):
-            message += f"; YAML reads {value} as text: write {float(value):.6e}"
+        if isinstance(default, float) and isinstance(value, str):
+            with suppress(ValueError):
+                message += f"; YAML reads {value} as text: write {float(value):.6e}"
         raise BookError(message)
     if isinstance(default, (list, tuple)) and default:
         items = (_of_type(v, default[0], f"{where}[{i}]") for i, v in enumerate(value))
         return type(default)(items)
     return value
-
-
-def _shown(value: Any) -> str:
-    """What a value looks like, if Python can say so."""
-    try:
-        return repr(value)
-    except (ValueError, RecursionError):  # a number of thousands of digits, lists in lists in ...
-        return f"a monstrous {type(value).__name__}"
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:

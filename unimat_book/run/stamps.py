@@ -165,15 +165,13 @@ def read_notebook(path: Path, remedy: str) -> nbformat.NotebookNode:
 
 def _well_formed(stamp: Any) -> bool:
     """Whether what a stamp holds is of the kinds that a run writes."""
+    kinds = dict.fromkeys((*HASHES, "parameters"), dict)
+    kinds |= {"seconds": float, "date": str, "device": str}
     if not isinstance(stamp, dict):
         return False
-    numbers, texts = (stamp.get("seconds", 0),), (stamp.get("date", ""), stamp.get("device", ""))
-    named = [stamp.get(part, {}) for part in HASHES]
-    return (
-        all(isinstance(number, (int, float)) for number in numbers)
-        and all(isinstance(text, str) for text in texts)
-        and all(isinstance(part, dict) for part in [*named, stamp.get("parameters", {})])
-        and all(isinstance(value, str) for part in named for value in part.values())
+    named = (stamp[part] for part in HASHES if part in stamp)
+    return all(isinstance(stamp[n], kind) for n, kind in kinds.items() if n in stamp) and all(
+        isinstance(value, str) for part in named for value in part.values()
     )
 
 
@@ -238,7 +236,9 @@ def reasons_against(
             f"parameter {name} is {current.get(name)!r} now, was {used.get(name)!r} in the run"
         )
     stale += _version_reasons(book, stamp["versions"])
-    stale += _data_reasons(book, parameters, stamp["data"])
+    for name, table in data_tables(book, parameters).items():
+        if (then := stamp["data"].get(name, table)) != table:
+            stale.append(f"the table of {name} is {table} now, was {then} in the run")
     stale += _file_reasons(book, stamp["read"], "read {}, which has changed since")
     return edited, stale
 
@@ -267,15 +267,6 @@ def locked_versions(path: Path) -> dict[str, str]:
 
 def _canonical(package: str) -> str:
     return re.sub(r"[-_.]+", "-", package).lower()
-
-
-def _data_reasons(
-    book: Book, parameters: Mapping[str, Any], then: Mapping[str, str]
-) -> Iterator[str]:
-    now = data_tables(book, parameters)
-    for name in sorted(now.keys() & then.keys()):
-        if now[name] != then[name]:
-            yield f"the table of {name} is {now[name]} now, was {then[name]} in the run"
 
 
 def _file_reasons(book: Book, files: Mapping[str, str], text: str) -> list[str]:

@@ -17,15 +17,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True)
     command = commands.add_parser("prepare", help="turn a data set into a table of crystals")
     command.add_argument("name", choices=DATASETS)
-    command.add_argument(
-        "--data-dir", help="folder with the files of mp_20 or mp_extra (default: $UNIMAT_DATA)"
-    )
-    command.add_argument(
-        "--cache-dir", help="target (default: the book's data/cache, or the user's cache folder)"
-    )
     command.add_argument("--workers", type=int, default=2, help="processes (default: %(default)s)")
-    command.add_argument("--folder", help="folder of CIF files, for cif_folder")
-    command.add_argument("--properties", help="CSV of properties, for cif_folder")
+    for option, text in {
+        "--data-dir": "folder with the files of mp_20 or mp_extra (default: $UNIMAT_DATA)",
+        "--cache-dir": "target (default: the book's data/cache, or the user's cache folder)",
+        "--folder": "folder of CIF files, for cif_folder",
+        "--properties": "CSV of properties, for cif_folder",
+    }.items():
+        command.add_argument(option, help=text)
     options = vars(parser.parse_args(arguments))
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:

@@ -47,16 +47,12 @@ def read_rows(
             dropped.append(dropped_row(row["row"], row["material_id"], str(error)))
             continue
         crystals.append(crystal)
-        infos.append(
-            {
-                "row": row["row"],
-                "material_id": row["material_id"],
-                "formula": reduced_formula(crystal.atomic_numbers),
-                "space_group_spglib": crystal.space_group,
-                "was_primitive": crystal.was_primitive,
-                **row["info"],
-            }
-        )
+        found = {
+            "formula": reduced_formula(crystal.atomic_numbers),
+            "space_group_spglib": crystal.space_group,
+            "was_primitive": crystal.was_primitive,
+        }
+        infos.append({key: row[key] for key in ("row", "material_id")} | found | row["info"])
     return crystals, infos, dropped
 
 
@@ -110,7 +106,7 @@ def run_chunks(
     from tqdm import tqdm
 
     starts = range(0, len(rows), _CHUNK)
-    paths = [scratch / f"chunk-{start:08d}.parquet" for start in starts]
+    paths = [scratch / f"rows-{start:08d}-{_CHUNK}.parquet" for start in starts]
     jobs = [
         (read, rows[start : start + _CHUNK], str(path))
         for start, path in zip(starts, paths, strict=True)

@@ -19,7 +19,7 @@ from unimat_lib.datasets.report import DataError, PreparationReport
 from unimat_lib.datasets.source import (
     SPLIT_SHARES,
     Source,
-    as_integer,
+    as_number,
     dropped_row,
     read_cif_row,
     read_csv,
@@ -146,11 +146,11 @@ def _space_group(value: Any, where: str) -> int | None:
 
     if not isinstance(value, str):
         return None  # an empty cell
-    if 1 <= (number := as_integer(value)) <= 230:
-        return number
-    group = gemmi.find_spacegroup_by_name(re.sub(r"[_()]", "", value))
-    if group is None:
+    if (number := as_number(value)) != number:  # no number, so a symbol
+        group = gemmi.find_spacegroup_by_name(re.sub(r"[_()]", "", value))
+        number = group.number if group else 0
+    if number not in range(1, 231):
         raise DataError(
             f"{where} is {value!r}: a number from 1 to 230 or a Hermann-Mauguin symbol expected"
         )
-    return group.number
+    return int(number)

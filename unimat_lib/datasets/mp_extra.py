@@ -81,21 +81,13 @@ def mp_extra_source(path: Path, checksum: str, limit: int | None) -> Source:
         dropped_row(row, name, "this material_id was there before")
         for row, name in frame["material_id"][repeated].items()
     ]
-    rows = [
-        {
-            "row": row.Index,
-            "material_id": row.material_id,
-            "lattice": row.lattice,
-            "frac_coords": row.frac_coords,
-            "atomic_numbers": row.atomic_numbers,
-            "info": {
-                "space_group": int(row.spacegroup_number),
-                "split": EXTRA_SPLIT,
-                "source": entry["source"],
-            },
-        }
-        for row in frame[~repeated].itertuples()
-    ]
+    rows = []
+    for number, row in zip(
+        frame.index[~repeated], frame[~repeated].to_dict("records"), strict=True
+    ):
+        group = int(row["spacegroup_number"])
+        info = {"space_group": group, "split": EXTRA_SPLIT, "source": entry["source"]}
+        rows.append({**row, "row": number, "info": info})
 
     def describe(report: PreparationReport) -> str:
         part = f" The first {limit:,} rows were read." if limit else ""
@@ -113,16 +105,13 @@ def apart_from(extra: CrystalTable, table: CrystalTable) -> CrystalTable:
     """Crystals of ``extra`` that give nothing away about the validation and test splits.
 
     Left out are the materials of ``table``, whatever their split, and every crystal that shares
-    formula and space group with one in its validation or test split, whether the space group is
-    the declared one or spglib's. The file of ``mp_extra`` was made like that, but it counted O and
-    O2 as two formulas and knew one space group of each crystal.
+    formula and space group (the declared one or spglib's) with one in its validation or test split.
+    The file of ``mp_extra`` was made like that, but it counted O and O2 as two formulas and knew
+    one space group of each crystal.
 
     Args:
-        extra: Crystals for pretraining.
+        extra: Crystals for pretraining; the order of those that remain is kept.
         table: The data set whose splits are to be kept unseen.
-
-    Returns:
-        Those that remain, in their order.
     """
 
     def keys(info: pd.DataFrame) -> list[pd.Series]:
@@ -144,11 +133,8 @@ def pretraining_pool(
     Args:
         table: The data set with its splits; all its rows come first, under their numbers.
         extra: Crystals that may be trained on beside its training split, ``None`` for none. What
-            :func:`apart_from` leaves out is left out.
+            :func:`.apart_from` leaves out is left out; the split of the others is "extra".
         max_atoms: Largest cell of ``extra`` that is taken.
-
-    Returns:
-        Both in one table; ``info["split"]`` of the further ones is "extra".
     """
     if extra is None:
         return table

@@ -1,11 +1,9 @@
 """The name of a data set in, its crystal table out, prepared once and kept.
 
-Four names are known. ``prototypes`` needs no download. ``mp_20`` is the Materials Project subset of
-the CDVAE paper, read from a folder or downloaded from its repository at a pinned commit.
-``mp_extra``, read from a folder, holds further crystals of the Materials Project, which only
-pretraining may use. ``cif_folder`` is any folder of CIF files. :func:`prepare_dataset` does the
-work and says in its report what became of every row; :func:`load_dataset` returns the table and
-prepares it when it is not there yet.
+``prototypes`` needs no download. ``mp_20`` is the Materials Project subset of the CDVAE paper, from
+a folder or downloaded. ``mp_extra``, from a folder, holds further crystals that only pretraining
+may use. ``cif_folder`` is any folder of CIF files. :func:`.prepare_dataset` says in its report what
+became of every row; :func:`.load_dataset` returns the table and prepares it where needed.
 """
 
 from __future__ import annotations
@@ -19,6 +17,8 @@ import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from unimat_lib.crystals.parquet import load_table, save_table
 from unimat_lib.crystals.table import CrystalTable
@@ -136,7 +136,7 @@ def _prepare(
     table, dropped = run_chunks(
         source.read, source.rows, scratch, workers=workers, show_progress=show_progress
     )
-    report = _report(name, table, source, dropped)
+    report = _report(name, table.info, source, dropped)
     table = _finish(table)
     path = save_table(table, cache / f"{name}-{table.content_hash()}.parquet")
     report.table = path.name
@@ -284,24 +284,18 @@ def _inputs(name: str, origin: Origin, cache: Path) -> tuple[dict[str, str], tup
 
 
 def _report(
-    name: str, table: CrystalTable, source: Source, dropped: list[dict[str, Any]]
+    name: str, info: pd.DataFrame, source: Source, dropped: list[dict[str, Any]]
 ) -> PreparationReport:
-    dropped = sorted([*source.dropped, *dropped], key=lambda record: record["row"])
-    info = table.info
     disagree = info["space_group"] != info["space_group_spglib"]
-    report = PreparationReport(
-        name=name,
-        num_rows=len(table) + len(dropped),
-        num_used=len(table),
-        dropped=dropped,
-        counts=count_crystals(info),
-        notes={
-            **source.notes,
-            "reduced_to_primitive": int((~info["was_primitive"]).sum()),
-            "space_group_disagreements": int(disagree.sum()),
-        },
-        provenance="",
-    )
+    notes = {
+        **source.notes,
+        "reduced_to_primitive": int((~info["was_primitive"]).sum()),
+        "space_group_disagreements": int(disagree.sum()),
+    }
+    dropped = sorted([*source.dropped, *dropped], key=lambda record: record["row"])
+    num_rows = len(info) + len(dropped)
+    counts = count_crystals(info)
+    report = PreparationReport(name, num_rows, len(info), dropped, counts, notes, provenance="")
     report.provenance = source.describe(report)
     return report
 

@@ -47,13 +47,15 @@ SUBSTITUTION_GROUPS = tuple(tuple(group.split()) for group in _GROUPS.split(",")
 
 # Published prototypes may contain an element that no variant does; it is replaced all the same.
 _ALSO_IN_GROUP = {"Np": 2, "Pu": 2, "Pa": 2, "Cf": 2, "Eu": 2, "Tb": 2, "Yb": 2, "Po": 15, "Tc": 6}
+_SUBSTITUTES = {symbol: group for group in SUBSTITUTION_GROUPS for symbol in group} | {
+    symbol: SUBSTITUTION_GROUPS[place] for symbol, place in _ALSO_IN_GROUP.items()
+}
 
 
 def aflow_prototypes() -> list[dict[str, Any]]:
     """The AFLOW library of crystallographic prototypes that ships inside pymatgen.
 
-    The file is read directly: building all 288 structures through ``pymatgen.analysis.prototypes``
-    costs several seconds, of which nearly all goes into imports that nobody needs here.
+    The file is read directly: ``pymatgen.analysis.prototypes`` takes seconds to import.
 
     Returns:
         One dictionary per prototype: ``tags`` (``pearson``, ``aflow``, ``strukturbericht``,
@@ -134,15 +136,9 @@ def _with_group(
 
 
 def shortest_distances(crystal: ReducedCrystal) -> list[tuple[int, int, float]]:
-    """Shortest distance between atoms of each pair of elements.
+    """For each pair of elements an atom of either and their shortest distance in angstrom.
 
-    Args:
-        crystal: Cell and atoms.
-
-    Returns:
-        For each pair of elements an atom of the one, an atom of the other and the shortest distance
-        in angstrom between atoms of these two elements; pairs farther apart than 6 angstrom, which
-        never limit a volume, are left out.
+    Pairs farther apart than 6 angstrom, which never limit a volume, are left out.
     """
     from pymatgen.core import Structure
 
@@ -163,10 +159,9 @@ def predicted_volume_ratio(
     """Predicted over present volume of a cell, as pymatgen's ``DLSVolumePredictor`` has it.
 
     The cell is scaled until the tightest pair of neighbours has the bond length that data mining
-    expects. Only the shortest distance of each pair of elements counts, and all variants of a
-    prototype share it; pymatgen looks for the neighbours anew each time, which takes a hundred
-    times longer. DLS rather than RLS: it needs no oxidation states, which alloys do not have. Its
-    optional limits on the ratio are left out, because replacing F by I rightly triples a volume.
+    expects. All variants of a prototype share the distances; pymatgen looks for the neighbours anew
+    each time, which takes a hundred times longer. DLS rather than RLS: it needs no oxidation
+    states. Its limits on the ratio are left out: replacing F by I rightly triples a volume.
 
     Args:
         shortest: Pairs of atoms and their distance in angstrom, by :func:`shortest_distances`.
@@ -259,35 +254,22 @@ def _candidates(crystal: ReducedCrystal, tags: Mapping[str, str]) -> list[dict[s
     from pymatgen.core import Element
 
     symbols = [Element.from_Z(int(z)).symbol for z in crystal.atomic_numbers]
-    shortest = shortest_distances(crystal)
+    shared = {
+        "lattice": crystal.lattice,
+        "frac_coords": crystal.frac_coords,
+        "shortest": shortest_distances(crystal),
+        "space_group": crystal.space_group,
+    }
     distinct = tuple(sorted(set(symbols)))
     rows = []
-    for choice in [distinct, *itertools.product(*map(_substitutes, distinct))]:
+    for choice in [distinct, *itertools.product(*(_SUBSTITUTES.get(s, (s,)) for s in distinct))]:
         if len(set(choice)) < len(distinct):
             continue  # two elements became one: another prototype
         swap = dict(zip(distinct, choice, strict=True))
-        published = choice == distinct
-        rows.append(
-            {
-                "lattice": crystal.lattice,
-                "frac_coords": crystal.frac_coords,
-                "symbols": [swap[symbol] for symbol in symbols],
-                "shortest": shortest,
-                "space_group": crystal.space_group,
-                "info": {
-                    "source": "aflow" if published else "variant",
-                    "prototype": tags["aflow"],
-                    "mineral": tags["mineral"] if published else "",
-                },
-            }
-        )
+        source, mineral = ("aflow", tags["mineral"]) if choice == distinct else ("variant", "")
+        info = {"source": source, "prototype": tags["aflow"], "mineral": mineral}
+        rows.append({**shared, "symbols": [swap[symbol] for symbol in symbols], "info": info})
     return rows
-
-
-def _substitutes(symbol: str) -> tuple[str, ...]:
-    if symbol in _ALSO_IN_GROUP:
-        return SUBSTITUTION_GROUPS[_ALSO_IN_GROUP[symbol]]
-    return next((group for group in SUBSTITUTION_GROUPS if symbol in group), (symbol,))
 
 
 def _ordered(group: _Prototype, dropped: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,20 +51,16 @@ class PreparationReport:
         return frame
 
 
-def _count(values: Iterable[Any]) -> dict[str, int]:
-    return dict(sorted(Counter(map(str, values)).items()))
-
-
 def count_crystals(info: pd.DataFrame) -> dict[str, dict[str, int]]:
     """``counts`` of a :class:`PreparationReport` from the ``info`` of its table."""
     by_split = info["split"].value_counts()
     splits = (EXTRA_SPLIT,) if EXTRA_SPLIT in by_split else SPLITS
     counts = {"split": {split: int(by_split.get(split, 0)) for split in splits}}
-    counts["source"] = _count(info["source"])
+    counts["source"] = dict(sorted(Counter(info["source"]).items()))
     systems = crystal_system_index(info["space_group"].to_numpy(np.int64, copy=True)).numpy()
     for split in splits:
         mask = info["split"] == split
-        counts[f"{split}_by_source"] = _count(info["source"][mask])
+        counts[f"{split}_by_source"] = dict(sorted(Counter(info["source"][mask]).items()))
         present = np.bincount(systems[mask], minlength=len(CRYSTAL_SYSTEMS)).tolist()
         counts[split] = dict(zip(CRYSTAL_SYSTEMS, present, strict=True))
     return counts

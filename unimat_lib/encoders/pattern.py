@@ -153,14 +153,10 @@ class ConvBlock(nn.Module):
 
 
 def depthwise_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Depthwise convolution over 7 positions, then normalisation over the channels.
+    """Depthwise convolution over 7 positions, then normalisation over the channels: ``[B, L, C]``.
 
     On a GPU both are one kernel (:mod:`unimat_lib.kernels.patterns`), about as fast as the memory.
-
-    Args:
-        x: Float ``[B, L, C]``; the result has its shape and dtype.
-        weight: Float ``[C, 1, 7]``, as of ``nn.Conv1d``.
-        bias: Float ``[C]``.
+    The weight ``[C, 1, 7]`` and bias ``[C]`` are as of ``nn.Conv1d``.
     """
     if x.is_cuda:
         from unimat_lib.kernels import patterns  # here: Triton comes with CUDA only

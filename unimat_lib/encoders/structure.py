@@ -38,17 +38,17 @@ class StructureEncoder(nn.Module):
     alone enter, so rotation, translation, the order of the atoms and the basis of the lattice
     change nothing.
 
-    Readout. The paper sums one energy per atom. Here each atom has a vector, to which an embedding
-    of its element is added so that an atom without neighbours is still known. The crystal is the
-    mean over atoms (what it is made of) beside the maximum over atoms (what is rare in it); both
-    stay the same when the cell is repeated. How large the cell is cannot be seen in
-    neighbourhoods, so the logarithm of the number of atoms is added, which the sum of the paper
-    contains implicitly. ``atom_count=False`` leaves it out; then a supercell is its primitive cell.
+    Readout. Each atom has a vector, to which an embedding of its element is added so that an atom
+    without neighbours is still known. The crystal is the mean over atoms beside the maximum (what
+    is rare in it); both stay the same when the cell is repeated. How large the cell is cannot be
+    seen in neighbourhoods, so the logarithm of the number of atoms is added, which the paper's sum
+    of energies contains. ``atom_count=False`` leaves it out; then a supercell is its primitive
+    cell.
 
     Under autocast the linear layers run in bfloat16; the bases, the sums over neighbours and the
     pooling stay in float32. The same batch gives the same numbers again, on the CPU and, by
-    :mod:`unimat_lib.kernels.triplets`, on a GPU. There, forward and backward pass wait for nothing
-    and can be captured in a CUDA graph, with batches ``padded`` to one size.
+    :mod:`unimat_lib.kernels.triplets`, on a GPU, where both passes can be captured in a CUDA graph
+    with batches ``padded`` to one size.
 
     Args:
         dim: Size of the embedding.
@@ -167,17 +167,13 @@ class TranslationEncoder(nn.Module):
 
 
 class SphericalBasis(nn.Module):
-    """Basis j_l(z_ln d / cutoff) Y_l0(angle) of DimeNet, times a smooth cutoff.
+    """Basis j_l(z_ln d / cutoff) Y_l0(angle) of DimeNet, times a smooth cutoff (in angstrom).
 
     PyTorch Geometric's ``SphericalBasisLayer`` builds its 42 formulas with SymPy, which takes
     seconds, and evaluates them in float32, where those for high degrees cancel at short distances;
     here three-term recurrences do both parts, the radial one in float64 on the edges (few), the
-    angular one on the triplets (many).
-
-    Args:
-        num_spherical: Degrees l = 0 to num_spherical - 1.
-        num_radial: Zeros z_l1, z_l2, ... of each spherical Bessel function.
-        cutoff: Distance in angstrom where the basis vanishes.
+    angular one on the triplets (many). ``num_spherical`` counts the degrees l, ``num_radial`` the
+    zeros z_ln of each spherical Bessel function.
     """
 
     def __init__(self, *, num_spherical: int, num_radial: int, cutoff: float) -> None:
@@ -193,12 +189,9 @@ class SphericalBasis(nn.Module):
         self.register_buffer("harmonic", harmonic, persistent=False)  # [L]
 
     def forward(self, distance: Tensor, cos_angle: Tensor, edge_kj: Tensor) -> Tensor:
-        """Basis [T, num_spherical * num_radial] of each triplet, float32.
+        """Basis [T, num_spherical * num_radial] of triplets, float32.
 
-        Args:
-            distance: [E] float32 in angstrom.
-            cos_angle: [T] float32.
-            edge_kj: [T] int64, the edge whose distance counts.
+        From distances [E] in angstrom, cosines [T] and the edge [T] whose distance counts.
         """
         radial = self.radial(distance).index_select(0, edge_kj)  # [T, L, R]
         return (radial * self.angular(cos_angle)[:, :, None]).flatten(1)
@@ -293,12 +286,10 @@ class TorchSums:
         return _scatter_sum(values * weight, self.target, self.num_atoms)
 
     def over_triplets(self, x: Tensor, lin_sbf1: nn.Linear, lin_sbf2: nn.Linear) -> Tensor:
-        """Filtered sum [E, C] over the edges k -> j before each edge, from x [E, C].
+        """Filtered sum [E, C] over the edges k -> j before each edge, from their messages x [E, C].
 
-        Args:
-            x: Messages of the edges k -> j.
-            lin_sbf1: From the spherical basis of a triplet to its reduced form.
-            lin_sbf2: From there to a filter, with which the message of k -> j is multiplied.
+        The filter of a triplet, which multiplies the message of k -> j, is made of its spherical
+        basis by ``lin_sbf1`` (to the reduced form) and ``lin_sbf2``.
         """
         filters = lin_sbf2(lin_sbf1(self.spherical))  # [T, C]
         messages = x.index_select(0, self.pairs.edge_kj) * filters

@@ -35,18 +35,15 @@ def predict(
     *,
     modalities: Sequence[str] | None = None,
 ) -> pd.DataFrame:
-    """Errors frame of a model on some crystals.
+    """Errors frame of a model on some crystals, see :func:`frame_of_errors`; patterns are clean.
 
     Args:
         model: The model; it is put in evaluation mode.
-        views: Views of ``table``; the patterns are clean.
+        views: Views of ``table``.
         table: The crystals, for names and sizes.
         index: Rows to predict, int64 ``[B]``.
         modalities: Inputs to give; by default all that the model reads. Leaving some out shows
             what happens when they are missing.
-
-    Returns:
-        What :func:`frame_of_errors` says.
 
     Raises:
         ValueError: If ``index`` is empty or the model expects other views.
@@ -113,17 +110,14 @@ def embed(model: UniMat, views: CrystalViews, index: Tensor) -> dict[str, Tensor
 def encodings(
     model: UniMat, views: CrystalViews, index: Tensor, modality: str, *, projected: bool = False
 ) -> Tensor:
-    """What an encoder says of some crystals.
+    """What an encoder says of some crystals, float32 ``[B, dim]`` on the CPU, not normalised.
 
     Args:
         model: The model; it is put in evaluation mode.
         views: The views.
         index: Rows, int64 ``[B]``.
         modality: Which encoder.
-        projected: Whether to map on into the shared space.
-
-    Returns:
-        float32 ``[B, dim]`` (projected: ``[B, projection_dim]``) on the CPU, not normalised.
+        projected: Whether to map on into the shared space, ``[B, projection_dim]``.
     """
     check_views(model.config, views)
     model.eval()

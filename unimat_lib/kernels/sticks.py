@@ -22,13 +22,13 @@ _BLOCK = 128  # reflections per program
 def add_sticks(
     sticks: Tensor, reflections: Reflections, index: Tensor, rows: Rows, sine_range: list[float]
 ) -> Tensor:
-    """Add the reflections between two values of sin theta to rows of sticks, in place.
+    """Add the reflections between two values of sin theta to rows of sticks, and return these.
 
-    Every row gets as many programs as the crystal with most reflections needs; those beyond the
-    end of their own crystal stop at once. So the launch depends on nothing that only the GPU knows.
+    Every row gets as many programs as the crystal with most reflections needs; those beyond the end
+    of their own crystal stop at once. So the launch depends on nothing that only the GPU knows.
 
     Args:
-        sticks: float32 ``[B, n]``, contiguous; also what is returned.
+        sticks: float32 ``[B, n]``, contiguous.
         reflections: All crystals' reflections, on the same device.
         index: Which crystals, int64 ``[B]``.
         rows: What the reflections of a row have in common.

@@ -51,10 +51,6 @@ class KernelSums:
     Nothing here waits for the GPU, and shapes depend on shapes alone, so a step that uses it can be
     captured in a CUDA graph. Edges beyond the last crystal (``PeriodicGraph.padded``) are passed
     over. No gradient reaches the vectors of the edges.
-
-    Args:
-        graph: A graph on a GPU, edges sorted by target.
-        basis: The spherical basis.
     """
 
     def __init__(self, graph: PeriodicGraph, basis: SphericalBasis) -> None:
@@ -207,11 +203,8 @@ def segment_sum(
 ) -> Tensor:
     """Sum of each run of rows of ``values`` [M, F], added up in float32: [S, F].
 
-    Args:
-        values: [M, F].
-        first: int64 [S + 1]; run s is first[s] to first[s + 1].
-        weight: [M, F] factors of the values, or None.
-        order: int64 [M]; the rows that the runs count, or None for the rows as they stand.
+    Run s is first[s] to first[s + 1] of the rows, or of ``order`` [M], which lists rows; ``weight``
+    [M, F] multiplies the values.
     """
     runs, width = first.shape[0] - 1, values.shape[1]
     out = values.new_empty(runs, width, dtype=torch.float32)

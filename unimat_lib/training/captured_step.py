@@ -25,7 +25,7 @@ class CapturedStep:
 
     Usage::
 
-        step = CapturedStep(function, device=device)
+        step = CapturedStep(function, device=device, capture=True)
         for index in batches:
             with step.preparing():
                 inputs = make_inputs(index)
@@ -33,18 +33,14 @@ class CapturedStep:
 
     The first calls run as usual. Then the call is recorded, with buffers of its own for the inputs.
     A call whose inputs have other shapes (the last batch of an epoch, say) runs as usual too. On a
-    CPU all calls do, and ``preparing`` does nothing.
+    CPU, or without ``capture``, all calls do.
 
     What is made under ``preparing`` is made on a stream of its own, so the next batch is cut out
     while the step before still runs; on the stream of the step it would wait for the step.
 
-    Args:
-        function: Takes the inputs, does everything that belongs to the step (the optimiser's update
-            included) and returns named scalars.
-        device: Where the step runs.
-        capture: Whether a graph may be recorded.
-
-    The tensors that a replay returns are overwritten by the next one: add them up or copy them.
+    ``function`` takes the inputs, does everything that belongs to the step (the optimiser's update
+    included) and returns named scalars. Those of a replay are overwritten by the next one: add them
+    up or copy them.
     """
 
     def __init__(

@@ -82,10 +82,7 @@ class FitConfig:
                     f"expected {name}, {kind.__name__}, in {low}, {limit}), got {value!r}"
                 )
         if self.cell_weight + self.system_weight + self.contrastive_weight == 0:
-            raise ValueError(
-                "expected a positive weight for at least one of the losses cell, system and "
-                "contrastive, got 0 for all"
-            )
+            raise ValueError("expected a positive weight for at least one loss, got 0 for all")
 
 
 @dataclass(frozen=True)

@@ -70,9 +70,6 @@ def fit(
             on which the views lie. With several devices every process brings its own copy of the
             views; the batches are shared out, and each process contrasts its own crystals only.
 
-    Returns:
-        The history and the costs.
-
     Raises:
         ValueError: If a split is empty or smaller than a batch, the splits overlap, the model
             expects other views, or the losses are not finite.
@@ -165,8 +162,8 @@ def _check_splits(*, train: Tensor, val: Tensor, batch_size: int) -> None:
         )
     if torch.isin(val.cpu(), train.cpu()).any() and not torch.equal(val, train):
         raise ValueError(
-            "some validation crystals are training crystals: the splits must not overlap (pass "
-            "the very same rows for both to test whether a model can fit at all)"
+            "some validation crystals are training crystals, but the splits must not overlap (or "
+            "be the very same rows, to test whether a model can fit at all)"
         )
 
 

@@ -135,16 +135,10 @@ class _TrainingStep(nn.Module):
 def losses(
     model: UniMat, batch: Batch, *, config: FitConfig, mask: dict[str, Tensor] | None = None
 ) -> dict[str, Tensor]:
-    """The weighted sum of the losses and its parts, for one batch.
+    """The weighted sum ``loss`` for one batch, and its parts that have a weight.
 
-    Args:
-        model: The model.
-        batch: The batch.
-        config: For the weights; a part with weight zero is not computed.
-        mask: As in :meth:`.UniMat.forward`.
-
-    Returns:
-        ``loss`` and those of ``cell``, ``system``, ``contrastive`` that have a weight.
+    The parts are ``cell``, ``system`` and ``contrastive``; one with weight zero is not computed.
+    The mask is as in :meth:`.UniMat.forward`.
     """
     output = model(batch.views, mask)
     parts: dict[str, Tensor] = {}

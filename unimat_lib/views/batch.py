@@ -69,11 +69,9 @@ class CrystalViews:
         targets: Truth of all ``C`` crystals.
         grid: The 2theta grid of the patterns.
         fwhm: Full width at half maximum of a clean pattern's peaks, degrees.
-        cutoff: Radius that the graph was built with, angstrom.
-        max_neighbors: Cap that the graph was built with.
+        cutoff, max_neighbors: What the graph was built with.
         crystals: Content hash of the table that all this was computed from.
-        graph: Periodic graph of all crystals, or ``None``.
-        reflections: Bragg reflections of all crystals, or ``None``.
+        graph, reflections: Of all crystals, or ``None``.
         magpie: Magpie vectors, float32 ``[C, F]``, or ``None``.
     """
 
@@ -190,10 +188,9 @@ def build_views(
         table: The crystals, all splits together; rows keep their numbers.
         grid: 2theta grid of the patterns.
         fwhm: Peak width of clean patterns, degrees.
-        cutoff: Radius of the periodic graph, angstrom, see :func:`.periodic_graph`.
+        cutoff: Radius of the graph, angstrom; with ``max_neighbors`` as of :func:`.periodic_graph`.
         max_neighbors: Cap on neighbours per atom, or ``None``.
-        max_strain: Largest isotropic strain that training will draw, as a fraction; it decides how
-            far reflections go, see :func:`.g_max_of`.
+        max_strain: Largest isotropic strain that training will draw, see :func:`.g_max_of`.
         modalities: Views to build.
         device: Where to compute and keep them.
         cache_dir: Folder of the Magpie cache, see :func:`.magpie_features`.

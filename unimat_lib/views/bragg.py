@@ -44,10 +44,8 @@ def scattering_parameters() -> Tensor:
     """Coefficients of the atomic scattering factors, from the file that ships with pymatgen.
 
     Up to s = 1/angstrom they follow Table 6.1.1.4 of International Tables C within 3.5 % of Z.
-
-    Returns:
-        float64 ``[119, 4, 2]``: a and b (b in square angstrom) by atomic number; NaN where an
-        element has none.
+    Float64 ``[119, 4, 2]``: a and b (b in square angstrom) by atomic number; NaN where there are
+    none.
 
     Raises:
         FileNotFoundError: pymatgen is missing, or keeps the file elsewhere.
@@ -159,13 +157,13 @@ def g_max_of(grid: Grid, max_strain: float = 0.0) -> float:
 def bragg_reflections(
     table: CrystalTable, *, g_max: float, chunk_size: int | None = None
 ) -> Reflections:
-    """List all reflections of all crystals, with their structure factors.
+    """List all reflections of all crystals, with their structure factors, on their device.
 
     Reflections with |F|^2 below ``NEGLIGIBLE`` times F(000)^2 are left out: that removes systematic
     absences, which rounding leaves at about 1e-30, and nothing that a measurement could see.
 
     Args:
-        table: Crystals; the computation runs on their device. Any cell of the crystal will do.
+        table: Crystals; any cell of a crystal will do.
         g_max: Largest 1/d in 1/angstrom, see :func:`g_max_of`.
         chunk_size: About how many reflections to work on at once, at 500 bytes each; the default
             suits the device.
@@ -179,10 +177,7 @@ def bragg_reflections(
     missing = present[scattering_parameters()[present, 0, 0].isnan()].tolist()
     if missing:
         names = ", ".join(f"{gemmi.Element(z).name} (Z = {z})" for z in missing)
-        raise ValueError(
-            f"no atomic scattering parameters exist for {names}; "
-            "leave crystals with these elements out of the table"
-        )
+        raise ValueError(f"leave out crystals with {names}: they have no scattering parameters")
     on_cpu = table.device.type == "cpu"
     chunks = _chunks(table, g_max, chunk_size or (_CHUNK_CPU if on_cpu else _CHUNK_GPU))
     pieces = _in_threads(lambda chunk: _reflections_of(chunk, g_max), chunks, on_cpu=on_cpu)
@@ -297,8 +292,7 @@ def half_sphere(
         g_max: Radius, 1/angstrom.
 
     Returns:
-        h, k, l (float64 ``[R]`` each, whole numbers), g ``[R]`` and the crystal ``[R]``, sorted by
-        crystal.
+        h, k, l (float64 ``[R]`` each, whole numbers), g and the crystal ``[R]``, sorted by crystal.
     """
     lower = torch.linalg.cholesky(reciprocal @ reciprocal.mT)  # rows: a*, b*, c* on these axes
     radius = g_max * (1 + 1e-9)  # planes exactly at g_max are in

@@ -63,8 +63,7 @@ class Effects:
     """Effects drawn for ``B`` patterns. ``None`` stands for an effect that is switched off.
 
     Attributes:
-        fwhm: float32 ``[B]``, degrees.
-        eta: float32 ``[B]``.
+        fwhm, eta: float32 ``[B]``, degrees and Lorentzian share.
         strain: float64 ``[B]``; multiply the lengths of the cells by 1 + strain.
         zero_shift: float64 ``[B]``, degrees.
         texture: March-Dollase r, float64 ``[B]``.

@@ -122,26 +122,20 @@ class PeriodicGraph:
     def padded(self, *, num_atoms: int, num_edges: int) -> PeriodicGraph:
         """The same crystals in tensors of a given size, which a captured CUDA graph asks for.
 
-        Inert atoms and edges fill the space that is left. They belong to no crystal: the offsets
-        end before them. Inert atoms have the atomic number 0. Inert edges, all 1 angstrom long, run
-        from the last inert atom to itself, so that they reach no real atom, are sorted like all
-        edges and form no triplets. Results for crystals, and their gradients, are those of the
-        graph without padding; rows of inert atoms and edges mean nothing.
-
-        Args:
-            num_atoms: Atoms wanted in total, at least one more than there are.
-            num_edges: Edges wanted in total, at least as many as there are.
+        Inert atoms (atomic number 0) and edges fill the space that is left, beyond the offsets.
+        Inert edges, all 1 angstrom long, run from the last inert atom to itself, so that they reach
+        no real atom, are sorted like all edges and form no triplets. Results for crystals, and
+        their gradients, are those without padding; rows of inert atoms and edges mean nothing.
 
         Raises:
-            ValueError: The crystals do not fit.
+            ValueError: There is no room for all edges and at least one inert atom.
         """
-        spare_atoms = num_atoms - self.atomic_numbers.shape[0]
-        spare_edges = num_edges - self.edge_index.shape[1]
+        atoms, edges = len(self.atomic_numbers), len(self.distance)
+        spare_atoms, spare_edges = num_atoms - atoms, num_edges - edges
         if spare_atoms < 1 or spare_edges < 0:
             raise ValueError(
-                f"{self.atomic_numbers.shape[0]} atoms and {self.edge_index.shape[1]} edges do not "
-                f"fit into {num_atoms} and {num_edges}; expected room for all edges and at least "
-                "one inert atom: raise the sizes or take fewer crystals"
+                f"{atoms} atoms, an inert one and {edges} edges do not fit into {num_atoms} and "
+                f"{num_edges}: raise the sizes or take fewer crystals"
             )
         return replace(
             self,
@@ -155,15 +149,11 @@ class PeriodicGraph:
     def scaled(self, factor: Tensor) -> PeriodicGraph:
         """The graph of isotropically strained crystals: every length times a factor, [B].
 
-        The edges stay those of the unstrained crystal. A smooth envelope in the encoder makes edges
-        that are stretched beyond its cutoff vanish; neighbours that a compression would bring
-        inside the cutoff are not added.
+        The edges stay. A smooth envelope in the encoder makes those beyond its cutoff vanish;
+        neighbours that a compression would bring inside the cutoff are not added.
         """
         if factor.shape != (len(self),):
-            raise ValueError(
-                f"factor has shape {tuple(factor.shape)}; "
-                f"expected one factor for each of {len(self)} crystals"
-            )
+            raise ValueError(f"expected {len(self)} factors, got the shape {tuple(factor.shape)}")
         # One more factor, 1, for inert edges.
         per_edge = F.pad(factor.to(self.vector), (0, 1), value=1.0)[self.edge_crystal]  # [E]
         return replace(
@@ -196,24 +186,19 @@ class Triplets:
 def periodic_graph(
     table: CrystalTable, *, cutoff: float, max_neighbors: int | None = None
 ) -> PeriodicGraph:
-    """Neighbour graphs of all crystals of a table.
+    """Neighbour graphs of all crystals of a table, on its device.
 
-    Lattice images are enumerated per pair of atoms, from the heights of the cell (volume over the
-    area of the opposite face), so skewed, flat and very small cells are complete. Without a cap the
-    edges are those of pymatgen's ``Structure.get_neighbor_list(cutoff)``.
+    Lattice images are enumerated per pair of atoms, from the heights of the cell, so skewed, flat
+    and very small cells are complete. Without a cap the edges are those of pymatgen's
+    ``Structure.get_neighbor_list(cutoff)``.
 
     The cap keeps the ``max_neighbors`` nearest neighbours of each atom and every further one within
     ``TIE_TOLERANCE`` of the last kept. Atoms at the same distance are thus kept or dropped
     together, and the symmetry of the crystal survives. A capped graph is not symmetric: j may count
     i among its nearest while i does not count j.
 
-    An atom without a neighbour inside the cutoff has no edges. It stays in the graph, encoders must
-    cope with it, and a warning in the log names the first such crystal.
-
-    Args:
-        table: The crystals; the graph is built on the device of its tensors.
-        cutoff: Largest distance in angstrom, positive.
-        max_neighbors: Cap per atom, or None.
+    An atom without a neighbour inside the cutoff (angstrom) has no edges and stays in the graph; a
+    warning in the log names the first such crystal.
 
     Raises:
         ValueError: cutoff or cap not positive, or a cell without volume.
@@ -221,16 +206,12 @@ def periodic_graph(
     if not 0 < cutoff < math.inf:
         raise ValueError(f"cutoff is {cutoff}; expected a positive number of angstrom")
     if max_neighbors is not None and max_neighbors < 1:
-        raise ValueError(
-            f"max_neighbors is {max_neighbors}; expected at least 1, or None for no cap"
-        )
+        raise ValueError(f"expected max_neighbors of at least 1, or None, got {max_neighbors}")
     heights = cell_heights(table.lattice)  # [C, 3]
     starts = _chunk_starts(table.offsets, heights, cutoff)
     bounds = zip(starts[:-1], starts[1:], table.offsets[starts[:-1]].tolist(), strict=True)
     parts = [_chunk_edges(table, heights, cutoff, max_neighbors, *bound) for bound in bounds]
-    source, target, image, vector, distance = (
-        torch.cat(columns) for columns in zip(*parts, strict=True)
-    )
+    source, target, image, vector, distance = (torch.cat(x) for x in zip(*parts, strict=True))
     num_edges = _count(table.atom_crystal[target], len(table))
     graph = PeriodicGraph(
         edge_index=torch.stack([source, target]),
@@ -253,11 +234,8 @@ def triplets(graph: PeriodicGraph) -> Triplets:
     unlike in PyTorch Geometric's own ``triplets``, which knows no images and drops every k == i.
 
     The angle is DimeNet++'s: between r_i - r_j and r_j - r_k, the directions in which the message
-    travels. A straight chain k, j, i has angle 0; the bond angle at j is pi minus it.
-
-    Returns:
-        The triplets, sorted by ``edge_ji``; differentiable with respect to ``graph.vector`` and
-        ``graph.distance``.
+    travels. A straight chain k, j, i has angle 0; the bond angle at j is pi minus it. The result is
+    differentiable with respect to ``graph.vector`` and ``graph.distance``.
     """
     source, target = graph.edge_index
     degree = graph.num_neighbors  # [N]
@@ -275,17 +253,13 @@ def triplets(graph: PeriodicGraph) -> Triplets:
 
 
 def shortest_translations(lattice: Tensor, *, count: int) -> Tensor:
-    """Lengths [C, count] of the shortest lattice translations of each crystal, ascending.
+    """Lengths [C, count] of the shortest translations of lattices [C, 3, 3] in angstrom, ascending.
 
     They belong to the lattice and not to the cell that describes it: another basis gives the same
     list. Of a translation and its opposite one is counted; equal lengths count as often as they
-    occur. The list is continuous in the lattice, and long enough fixes it up to isometry in all
-    but rare cases (the theta series of a lattice; for point sets: Widdowson et al. 2022,
-    arXiv 2009.02488).
-
-    Args:
-        lattice: [C, 3, 3], rows a, b, c in angstrom.
-        count: How many per crystal.
+    occur. The list is continuous in the lattice, and long enough fixes it up to isometry in all but
+    rare cases (the theta series of a lattice; for point sets: Widdowson et al. 2022, arXiv
+    2009.02488).
 
     Raises:
         ValueError: count not positive, or a cell without volume.
@@ -326,10 +300,7 @@ def cell_heights(lattice: Tensor) -> Tensor:
     good = torch.isfinite(heights).all(1) & (volume > 1e-6)
     if not good.all():
         bad = (~good).nonzero().squeeze(1).tolist()
-        raise ValueError(
-            f"crystals {bad[:5]} have a cell without volume; "
-            "expected three independent lattice vectors"
-        )
+        raise ValueError(f"expected cells with a volume, those of crystals {bad[:5]} have none")
     return heights
 
 

@@ -45,9 +45,7 @@ class Grid:
         if self.num_points < 2:
             raise ValueError(f"a grid needs at least 2 points, but came with {self.num_points}")
         if not 0 < self.wavelength < math.inf:
-            raise ValueError(
-                f"the wavelength must be positive (angstrom), but is {self.wavelength}"
-            )
+            raise ValueError(f"the wavelength must be positive, in angstrom, not {self.wavelength}")
 
     @property
     def two_theta(self) -> Tensor:

@@ -43,8 +43,7 @@ def render(
 
     On a GPU the order of additions varies, so equal calls agree to about 1e-6, not bit by bit.
     After a first call with the same reflections and grid, a call on a GPU never waits for it and
-    may be captured in a CUDA graph (register the generator with the graph): shapes depend on ``B``
-    and the grid alone.
+    may be captured in a CUDA graph (register the generator): shapes depend on ``B`` and the grid.
 
     Args:
         reflections: All crystals' reflections.
@@ -69,9 +68,7 @@ def render(
         single = torch.ones(batch, device=device)
         effects = Effects(fwhm * single, eta * single, 0 * single.double(), 0 * single.double())
     if len(effects.fwhm) != batch:
-        raise ValueError(
-            f"the effects were drawn for {len(effects.fwhm)} patterns, but the index has {batch}"
-        )
+        raise ValueError(f"effects of {len(effects.fwhm)} patterns came for {batch} crystals")
     if effects.noise is not None and generator is None:
         raise ValueError("the effects contain noise: expected a torch.Generator to draw it with")
     pattern = _profiles(_sticks(reflections, index, grid, effects), grid, effects)

@@ -3,7 +3,7 @@
 ``make imports`` draws this tree. The tree before it had packages was drawn from its commit:
 
     git archive ee055f9 unimat_lib | tar -x -C /tmp/before
-    python -m unimat_book.figures.imports _static/imports_before.svg /tmp/before
+    python .ci/draw_imports.py _static/imports_before.svg /tmp/before
 """
 
 from __future__ import annotations

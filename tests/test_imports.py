@@ -6,9 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from unimat_book.figures.imports import Imports, imports
-
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPTS = ROOT / ".ci"
 
 
 def imports_below(folder: Path, **modules: str) -> dict:
@@ -19,7 +18,8 @@ def imports_below(folder: Path, **modules: str) -> dict:
         (path.parent / "__init__.py").touch()
         path.write_text(text)
     code = (
-        "import json, pathlib; from unimat_book.figures.imports import Imports;"
+        f"import json, pathlib, sys; sys.path.append({str(SCRIPTS)!r});"
+        "from draw_imports import Imports;"
         "found = Imports(pathlib.Path.cwd());"
         "print(json.dumps([found.rows(), found.arrows, sorted(found.circles)]))"
     )
@@ -61,7 +61,10 @@ def test_circles_are_found(tmp_path) -> None:
     assert sorted(found["arrows"]) == [*circle, ["unimat_lib.user", "unimat_lib.one"]]
 
 
-def test_every_module_is_drawn_and_published() -> None:
+def test_every_module_is_drawn_and_published(monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    from draw_imports import Imports, imports
+
     found = Imports(ROOT)
     drawn = {text.get_gid() for text in imports(found).axes[0].texts}
     assert drawn - {None} == set(found.modules)
