@@ -19,11 +19,8 @@ logger = logging.getLogger(__name__)
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path to write to; when the block ends well it becomes ``path``.
 
-    A block that fails, or a process that dies, leaves the old file as it was. Renaming within one
-    folder is atomic on POSIX systems, so a reader sees the old file or the new one.
-
-    Args:
-        path: The file to replace; its folder is made.
+    The folder is made. A block that fails, or a process that dies, leaves the old file as it was;
+    renaming within a folder is atomic, so a reader sees the old file or the new one.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,14 +49,10 @@ def _is_alive(process: str) -> bool:
 
 @contextmanager
 def alone_in(folder: str | os.PathLike[str], *, wait: bool = True) -> Iterator[Path]:
-    """Keep other processes out of a folder as long as the block lasts; the lock dies with us.
-
-    Args:
-        folder: It is made.
-        wait: Wait for another process that is in it; otherwise refuse.
+    """Keep other processes out of a folder, which is made, as long as the block lasts.
 
     Raises:
-        BlockingIOError: Another process is in the folder, and ``wait`` is False.
+        BlockingIOError: Another process is in the folder, and we are not to ``wait`` for it.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -89,14 +82,14 @@ def read_record(path: Path) -> dict[str, Any] | None:
     """What :func:`.write_record` wrote; ``None`` where there is nothing, or nothing whole."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        whole = record.pop("checksum") == _checksum(record)
+        if record.pop("checksum") == _checksum(record):
+            return record
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
-        whole = False
-    if not whole:
-        logger.warning("%s is damaged or of earlier code and is not used", path)
-    return record if whole else None
+        pass
+    logger.warning("%s is damaged or of earlier code and is not used", path)
+    return None
 
 
 def _checksum(record: Mapping[str, Any]) -> str:

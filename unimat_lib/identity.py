@@ -3,10 +3,7 @@
 What a result depends on is not a file but the definitions that were reached on the way to it. So
 the closure is followed from definition to definition, through every import, also those inside of
 functions. Code is compared by meaning: comments, docstrings and layout do not count, nor do the
-words in a figure and the launch settings of a kernel, which change no number. The same identity
-serves prepared tables, checkpoints, refined parts and the stamps of the book.
-
-It cannot see what is chosen by a text at run time (``getattr``, ``importlib.import_module``). In
+words in a figure and the launch settings of a kernel, which change no number. It cannot see what is chosen by a text at run time (``getattr``, ``importlib.import_module``). In
 doubt more is followed than runs, never less.
 """
 
@@ -19,7 +16,7 @@ import importlib.metadata
 import re
 import symtable
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,7 +32,6 @@ SETTINGS_DO_NOT_COUNT = "unimat_lib.kernels"
 _LAUNCH_WORDS = ("num_warps", "num_stages")
 _NOT_IMPORTED = ("TYPE_CHECKING", "typing.TYPE_CHECKING", "__name__ == '__main__'")
 _MAGIC = re.compile(r"(\s*)(?:%time(?:it)? (.*)|[%!?].*)$")
-
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _DEFINITIONS = (ast.ClassDef, *_FUNCTIONS)
 
@@ -44,15 +40,10 @@ Place = tuple[str, str]
 
 
 class Identity(NamedTuple):
-    """What some functions run.
+    """What some functions run."""
 
-    Attributes:
-        code: Module to the hash of its definitions that were reached.
-        versions: Package outside the family to its installed version.
-    """
-
-    code: dict[str, str]
-    versions: dict[str, str]
+    code: dict[str, str]  # module to the hash of its definitions that were reached
+    versions: dict[str, str]  # package outside the family to its installed version
 
     @property
     def digest(self) -> str:
@@ -67,10 +58,7 @@ def short_hash(text: str) -> str:
 
 @functools.cache
 def identity_of(*names: str) -> Identity:
-    """Identity of everything that some definitions of this family of packages reach.
-
-    Args:
-        names: ``package.module:definition``, for example ``unimat_lib.training.fit:fit``.
+    """Identity of all that definitions, such as ``unimat_lib.training.fit:fit``, reach.
 
     Raises:
         ValueError: There is no such definition.
@@ -85,25 +73,17 @@ def identity_of(*names: str) -> Identity:
 
 
 def identity_of_source(source: str, root: Path) -> Identity:
-    """Identity of everything that a piece of code reaches in the packages below ``root``.
-
-    Args:
-        source: Python code, for example the cells of a notebook; magics are passed over.
-        root: Folder of the packages.
+    """Identity of all that code (cells of a notebook, say) reaches in the packages below ``root``.
 
     Raises:
         SyntaxError: The source is neither Python nor a magic.
     """
     code = _Module(_without_magics(source), "__main__", is_package=False)
-    return _closure(root, [("__main__", "*")], {"__main__": code})
+    return _closure(root, [("__main__", "*")], code)
 
 
 def normal_form(source: str) -> str:
-    """Spell out what Python code means: without comments, layout or docstrings.
-
-    Args:
-        source: Code; what Python cannot read (a magic) is kept line by line.
-    """
+    """What code means, without comments, layout or docstrings; no Python is kept line by line."""
     try:
         tree = ast.parse(source)
     except SyntaxError:
@@ -113,11 +93,7 @@ def normal_form(source: str) -> str:
 
 
 def _spell(node: Any, *, words: bool = True) -> str:
-    """The meaning of a piece of syntax as text.
-
-    ``ast.dump`` would do, but its text differs between Python versions (chapters run on one machine
-    and are checked on another), so empty fields are left out here.
-    """
+    """The meaning of syntax as text; that of ``ast.dump`` differs between Python versions."""
     if isinstance(node, list):
         return "[" + ",".join(_spell(item, words=words) for item in node) + "]"
     if not isinstance(node, ast.AST):
@@ -158,8 +134,8 @@ class _Module:
             self._take(statement)
 
     def _take(self, statement: ast.stmt) -> None:
-        skipped = isinstance(statement, ast.If) and ast.unparse(statement.test) in _NOT_IMPORTED
-        if skipped and self.name != "__main__":
+        maybe = isinstance(statement, ast.If) and self.name != "__main__"
+        if maybe and ast.unparse(statement.test) in _NOT_IMPORTED:
             for other in statement.orelse:
                 self._take(other)
             return
@@ -179,8 +155,7 @@ class _Module:
         if isinstance(statement, _DEFINITIONS):  # a decorator of ours may register what it is given
             names = {name.id for part in statement.decorator_list for name in _names(part)}
             modules = [module for name in names for module, _ in self.imported.get(name, ())]
-            ours = any(module.startswith(FAMILY) for module in modules)
-            return not ours and not names & set(self.defined)
+            return not (names & set(self.defined) or any(m.startswith(FAMILY) for m in modules))
         if isinstance(statement, (ast.Assign, ast.AnnAssign)):
             targets = getattr(statement, "targets", None) or [statement.target]
             nodes = [node for target in targets for node in ast.walk(target)]
@@ -199,18 +174,16 @@ class _Module:
                 parts = self.package.split(".")
                 base = ".".join([*parts[: len(parts) - node.level + 1], *filter(None, [base])])
             for alias in node.names:
-                all_of_it = "*" if alias.name == "*" else ""
-                run = [(base, all_of_it), (f"{base}.{alias.name}", "")]
+                run = [(base, "*" if alias.name == "*" else ""), (f"{base}.{alias.name}", "")]
                 yield alias.asname or alias.name, (base, alias.name), run
 
     def _hidden(self, statement: ast.stmt) -> set[str]:
         """Names that a function has for itself, whatever the module calls by them."""
         if not isinstance(statement, _FUNCTIONS):
             return set()
-        scopes = [s for s in self._scopes if s.get_lineno() == statement.lineno]
         header = [*statement.decorator_list, statement.args, statement.returns or ast.Pass()]
-        free = {name.id for part in header for name in _names(part)}
-        every = set()
+        free, every = {name.id for part in header for name in _names(part)}, set()
+        scopes = [s for s in self._scopes if s.get_lineno() == statement.lineno]
         for scope in scopes:  # grows while it is read
             scopes += scope.get_children()
             every |= set(scope.get_identifiers())
@@ -236,13 +209,11 @@ class _Module:
         for node in _names(statement):  # also in annotations: whose methods are called
             if isinstance(node.ctx, ast.Store):
                 continue
-            found = local[node.id]
-            if node.id not in hidden:
-                places |= {(self.name, node.id)} if node.id in self.defined else set()
-                outer = self.imported.get(node.id, [])
-                meaning |= {f"{node.id}={place}" for place in outer}
-                found = found + outer
-            for place in found:
+            outer = [] if node.id in hidden else self.imported.get(node.id, [])
+            if node.id not in hidden and node.id in self.defined:
+                places.add((self.name, node.id))
+            meaning |= {f"{node.id}={place}" for place in outer}
+            for place in local[node.id] + outer:
                 places |= set(_follow(root, place, chains.get(id(node), [])))
         return places, meaning
 
@@ -256,8 +227,7 @@ def _follow(root: Path, place: Place, attributes: list[str]) -> Iterator[Place]:
     module, name = place
     if name != "*":
         yield place
-        module = f"{module}.{name}"
-        if _module(root, module) is None:
+        if _module(root, module := f"{module}.{name}") is None:
             return
     for attribute in [*attributes, "*"]:
         if _module(root, f"{module}.{attribute}") is None:
@@ -291,25 +261,19 @@ def _module(root: Path, name: str) -> _Module | None:
     if not name.startswith(FAMILY):
         return None
     path = root.joinpath(*name.split("."))
-    for file in (path.with_suffix(".py"), path / "__init__.py"):
-        if file.is_file():
-            return _read(file, file.stat().st_mtime_ns, name)
-    return None
+    files = filter(Path.is_file, (path.with_suffix(".py"), path / "__init__.py"))
+    return next((_read(file, file.stat().st_mtime_ns, name) for file in files), None)
 
 
-def _closure(
-    root: Path, wanted: Iterable[Place], known: dict[str, _Module] | None = None
-) -> Identity:
+def _closure(root: Path, waiting: list[Place], main: _Module | None = None) -> Identity:
     """Follow definitions until no new one is reached."""
-    waiting, seen = list(wanted), set()
-    pieces: dict[str, dict[str, str]] = defaultdict(dict)
+    seen, pieces = set(), defaultdict(dict)
     while waiting:
-        place = waiting.pop()
+        name, wanted_name = place = waiting.pop()
         if place in seen:
             continue
         seen.add(place)
-        name, wanted_name = place
-        module = (known or {}).get(name) or _module(root, name)
+        module = main if name == "__main__" else _module(root, name)
         if module is None:
             continue
         if name.startswith(SETTINGS_DO_NOT_COUNT) and wanted_name.strip("_").isupper():
@@ -326,7 +290,7 @@ def _closure(
             imported = module.imported.get(wanted_name, [])
             waiting += [other for place in imported for other in _follow(root, place, [])]
         words = not name.startswith(WORDS_DO_NOT_COUNT)
-        parts = [f"{place}" for place in imported]
+        parts = [str(place) for place in imported]
         for statement in statements:
             places, meaning = module.reached(root, statement)
             waiting += places
@@ -336,16 +300,12 @@ def _closure(
         elif wanted_name:
             waiting.append((f"{name}.{wanted_name}", ""))  # it may be a module
     pieces.pop("__main__", None)
-    code = {name: short_hash(repr(sorted(parts.items()))) for name, parts in pieces.items()}
-    outside = {name.split(".")[0] for name, _ in seen}
-    return Identity(dict(sorted(code.items())), _versions(outside))
+    code = {name: short_hash(repr(sorted(parts.items()))) for name, parts in sorted(pieces.items())}
+    packages = {name.split(".")[0] for name, _ in seen if not name.startswith(FAMILY)}
+    found = sorted({name for package in packages for name in _distributions().get(package, ())})
+    return Identity(code, {name: importlib.metadata.version(name) for name in found})
 
 
 @functools.cache
 def _distributions() -> dict[str, list[str]]:
     return dict(importlib.metadata.packages_distributions())
-
-
-def _versions(packages: Iterable[str]) -> dict[str, str]:
-    found = {n for p in packages if not p.startswith(FAMILY) for n in _distributions().get(p, ())}
-    return {name: importlib.metadata.version(name) for name in sorted(found)}

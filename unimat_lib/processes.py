@@ -10,11 +10,7 @@ from typing import Any
 
 
 def die_with_parent(parent: int | None = None) -> None:
-    """Ask Linux to kill this process when its parent ends, however it ends.
-
-    Args:
-        parent: Process number of the parent, which may have ended before it came to this.
-    """
+    """Ask Linux to kill this process when its parent (or that process number) ends."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1 is PR_SET_PDEATHSIG
     if parent is not None and os.getppid() != parent:
         os._exit(1)
@@ -23,16 +19,12 @@ def die_with_parent(parent: int | None = None) -> None:
 def unordered(
     function: Callable[..., Any], jobs: Sequence[tuple], *, workers: int
 ) -> Iterator[Any]:
-    """Results of ``function(*job)`` for every job, as they come.
+    """Results of ``function(*job)``, a function of a module, for every job, as they come.
 
     The workers are joblib's, fresh processes: the fork of a process with threads, such as a
     notebook's kernel, can hang, and the standard library's spawned ones run the caller's script
-    again, which hangs or forks without end where it has no ``__main__`` guard.
-
-    Args:
-        function: A function of a module (not of a script).
-        jobs: Arguments of each call.
-        workers: Number of processes; with one, or a single job, this process does the work.
+    again, which hangs or forks without end where it has no ``__main__`` guard. With one worker, or
+    a single job, this process does the work.
     """
     if workers == 1 or len(jobs) < 2:
         yield from (function(*job) for job in jobs)

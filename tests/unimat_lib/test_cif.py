@@ -21,7 +21,7 @@ from unimat_lib.crystals.cif import read_cif
 from unimat_lib.crystals.table import CrystalError
 from unimat_lib.datasets.mp_20 import find_mp_20
 from unimat_lib.datasets.prototypes import aflow_prototypes
-from unimat_lib.datasets.source import read_cif_row
+from unimat_lib.datasets.report import read_cif_row
 
 
 def as_structure(text: str) -> Structure:

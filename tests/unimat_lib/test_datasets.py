@@ -40,8 +40,7 @@ from unimat_lib.datasets.prototypes import (
     _split_prototypes,
     predicted_volume_ratio,
 )
-from unimat_lib.datasets.report import DataError
-from unimat_lib.datasets.source import git_blob_id, manifest, read_cif_row
+from unimat_lib.datasets.report import DataError, git_blob_id, manifest, read_cif_row
 from unimat_lib.files import file_hash
 from unimat_lib.identity import Identity
 

@@ -10,11 +10,10 @@ import pytest
 from test_datasets import MODULE, write_mp_20
 
 from unimat_lib.crystals.table import SPLITS
-from unimat_lib.datasets import download as module
-from unimat_lib.datasets.download import download
+from unimat_lib.datasets import mp_20
+from unimat_lib.datasets.mp_20 import download
 from unimat_lib.datasets.preparation import load_dataset, prepare_dataset
-from unimat_lib.datasets.report import DataError
-from unimat_lib.datasets.source import git_blob_id
+from unimat_lib.datasets.report import DataError, git_blob_id
 
 CONTENT = b"a,b\n1,2\n" * 100
 
@@ -34,23 +33,15 @@ def server(monkeypatch):
                 self.send_header("Location", rest)
                 self.end_headers()
                 return
-            body = pages.get(self.path, CONTENT if kind in ("cut", "slow", "silent") else None)
+            body = pages.get(self.path, CONTENT if kind in ("cut", "silent") else None)
             if kind == "silent":
                 closing.wait(20)
             if kind == "garbage":
                 self.wfile.write(b"\0\0 this is no HTTP\n" * 10)
                 return
-            self.send_response(200 if body or kind == "endless" else 404)
-            if kind != "endless":
-                self.send_header("Content-Length", str(len(body or b"")))
+            self.send_response(200 if body else 404)
+            self.send_header("Content-Length", str(len(body or b"")))
             self.end_headers()
-            if kind == "slow":  # each byte in time, the whole never
-                for byte in body:
-                    if closing.wait(0.05):
-                        return
-                    self.wfile.write(bytes([byte]))
-            while kind == "endless":
-                self.wfile.write(bytes(10_000))
             self.wfile.write((body or b"")[: 50 if kind == "cut" else None])
 
         def log_message(self, *args):
@@ -75,9 +66,9 @@ def server(monkeypatch):
 def test_download_is_checked_and_kept(server, tmp_path, way):
     url, _ = server
     target = tmp_path / "sub" / "train.csv"
-    path = download(url + way.format(url=url), target, blob=git_blob_id(CONTENT))
-    assert path.read_bytes() == CONTENT
-    assert [p.name for p in path.parent.iterdir()] == ["train.csv"]
+    download(url + way.format(url=url), target, blob=git_blob_id(CONTENT))
+    assert target.read_bytes() == CONTENT
+    assert [p.name for p in target.parent.iterdir()] == ["train.csv"]
 
 
 @pytest.mark.parametrize(
@@ -87,22 +78,18 @@ def test_download_is_checked_and_kept(server, tmp_path, way):
         ("/cut", "Nothing was kept. Try again"),
         ("/absent.csv", "cannot be downloaded.*404.*UNIMAT_DATA"),
         ("/silent", "timed out.*Nothing was kept"),
-        ("/slow", "stopped after .* bytes in 1 s at most"),
-        ("/endless", "stopped after"),
         ("/garbage", "cannot be downloaded"),
-        ("/redirect/{file}", "Redirection to url .* is not allowed"),
-        ("/redirect/ftp://127.0.0.1/a", "unknown url type: ftp"),
+        ("/redirect/{file}", "No connection adapters.*file://"),
+        ("/redirect/ftp://127.0.0.1/a", "No connection adapters.*ftp://"),
         ("/redirect/redirect/redirect", "cannot be downloaded"),
-        ("{file}", "unknown url type: file"),
-        ("ftp://127.0.0.1/a", "unknown url type: ftp"),
+        ("{file}", "No connection adapters"),
+        ("ftp://127.0.0.1/a", "No connection adapters"),
         ("no address", "cannot be downloaded"),
         ("http://127.0.0.1:1/a", "cannot be downloaded"),
     ],
 )
 def test_failed_downloads_leave_nothing(server, tmp_path, monkeypatch, page, reason):
-    monkeypatch.setattr(module, "TIMEOUT", 0.5)
-    monkeypatch.setattr(module, "LONGEST", 1)
-    monkeypatch.setattr(module, "LARGEST", 10**6)
+    monkeypatch.setattr(mp_20, "TIMEOUT", 0.5)
     secret = tmp_path / "secret.csv"
     secret.write_bytes(CONTENT)
     url = page.format(file=secret.as_uri())

@@ -51,7 +51,7 @@ def test_an_installed_package_loads_a_data_set_outside_of_any_checkout(tmp_path)
     code = (
         "import unimat_lib\n"
         "from unimat_lib.datasets.preparation import dataset_provenance, load_dataset\n"
-        "from unimat_lib.datasets.source import manifest\n"
+        "from unimat_lib.datasets.report import manifest\n"
         "print(unimat_lib.__file__)\n"
         "print(len(load_dataset('prototypes', limit=40, workers=1)))\n"
         "print(dataset_provenance('prototypes')['num_used'], manifest()['mp_20']['commit'])\n"

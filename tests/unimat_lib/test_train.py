@@ -135,6 +135,19 @@ def test_an_interrupted_run_continues_bit_for_bit(
     assert result.history[columns].equals(reference.history[columns])
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_equal_numbers_of_threads_give_equal_bits(views, split, tmp_path, threads):
+    config = FitConfig(epochs=2, batch_size=28, contrastive_weight=0.3, measurement=MEASUREMENT)
+    torch.set_num_threads(threads)  # the sums of matrix products depend on it, and on nothing else
+    try:
+        models = [make_model(views, split["train"]) for _ in range(2)]
+        for number, model in enumerate(models):
+            fit(model, views, **split, config=config, run_dir=tmp_path / str(number))
+    finally:
+        torch.set_num_threads(1)
+    assert torch.equal(*(weights(model) for model in models))
+
+
 def test_a_finished_run_is_loaded_and_not_repeated(views, split, tmp_path, monkeypatch):
     config = FitConfig(epochs=2, batch_size=20)
     first = make_model(views, split["train"])

@@ -50,18 +50,16 @@ def sweep(book: Book) -> Path:
 @contextmanager
 def scratch_folder(book: Book, name: str) -> Iterator[Path]:
     """A folder of this run's own, which goes when the block ends or a signal ends the process."""
-    with ExitStack() as lock:
+    with ExitStack() as end:
         # Nobody else sweeps a folder that is not locked yet.
         with uninterrupted(), alone_in(book.root / "_build" / "scratch"):
             folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=sweep(book)))
-            lock.enter_context(alone_in(folder))
             remove = partial(shutil.rmtree, folder, ignore_errors=True)
             AT_THE_END.append(remove)
-        try:
-            yield folder
-        finally:
-            remove()
-            AT_THE_END.remove(remove)
+            end.callback(AT_THE_END.remove, remove)
+            end.callback(remove)
+            end.enter_context(alone_in(folder))
+        yield folder
 
 
 @contextmanager
@@ -90,7 +88,7 @@ def offered_kernel(book: Book, scratch: Path, run_dir: str, gpus: int | None) ->
         cards = visible.split(",") if visible else [str(i) for i in range(gpus)]
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(cards[:gpus])
     launcher = "unimat_book.run.kernel_process"  # a kernel that dies with the tool
-    words = [sys.executable, "-m", launcher, "-f", "{connection_file}", "--log-level=ERROR"]
+    words = [sys.executable, "-m", launcher, "-f", "{connection_file}", "--log-level=CRITICAL"]
     spec = {"argv": words, "display_name": "UniMat book", "language": "python", "env": environment}
     folder = scratch / "jupyter" / "kernels" / KERNEL
     folder.mkdir(parents=True)

@@ -18,14 +18,11 @@ MAX_ATOMS = 5000
 
 
 def read_cif(text: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All atoms of the cell that a CIF describes.
+    """All atoms of the cell that the text of a CIF describes.
 
     Symmetry operations are those the file lists, else those of its space group; a file that says
     nothing about symmetry is read as it stands. Deuterium and tritium count as hydrogen, which
     scatters X-rays alike. An occupancy given as unknown counts as full.
-
-    Args:
-        text: Content of the CIF.
 
     Returns:
         Lattice ``[3, 3]`` (rows a, b, c in angstrom), fractional coordinates ``[n, 3]`` and atomic
@@ -80,10 +77,8 @@ def _operations(small: Any) -> list[Any]:
     """Symmetry operations that a gemmi small structure names."""
     import gemmi
 
-    if len(small.symops) > MAX_OPERATIONS:
-        raise CrystalError(
-            f"{len(small.symops):,} symmetry operations, at most {MAX_OPERATIONS:,} expected"
-        )
+    if (found := len(small.symops)) > MAX_OPERATIONS:
+        raise CrystalError(f"{found:,} symmetry operations, at most {MAX_OPERATIONS:,} expected")
     if small.symops:
         return [gemmi.Op(text) for text in small.symops]
     number = small.spacegroup_number

@@ -15,21 +15,11 @@ _TENSOR_COLUMNS = ("lattice", "atomic_numbers", "frac_coords")
 
 
 def save_table(table: CrystalTable, path: str | os.PathLike[str]) -> Path:
-    """Write a table to Parquet, one row per crystal; the file appears only when it is complete.
-
-    Args:
-        table: Crystals, on any device.
-        path: Target; its folder is created.
-
-    Returns:
-        The path written.
-    """
+    """Write a table, one row per crystal, to ``path``, which appears only when it is complete."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    path = Path(path)
-    offsets = table.offsets.cpu().numpy()
-
+    path, offsets = Path(path), table.offsets.cpu().numpy()
     columns = {
         "lattice": (table.lattice, 9 * np.arange(len(table) + 1)),
         "atomic_numbers": (table.atomic_numbers.to(torch.uint8), offsets),
@@ -37,8 +27,8 @@ def save_table(table: CrystalTable, path: str | os.PathLike[str]) -> Path:
     }
     arrow = pa.Table.from_pandas(table.info, preserve_index=False)
     for name, (values, bounds) in columns.items():
-        flat = pa.array(values.cpu().numpy().reshape(-1))
-        column = pa.ListArray.from_arrays(pa.array(bounds.astype(np.int32)), flat)
+        flat = values.cpu().numpy().reshape(-1)
+        column = pa.ListArray.from_arrays(bounds.astype(np.int32), flat)
         arrow = arrow.append_column(name, column)
     with replacing(path) as temporary:
         pq.write_table(arrow, temporary, compression="zstd", compression_level=9)
@@ -64,9 +54,7 @@ def load_table(path: str | os.PathLike[str]) -> CrystalTable:
         arrow = pq.read_table(path)
         flat = {name: arrow.column(name).combine_chunks() for name in _TENSOR_COLUMNS}
     except (pa.ArrowInvalid, KeyError, OSError) as error:
-        raise ValueError(
-            f"{path} is not a crystal table ({error}); delete it and prepare it again"
-        ) from error
+        raise ValueError(f"{path} is not a crystal table: prepare it anew ({error})") from error
     offsets = flat["atomic_numbers"].offsets.to_numpy().astype(np.int64)
 
     def values(name: str) -> np.ndarray:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections import Counter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,7 +31,7 @@ _DECIMALS = 10
 
 
 class ReducedCrystal(NamedTuple):
-    """A crystal in its Niggli-reduced primitive cell, with what spglib found on the way."""
+    """A crystal in its Niggli-reduced primitive cell."""
 
     lattice: np.ndarray  # [3, 3] float64, rows a, b, c in angstrom, right-handed
     frac_coords: np.ndarray  # [n, 3] float64 in [0, 1)
@@ -46,7 +47,7 @@ def reduce_crystal(
     *,
     symprec: float = SYMPREC,
 ) -> ReducedCrystal:
-    """Space group and Niggli-reduced primitive cell of one crystal, with a single symmetry search.
+    """Space group and Niggli-reduced primitive cell of one crystal.
 
     Cells that spglib finds primitive keep their atoms; the others lose the atoms that a lattice
     translation repeats, each remaining one at the mean of its copies.
@@ -77,24 +78,12 @@ def reduce_crystal(
     frac = frac @ (lattice @ np.linalg.inv(reduced))
     _check_distances(reduced, frac)
     return ReducedCrystal(
-        np.round(reduced, _DECIMALS),
-        wrap_into_cell(frac),
-        numbers,
-        int(dataset.number),
-        was_primitive,
+        lattice=np.round(reduced, _DECIMALS),
+        frac_coords=wrap_into_cell(frac),
+        atomic_numbers=numbers,
+        space_group=int(dataset.number),
+        was_primitive=was_primitive,
     )
-
-
-def niggli_primitive(
-    lattice: np.ndarray, frac_coords: np.ndarray, atomic_numbers: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Niggli-reduced primitive cell: lattice ``[3, 3]``, coordinates ``[n, 3]``, elements ``[n]``.
-
-    Raises:
-        CrystalError: See :func:`reduce_crystal`.
-    """
-    reduced = reduce_crystal(lattice, frac_coords, atomic_numbers)
-    return reduced.lattice, reduced.frac_coords, reduced.atomic_numbers
 
 
 def wrap_into_cell(frac: np.ndarray) -> np.ndarray:
@@ -116,9 +105,7 @@ def _check_crystal(lattice: np.ndarray, frac: np.ndarray, numbers: np.ndarray) -
     if not np.isfinite(frac).all():
         raise CrystalError("an atom has no finite position")
     if wrong := sorted(set(numbers[(numbers < 1) | (numbers > 118)].tolist())):
-        raise CrystalError(
-            f"unknown element: atomic numbers must lie in 1 to 118, but {wrong} came"
-        )
+        raise CrystalError(f"unknown element: atomic numbers 1 to 118 expected, but {wrong} came")
     volume = np.linalg.det(lattice)
     if np.abs(lattice).max() > 1e4 or abs(volume) < 1e-3:
         raise CrystalError(f"the cell encloses no usable volume: {volume:.3g} cubic angstrom")
@@ -138,8 +125,7 @@ def _check_distances(lattice: np.ndarray, frac: np.ndarray) -> None:
         difference = frac[start : start + 512, None] - frac[None]
         difference -= np.round(difference)
         distance = np.linalg.norm(difference @ lattice, axis=-1)
-        rows = np.arange(len(distance))
-        distance[rows, start + rows] = np.inf
+        np.fill_diagonal(distance[:, start:], np.inf)
         if distance.min() < MIN_DISTANCE:
             first, second = np.unravel_index(distance.argmin(), distance.shape)
             raise CrystalError(
@@ -162,9 +148,7 @@ def _symmetry_dataset(
         except Exception as error:  # spglib's own exception class has moved between its versions
             raise CrystalError(f"spglib finds no symmetry: {error}") from None
     if dataset is None:
-        raise CrystalError(
-            f"spglib finds no symmetry within {symprec} angstrom (do atoms coincide?)"
-        )
+        raise CrystalError(f"spglib finds no symmetry within {symprec} angstrom")
     return dataset
 
 
@@ -176,12 +160,9 @@ def _primitive(
     mapping = np.asarray(dataset.mapping_to_primitive)
     classes, first = np.unique(mapping, return_index=True)
     if len(classes) * round(abs(np.linalg.det(lattice) / np.linalg.det(primitive))) != len(numbers):
-        raise CrystalError(
-            "spglib's primitive cell does not match its number of atoms; the symmetry is ambiguous"
-        )
+        raise CrystalError("spglib's primitive cell does not match its number of atoms")
     coords = frac @ (lattice @ np.linalg.inv(primitive))  # [n, 3]
-    anchor = coords[first[np.searchsorted(classes, mapping)]]
-    shift = coords - anchor
+    shift = coords - coords[first[np.searchsorted(classes, mapping)]]
     shift -= np.round(shift)
     mean = np.stack([shift[mapping == c].mean(0) for c in classes])
     return primitive, coords[first] + mean, numbers[first]
@@ -214,8 +195,7 @@ def reduced_formula(atomic_numbers: np.ndarray) -> str:
     """Reduced formula in pymatgen's order, for example ``TiO2``; diatomic gases come as ``O2``."""
     from pymatgen.core import Composition, Element
 
-    numbers, counts = np.unique(np.asarray(atomic_numbers), return_counts=True)
-    pairs = zip(numbers.tolist(), counts.tolist(), strict=True)
+    counts = Counter(np.asarray(atomic_numbers).tolist())
     with warnings.catch_warnings():  # noble gases have no electronegativity to sort by; no harm
         warnings.simplefilter("ignore", UserWarning)
-        return Composition({Element.from_Z(z): n for z, n in pairs}).reduced_formula
+        return Composition({Element.from_Z(z): counts[z] for z in sorted(counts)}).reduced_formula

@@ -21,7 +21,7 @@ def from_structures(
     """A table from pymatgen structures.
 
     Args:
-        structures: Ordered structures; they are not changed.
+        structures: Ordered structures.
         info: One row each; missing required columns are filled in (``material_id`` with the running
             number, ``split`` with "train", ``source`` with "structure", ``space_group`` with
             spglib's number).
@@ -44,9 +44,7 @@ def from_structures(
         crystals.append(reduced[:3] if reduce else (lattice, wrap_into_cell(frac), numbers))
         groups.append(reduced.space_group)
     if info is not None and len(info) != len(groups):
-        raise ValueError(
-            f"info must have one row per structure, {len(groups)}, but has {len(info)}"
-        )
+        raise ValueError(f"info: one row per structure, {len(groups)}, expected, not {len(info)}")
     info = pd.DataFrame(index=range(len(groups))) if info is None else info.reset_index(drop=True)
     defaults = {
         "material_id": [str(i) for i in range(len(groups))],
@@ -56,4 +54,4 @@ def from_structures(
         "source": "structure",
     }
     info = info.assign(**{name: value for name, value in defaults.items() if name not in info})
-    return table_from_arrays(*(zip(*crystals, strict=True) if crystals else ((), (), ())), info)
+    return table_from_arrays(*(zip(*crystals, strict=True) if crystals else [()] * 3), info)

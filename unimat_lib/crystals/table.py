@@ -19,7 +19,6 @@ from torch import Tensor
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
-
 CRYSTAL_SYSTEMS = (
     *("triclinic", "monoclinic", "orthorhombic", "tetragonal"),
     *("trigonal", "hexagonal", "cubic"),
@@ -58,29 +57,19 @@ def gather_segments(offsets: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def crystal_system_index(space_group: Tensor | np.ndarray | Sequence[int] | int) -> Tensor:
-    """Crystal system of each space group, as its place in ``CRYSTAL_SYSTEMS``.
+    """Places in ``CRYSTAL_SYSTEMS``, int64, of international numbers (1 to 230) of any shape.
 
     Trigonal (143 to 167) and hexagonal (168 to 194) are kept apart.
 
-    Args:
-        space_group: International number(s), 1 to 230, any shape.
-
-    Returns:
-        int64 tensor of the same shape, values 0 to 6.
-
     Raises:
-        ValueError: A number lies outside 1 to 230.
+        ValueError: A number is no integer or lies outside 1 to 230.
     """
     number = torch.as_tensor(space_group)
     if number.is_floating_point() or number.dtype == torch.bool:
         raise ValueError(f"space groups must be integers from 1 to 230, but came as {number.dtype}")
     number = number.to(torch.int64)
-    outside = (number < 1) | (number > 230)
-    if bool(outside.any()):
-        found = number[outside].unique().tolist()[:5]
-        raise ValueError(
-            f"space groups must lie in 1 to 230, but {found} came; check the space_group column"
-        )
+    if len(outside := number[(number < 1) | (number > 230)].unique().tolist()):
+        raise ValueError(f"space groups must lie in 1 to 230, but {outside[:5]} came")
     return torch.searchsorted(torch.tensor(LAST_SPACE_GROUP, device=number.device), number)
 
 
@@ -106,20 +95,16 @@ class CrystalTable:
     def __post_init__(self) -> None:
         """Refuse tables whose parts do not fit together."""
         crystals, atoms = len(self.offsets) - 1, len(self.atomic_numbers)
-        shapes = {
-            "frac_coords": (tuple(self.frac_coords.shape), (atoms, 3)),
-            "lattice": (tuple(self.lattice.shape), (crystals, 3, 3)),
-            "info": ((len(self.info),), (crystals,)),
-        }
-        for name, (came, expected) in shapes.items():
+        for name, came, expected in (
+            ("frac_coords", tuple(self.frac_coords.shape), (atoms, 3)),
+            ("lattice", tuple(self.lattice.shape), (crystals, 3, 3)),
+            ("info", (len(self.info),), (crystals,)),
+        ):
             if came != expected:
-                raise ValueError(
-                    f"{name} must have shape {expected} to fit the offsets, but has {came}"
-                )
+                raise ValueError(f"{name} must have shape {expected}, but has {came}")
         if crystals < 0 or int(self.offsets[0]) != 0 or int(self.offsets[-1]) != atoms:
             raise ValueError(f"offsets must run from 0 to the number of atoms, {atoms}")
-        missing = [name for name in REQUIRED_INFO if name not in self.info]
-        if missing:
+        if missing := [name for name in REQUIRED_INFO if name not in self.info]:
             raise ValueError(f"info lacks the columns {missing}; needed are {list(REQUIRED_INFO)}")
 
     def __len__(self) -> int:
@@ -177,27 +162,19 @@ class CrystalTable:
         return crystal_system_index(self.space_group)
 
     def select(self, index: Tensor | np.ndarray | Sequence[int]) -> CrystalTable:
-        """Some of the crystals, in the order asked for.
-
-        Args:
-            index: ``[B]`` integers (repeats allowed, no negative ones) or a mask of ``C`` booleans.
+        """Crystals by ``[B]`` integers (not negative, repeats allowed) or a mask ``[C]``.
 
         Raises:
             IndexError: An index or the length of a mask does not fit the table.
         """
         index = torch.as_tensor(index, device=self.device)
         if index.dtype == torch.bool:
-            if index.shape != (len(self),):
-                raise IndexError(
-                    f"a mask must have {len(self)} values, but has shape {tuple(index.shape)}"
-                )
-            index = index.nonzero()[:, 0]
+            if index.shape != (last := (len(self),)):
+                raise IndexError(f"a mask must have shape {last}, but has {tuple(index.shape)}")
+            index = index.nonzero()
         index = index.to(torch.int64).reshape(-1)
-        if len(index) and not 0 <= int(index.min()) <= int(index.max()) < len(self):
-            raise IndexError(
-                f"indices must lie in 0 to {len(self) - 1}, "
-                f"but run from {int(index.min())} to {int(index.max())}"
-            )
+        if len(wrong := index[(index < 0) | (index >= len(self))]):
+            raise IndexError(f"indices must lie in 0 to {len(self) - 1}, but {int(wrong[0])} came")
         atoms, offsets = gather_segments(self.offsets, index)
         return CrystalTable(
             self.atomic_numbers[atoms],
@@ -213,20 +190,17 @@ class CrystalTable:
         Raises:
             ValueError: No such split name, or no crystal in it.
         """
-        known = (*SPLITS, EXTRA_SPLIT)
-        if name not in known:
+        if name not in (known := (*SPLITS, EXTRA_SPLIT)):
             raise ValueError(f"split must be one of {known}, but {name!r} came")
         mask = (self.info["split"] == name).to_numpy(bool, copy=True)
         if not mask.any():
-            raise ValueError(
-                f"the table has no crystal in split {name!r}; it has {self.info['split'].unique()}"
-            )
+            there = self.info["split"].unique()
+            raise ValueError(f"the table has no crystal in split {name!r}; it has {there}")
         return self.select(mask)
 
     def to(self, device: torch.device | str) -> CrystalTable:
         """The same table with its tensors on ``device``."""
-        moved = (tensor.to(device) for tensor in self._tensors)
-        return CrystalTable(*moved, info=self.info)
+        return CrystalTable(*(tensor.to(device) for tensor in self._tensors), info=self.info)
 
     @property
     def _tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -247,11 +221,9 @@ class CrystalTable:
 
     def content_hash(self) -> str:
         """12 hexadecimal digits over the tensors and the material ids."""
-        digest = hashlib.sha256()
-        for tensor in self._tensors:
-            digest.update(np.ascontiguousarray(tensor.cpu().numpy()).tobytes())
-        digest.update("\n".join(self.info["material_id"].astype(str)).encode())
-        return digest.hexdigest()[:12]
+        content = b"".join(tensor.cpu().numpy().tobytes() for tensor in self._tensors)
+        content += "\n".join(self.info["material_id"].astype(str)).encode()
+        return hashlib.sha256(content).hexdigest()[:12]
 
 
 def table_from_arrays(
@@ -272,13 +244,9 @@ def table_from_arrays(
 
 
 def concatenate(tables: Sequence[CrystalTable]) -> CrystalTable:
-    """One table of several, in their order, with the columns of ``info`` that all of them have.
-
-    Raises:
-        ValueError: If there is no table.
-    """
+    """One table of several (else a ``ValueError``), with the ``info`` columns that all have."""
     if not tables:
-        raise ValueError("expected at least one table to concatenate, got none")
+        raise ValueError("at least one table expected")
     counts = torch.cat([table.num_atoms for table in tables])
     common = [c for c in tables[0].info.columns if all(c in t.info.columns for t in tables)]
     return CrystalTable(

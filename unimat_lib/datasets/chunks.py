@@ -19,15 +19,13 @@ from unimat_lib.crystals.table import (
     crystal_system_index,
     table_from_arrays,
 )
-from unimat_lib.datasets.report import DataError
-from unimat_lib.datasets.source import dropped_row
+from unimat_lib.datasets.report import DataError, dropped_row
 from unimat_lib.files import file_hash, read_record, write_record
 from unimat_lib.processes import unordered
 
 logger = logging.getLogger(__name__)
 
 _CHUNK = 250  # rows per file of an unfinished preparation: about a second of work
-
 
 Read = Callable[[Mapping[str, Any]], ReducedCrystal]
 
@@ -47,12 +45,14 @@ def read_rows(
             dropped.append(dropped_row(row["row"], row["material_id"], str(error)))
             continue
         crystals.append(crystal)
-        found = {
+        info = {
+            "row": row["row"],
+            "material_id": row["material_id"],
             "formula": reduced_formula(crystal.atomic_numbers),
             "space_group_spglib": crystal.space_group,
             "was_primitive": crystal.was_primitive,
         }
-        infos.append({key: row[key] for key in ("row", "material_id")} | found | row["info"])
+        infos.append(info | row["info"])
     return crystals, infos, dropped
 
 
@@ -61,8 +61,8 @@ def _prepare_chunk(read: Read, rows: list[dict[str, Any]], target: str) -> int:
     crystals, infos, dropped = read_rows(read, rows)
     path, checksum = Path(target), None
     if crystals:
-        lattices, frac_coords, numbers, *_ = zip(*crystals, strict=True)
-        save_table(table_from_arrays(lattices, frac_coords, numbers, pd.DataFrame(infos)), path)
+        arrays = list(zip(*crystals, strict=True))[:3]
+        save_table(table_from_arrays(*arrays, pd.DataFrame(infos)), path)
         checksum = file_hash(path)
     # Last, so that a chunk is either whole or done again.
     write_record(path.with_suffix(".json"), {"sha256": checksum, "dropped": dropped})
@@ -72,9 +72,8 @@ def _prepare_chunk(read: Read, rows: list[dict[str, Any]], target: str) -> int:
 def _read_chunk(path: Path) -> dict[str, Any] | None:
     """The record of a chunk that is whole."""
     record = read_record(path.with_suffix(".json"))
-    if record is None or record["sha256"] is None:
-        return record
-    if path.is_file() and file_hash(path) == record["sha256"]:
+    wanted = record and record["sha256"]
+    if wanted is None or (path.is_file() and file_hash(path) == wanted):
         return record
     logger.warning("%s is damaged and is made anew", path)
     return None
@@ -105,26 +104,23 @@ def run_chunks(
     """
     from tqdm import tqdm
 
-    starts = range(0, len(rows), _CHUNK)
-    paths = [scratch / f"rows-{start:08d}-{_CHUNK}.parquet" for start in starts]
-    jobs = [
-        (read, rows[start : start + _CHUNK], str(path))
-        for start, path in zip(starts, paths, strict=True)
-        if _read_chunk(path) is None
-    ]
-    if len(jobs) < len(paths):
-        logger.info("resuming: %d of %d chunks are there", len(paths) - len(jobs), len(paths))
+    chunks = {
+        scratch / f"rows-{start:08d}-{_CHUNK}.parquet": rows[start : start + _CHUNK]
+        for start in range(0, len(rows), _CHUNK)
+    }
+    jobs = [(read, part, str(path)) for path, part in chunks.items() if _read_chunk(path) is None]
+    if len(jobs) < len(chunks):
+        logger.info("resuming: %d of %d chunks are there", len(chunks) - len(jobs), len(chunks))
     show = sys.stderr.isatty() if show_progress is None else show_progress
-    left = sum(len(chunk) for _, chunk, _ in jobs)
+    left = sum(len(part) for _, part, _ in jobs)
     with tqdm(total=len(rows), initial=len(rows) - left, unit="crystal", disable=not show) as bar:
         for done in unordered(_prepare_chunk, jobs, workers=workers):
             bar.update(done)
-    records = [_read_chunk(path) for path in paths]
-    if None in records:
+    records = {path: _read_chunk(path) for path in chunks}
+    if None in records.values():
         raise DataError(f"a chunk in {scratch} was damaged while this ran: run it again")
-    dropped = [reason for record in records for reason in record["dropped"]]
-    used = zip(paths, records, strict=True)
-    tables = [load_table(path) for path, record in used if record["sha256"] is not None]
+    dropped = [reason for record in records.values() for reason in record["dropped"]]
+    tables = [load_table(path) for path, record in records.items() if record["sha256"]]
     if not tables:
         reasons = "; ".join(f"{d['material_id']}: {d['reason']}" for d in dropped[:5])
         raise DataError(f"none of {len(dropped)} rows can be used ({reasons}); check the source")

@@ -15,9 +15,10 @@ import pandas as pd
 from unimat_lib.crystals.cif import MAX_CHARACTERS
 from unimat_lib.crystals.reduction import ReducedCrystal, reduced_formula
 from unimat_lib.crystals.table import SPLITS
-from unimat_lib.datasets.report import DataError, PreparationReport
-from unimat_lib.datasets.source import (
+from unimat_lib.datasets.report import (
     SPLIT_SHARES,
+    DataError,
+    PreparationReport,
     Source,
     as_number,
     dropped_row,
@@ -43,18 +44,11 @@ def cif_files(folder: str | os.PathLike[str] | None) -> list[Path]:
     entries = Path(folder).expanduser().glob("*")
     files = sorted(p for p in entries if p.suffix.lower() == ".cif" and p.is_file())
     if not files:
-        raise DataError(
-            f"files *.cif were expected in {folder}, but there are none; folders in it are not read"
-        )
+        raise DataError(f"no files *.cif directly in {folder}, where they were expected")
     for first, second in pairwise(files):
         if first.stem == second.stem:
             raise DataError(f"{folder} holds {first.name} and {second.name}: rename one of them")
     return files
-
-
-def _name(file: Path) -> str:
-    """Stem of a file; bytes that are no UTF-8 are spelled out."""
-    return os.fsencode(file.stem).decode("utf-8", errors="backslashreplace")
 
 
 def cif_folder_source(files: list[Path], properties: Path | None, limit: int | None) -> Source:
@@ -68,7 +62,8 @@ def cif_folder_source(files: list[Path], properties: Path | None, limit: int | N
     Raises:
         DataError: The table of properties is absent or cannot be understood.
     """
-    names = [_name(file) for file in files]
+    # Bytes of a name that are no UTF-8 are spelled out.
+    names = [os.fsencode(file.stem).decode("utf-8", errors="backslashreplace") for file in files]
     table = _property_table(properties, names) if properties else {}
     rows, without = [], 0
     for file, name in list(zip(files, names, strict=True))[:limit]:
@@ -78,17 +73,15 @@ def cif_folder_source(files: list[Path], properties: Path | None, limit: int | N
         with file.open("rb") as handle:  # one byte too many is refused, a disk image is not read
             text = handle.read(MAX_CHARACTERS + 1).decode("utf-8", errors="replace")
         rows.append({"row": len(rows), "material_id": name, "cif": text, "info": own})
-    notes, dropped = {}, []
-    if table:
-        orphans = sorted(set(table) - set(names))
-        notes = {"files_without_properties": without, "properties_without_file": len(orphans)}
-        reason = "the table of properties names it, but the folder has no such file"
-        dropped = [dropped_row(len(rows) + n, name, reason) for n, name in enumerate(orphans)]
+    orphans = sorted(set(table) - set(names))
+    counts = {"files_without_properties": without, "properties_without_file": len(orphans)}
+    reason = "the table of properties names it, but the folder has no such file"
+    dropped = [dropped_row(n, name, reason) for n, name in enumerate(orphans, len(rows))]
 
     def describe(report: PreparationReport) -> str:
         return f"{report.num_used:,} of {report.num_rows:,} CIF files of a folder."
 
-    return Source(rows, _from_cif_file, describe, dropped, notes)
+    return Source(rows, _from_cif_file, describe, dropped, counts if table else {})
 
 
 def _from_cif_file(row: Mapping[str, Any]) -> ReducedCrystal:
@@ -99,10 +92,7 @@ def _from_cif_file(row: Mapping[str, Any]) -> ReducedCrystal:
 
 
 def hashed_split(key: str) -> str:
-    """Split that a text always falls into: 70 % train, 15 % val, 15 % test.
-
-    Folders are split by formula, so that two crystals of the same formula stay together.
-    """
+    """Split that a text (a formula, so that its crystals stay together) falls into: 70/15/15 %."""
     value = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
     if value < SPLIT_SHARES["train"]:
         return "train"
@@ -115,16 +105,12 @@ def _property_table(path: Path, names: Sequence[str]) -> dict[str, dict[str, Any
     frame, _ = read_csv(path, text_columns=("file", "material_id", *_GROUP_COLUMNS))
     key = next((name for name in ("file", "material_id") if name in frame), None)
     if key is None:
-        raise DataError(
-            f"{path} needs a column 'file' or 'material_id'; it has {list(frame.columns)}"
-        )
+        raise DataError(f"{path} needs a column 'file' or 'material_id', not {list(frame)}")
     stems = frame.pop(key).fillna("").str.replace(r"(?i)\.cif$", "", regex=True)
     if stems.duplicated().any():
         raise DataError(f"{path} names {stems[stems.duplicated()].iloc[0]!r} more than once")
     if not set(stems) & set(names):
-        raise DataError(
-            f"no row of {path} names a file of the folder; {key} has {stems[:3].tolist()}"
-        )
+        raise DataError(f"{path} names no file of the folder; {key} has {stems[:3].tolist()}")
     if "split" in frame and not set(frame["split"]) <= set(SPLITS):
         raise DataError(f"{path}: split must be one of {SPLITS}, but {set(frame['split'])} came")
     if taken := sorted(_OWN_COLUMNS & set(frame)):
@@ -150,7 +136,5 @@ def _space_group(value: Any, where: str) -> int | None:
         group = gemmi.find_spacegroup_by_name(re.sub(r"[_()]", "", value))
         number = group.number if group else 0
     if number not in range(1, 231):
-        raise DataError(
-            f"{where} is {value!r}: a number from 1 to 230 or a Hermann-Mauguin symbol expected"
-        )
+        raise DataError(f"{where}: 1 to 230 or a Hermann-Mauguin symbol expected, not {value!r}")
     return int(number)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,17 +10,24 @@ from typing import Any
 import pandas as pd
 
 from unimat_lib.crystals.table import SPLITS
-from unimat_lib.datasets.download import download
-from unimat_lib.datasets.report import DataError, PreparationReport
-from unimat_lib.datasets.source import (
+from unimat_lib.datasets.report import (
+    DataError,
+    PreparationReport,
     Source,
     as_integer,
     as_number,
     dropped_row,
+    git_blob_id,
     manifest,
     read_cif_row,
     read_csv,
 )
+from unimat_lib.files import replacing
+
+logger = logging.getLogger(__name__)
+
+TIMEOUT = 60
+"""Seconds that a server may stay silent."""
 
 _PROPERTIES = ("formation_energy_per_atom", "band_gap", "e_above_hull")
 
@@ -40,30 +47,54 @@ def find_mp_20(folder: Path) -> dict[str, Path]:
         if len(missing) < len(SPLITS):
             raise DataError(f"{place} lacks the files of {missing}, as .csv or .csv.gz")
     raise DataError(
-        f"train, val and test (.csv or .csv.gz) were expected in {folder} or {folder / 'mp_20'}, "
-        "but are not there; point UNIMAT_DATA (or data_dir) at the folder that holds them, or "
-        "unset it to download the public files"
+        f"{folder} and its mp_20 lack the files train, val and test (.csv or .csv.gz); point "
+        "UNIMAT_DATA (or data_dir) at the folder that holds them, or unset it to download them"
     )
 
 
-def download_mp_20(folder: str | os.PathLike[str]) -> dict[str, Path]:
-    """Download the public MP-20 files that are not in ``folder`` yet, each checked by its content.
-
-    Args:
-        folder: Target folder; it is created.
-
-    Returns:
-        Path of each split.
+def download_mp_20(folder: Path) -> dict[str, Path]:
+    """Public file of each split in ``folder``, downloaded where it is not there yet.
 
     Raises:
-        DataError: The download fails, or its content is not the expected one.
+        DataError: See :func:`download`.
     """
-    paths = {}
-    for split, entry in manifest()["mp_20"]["files"].items():
-        paths[split] = Path(folder) / f"{split}.csv"
-        if not paths[split].is_file():
-            download(entry["url"], paths[split], blob=entry["git_blob"])
+    entries = manifest()["mp_20"]["files"]
+    paths = {split: folder / f"{split}.csv" for split in entries}
+    for split, path in paths.items():
+        if not path.is_file():
+            download(entries[split]["url"], path, blob=entries[split]["git_blob"])
     return paths
+
+
+def download(url: str, target: Path, *, blob: str) -> None:
+    """Download one file, check its git blob id, and only then give it its name.
+
+    Raises:
+        DataError: The download fails, hangs or is truncated, or the content is another one.
+    """
+    import pooch
+
+    logger.info("downloading %s", url)
+    try:
+        with replacing(target) as partial:
+            pooch.retrieve(
+                url,
+                known_hash=None,  # checked below: pooch has no git blob ids
+                fname=partial.name,
+                path=partial.parent,
+                downloader=pooch.HTTPDownloader(timeout=TIMEOUT, progressbar=False),
+            )
+            content = partial.read_bytes()
+            if (came := git_blob_id(content)) != blob:
+                raise ValueError(
+                    f"content with git blob id {blob} expected, but {came} came ({len(content):,} "
+                    "bytes): the download was truncated or the file was replaced"
+                )
+    except (OSError, ValueError) as error:  # requests' own errors are OSErrors
+        raise DataError(
+            f"{url} cannot be downloaded ({error}). Nothing was kept. Try again, or put the file "
+            "into a folder yourself and set UNIMAT_DATA to it"
+        ) from error
 
 
 def mp_20_source(paths: Mapping[str, Path], limit: int | None) -> Source:
@@ -103,28 +134,25 @@ def mp_20_source(paths: Mapping[str, Path], limit: int | None) -> Source:
 
     def describe(report: PreparationReport) -> str:
         part = f" The first {limit:,} rows of each file were read." if limit else ""
+        used = f"{report.num_used:,} of"
         if is_public:
-            return (
-                f"The public MP-20 files: {report.num_used:,} of {report.num_rows:,} crystals "
-                f"used.{part}"
-            )
+            return f"The public MP-20 files: {used} {report.num_rows:,} crystals used.{part}"
+        public_rows = sum(entry["rows"] for entry in entries.values())
         sources = ", ".join(f"{n:,} {name}" for name, n in report.counts["source"].items())
         return (
-            f"A rebuilt copy of MP-20, not the public files: {report.num_used:,} of "
-            f"{sum(entry['rows'] for entry in entries.values()):,} crystals, by source "
-            f"{sources}.{part}"
+            f"A rebuilt copy of MP-20, not the public files: {used} {public_rows:,} crystals, "
+            f"by source {sources}.{part}"
         )
 
     return Source(rows=rows, read=read_cif_row, describe=describe, dropped=dropped)
 
 
 def _check_columns(frame: pd.DataFrame, path: Path, *, public: bool) -> None:
-    missing = [name for name in ("material_id", "cif", "spacegroup.number") if name not in frame]
-    if missing:
+    needed = ("material_id", "cif", "spacegroup.number")
+    if missing := [name for name in needed if name not in frame]:
         raise DataError(f"{path} lacks the columns {missing}; it has {list(frame.columns)}")
     if not public and ("source" not in frame or frame["source"].isna().any()):
         raise DataError(
-            f"{path} is not the public MP-20 file and has no (complete) source column, so nobody "
-            "could say which data this is; add a column 'source' that names the origin of each "
-            "row, or use the public file"
+            f"{path} is not the public MP-20 file and has no (complete) source column; add a "
+            "column 'source' that names the origin of each row, or use the public file"
         )

@@ -12,8 +12,13 @@ import pandas as pd
 
 from unimat_lib.crystals.reduction import ReducedCrystal, reduce_crystal
 from unimat_lib.crystals.table import EXTRA_SPLIT, CrystalError, CrystalTable, concatenate
-from unimat_lib.datasets.report import DataError, PreparationReport
-from unimat_lib.datasets.source import Source, dropped_row, manifest
+from unimat_lib.datasets.report import (
+    DataError,
+    PreparationReport,
+    Source,
+    dropped_row,
+    manifest,
+)
 
 
 def _from_cell(row: Mapping[str, Any]) -> ReducedCrystal:
@@ -28,10 +33,7 @@ def _from_cell(row: Mapping[str, Any]) -> ReducedCrystal:
 
 
 def _lattice(a: float, b: float, c: float, *angles: float) -> np.ndarray:
-    """Rows ``[3, 3]`` in angstrom of three lengths and three angles in degrees.
-
-    a lies along x, b in the plane of x and y.
-    """
+    """Rows ``[3, 3]`` in angstrom of lengths and angles (degrees): a along x, b in the xy plane."""
     cosine = np.cos(np.radians(angles))
     sine = math.sin(math.radians(angles[2]))
     y = (cosine[0] - cosine[1] * cosine[2]) / sine
@@ -49,13 +51,10 @@ def find_mp_extra(folder: Path | None) -> Path:
         DataError: There is no folder or no such file in it.
     """
     name = manifest()["mp_extra"]["file"]
-    if folder is None or not (folder / name).is_file():
-        where = "UNIMAT_DATA is not set" if folder is None else f"{folder} has no such file"
-        raise DataError(
-            f"mp_extra is read from {name}, but {where}; point UNIMAT_DATA (or data_dir) at the "
-            "folder that holds it"
-        )
-    return folder / name
+    if folder is not None and (folder / name).is_file():
+        return folder / name
+    where = "UNIMAT_DATA is not set" if folder is None else f"{folder} has no such file"
+    raise DataError(f"{where}: point UNIMAT_DATA (or data_dir) at the folder that holds {name}")
 
 
 def mp_extra_source(path: Path, checksum: str, limit: int | None) -> Source:
@@ -72,8 +71,8 @@ def mp_extra_source(path: Path, checksum: str, limit: int | None) -> Source:
     entry = manifest()["mp_extra"]
     if checksum != entry["sha256"]:
         raise DataError(
-            f"{path}: content with sha256 {entry['sha256']} expected, but {checksum} came; "
-            "the file is damaged or another one: fetch it again"
+            f"{path}: content with sha256 {entry['sha256']} expected, but {checksum} came: "
+            "fetch it again"
         )
     frame = pd.read_parquet(path).head(limit)
     repeated = frame["material_id"].duplicated()
@@ -81,13 +80,11 @@ def mp_extra_source(path: Path, checksum: str, limit: int | None) -> Source:
         dropped_row(row, name, "this material_id was there before")
         for row, name in frame["material_id"][repeated].items()
     ]
-    rows = []
-    for number, row in zip(
-        frame.index[~repeated], frame[~repeated].to_dict("records"), strict=True
-    ):
-        group = int(row["spacegroup_number"])
-        info = {"space_group": group, "split": EXTRA_SPLIT, "source": entry["source"]}
-        rows.append({**row, "row": number, "info": info})
+    shared = {"split": EXTRA_SPLIT, "source": entry["source"]}
+    rows = [
+        {**row, "row": number, "info": {"space_group": int(row["spacegroup_number"]), **shared}}
+        for number, row in frame[~repeated].to_dict("index").items()
+    ]
 
     def describe(report: PreparationReport) -> str:
         part = f" The first {limit:,} rows were read." if limit else ""
@@ -110,7 +107,7 @@ def apart_from(extra: CrystalTable, table: CrystalTable) -> CrystalTable:
     one space group of each crystal.
 
     Args:
-        extra: Crystals for pretraining; the order of those that remain is kept.
+        extra: Crystals for pretraining; those that remain keep their order.
         table: The data set whose splits are to be kept unseen.
     """
 
@@ -132,11 +129,10 @@ def pretraining_pool(
 
     Args:
         table: The data set with its splits; all its rows come first, under their numbers.
-        extra: Crystals that may be trained on beside its training split, ``None`` for none. What
-            :func:`.apart_from` leaves out is left out; the split of the others is "extra".
+        extra: Crystals that may be trained on beside its training split (their split is "extra"),
+            less those that :func:`.apart_from` leaves out; ``None`` for none.
         max_atoms: Largest cell of ``extra`` that is taken.
     """
     if extra is None:
         return table
-    further = apart_from(extra.select(extra.num_atoms <= max_atoms), table)
-    return concatenate([table, further])
+    return concatenate([table, apart_from(extra.select(extra.num_atoms <= max_atoms), table)])

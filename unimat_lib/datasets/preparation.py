@@ -27,8 +27,13 @@ from unimat_lib.datasets.cif_folder import cif_files, cif_folder_source
 from unimat_lib.datasets.mp_20 import download_mp_20, find_mp_20, mp_20_source
 from unimat_lib.datasets.mp_extra import find_mp_extra, mp_extra_source
 from unimat_lib.datasets.prototypes import prototypes_source
-from unimat_lib.datasets.report import DataError, PreparationReport, count_crystals
-from unimat_lib.datasets.source import Source, data_folder
+from unimat_lib.datasets.report import (
+    DataError,
+    PreparationReport,
+    Source,
+    count_crystals,
+    data_folder,
+)
 from unimat_lib.files import alone_in, file_hash, read_record, write_record
 from unimat_lib.identity import Identity, identity_of, short_hash
 from unimat_lib.paths import cache_folder
@@ -46,13 +51,7 @@ DATASETS = tuple(_READERS)
 
 
 def preparation_identity(name: str) -> Identity:
-    """Identity of the code and packages that turn the rows of a data set into crystals.
-
-    A table that was made by others is made anew.
-
-    Args:
-        name: One of ``DATASETS``.
-    """
+    """Identity of what turns rows into crystals; a table made by other code is made anew."""
     reader = _READERS[name]
     steps = (f"{reader.__module__}:{reader.__name__}", f"{read_rows.__module__}:read_rows")
     return identity_of(*steps, f"{__name__}:_finish")
@@ -124,18 +123,13 @@ def prepare_dataset(
         return _prepare(name, wanted, cache, workers=workers, show_progress=show_progress)
 
 
-def _prepare(
-    name: str, wanted: Origin, cache: Path, *, workers: int, show_progress: bool | None
-) -> PreparationReport:
+def _prepare(name: str, wanted: Origin, cache: Path, **how: Any) -> PreparationReport:
     started = time.perf_counter()
     inputs, arguments = _inputs(name, wanted, cache)
     source = _READERS[name](*arguments, wanted.limit)
     identity = preparation_identity(name)
     key = short_hash(json.dumps([identity.digest, name, inputs, wanted.limit]))
-    scratch = cache / f".{name}-{key}"
-    table, dropped = run_chunks(
-        source.read, source.rows, scratch, workers=workers, show_progress=show_progress
-    )
+    table, dropped = run_chunks(source.read, source.rows, cache / f".{name}-{key}", **how)
     report = _report(name, table.info, source, dropped)
     table = _finish(table)
     path = save_table(table, cache / f"{name}-{table.content_hash()}.parquet")
@@ -190,8 +184,8 @@ def _prepared(name: str, origin: Origin, cache: Path) -> Path | None:
     path = cache / record["table"]
     same_code = record["code"] == preparation_identity(name).digest
     if origin.is_given(name):
-        same_inputs = same_code and _inputs(name, origin, cache)[0] == record["inputs"]
-        return path if same_inputs else None
+        same = same_code and _inputs(name, origin, cache)[0] == record["inputs"]
+        return path if same else None
     if not same_code:
         logger.warning(
             "%s was prepared by another version of the code and is taken as it is; "
@@ -235,12 +229,11 @@ def read_report(name: str, cache_dir: str | os.PathLike[str] | None = None) -> P
     """
     _check_name(name)
     cache = cache_folder(cache_dir)
-    record = _record(name, cache)
-    if record is None:
-        raise DataError(
-            f"{name} is not prepared in {cache}; run python -m unimat_lib.datasets prepare {name}"
-        )
-    return PreparationReport(**record["report"])
+    if record := _record(name, cache):
+        return PreparationReport(**record["report"])
+    raise DataError(
+        f"{name} is not prepared in {cache}; run python -m unimat_lib.datasets prepare {name}"
+    )
 
 
 def _check_name(name: str) -> None:
@@ -250,8 +243,7 @@ def _check_name(name: str) -> None:
 
 def _record(name: str, cache: Path) -> dict[str, Any] | None:
     """What ``{name}.json`` says, when it is whole and so is its table."""
-    record = read_record(cache / f"{name}.json")
-    if record is None:
+    if (record := read_record(cache / f"{name}.json")) is None:
         return None
     path = cache / record["table"]
     if path.is_file() and file_hash(path) == record["sha256"]:
@@ -270,8 +262,7 @@ def _inputs(name: str, origin: Origin, cache: Path) -> tuple[dict[str, str], tup
         return {split: file_hash(path) for split, path in paths.items()}, (paths,)
     if name == "mp_extra":
         path = find_mp_extra(given)
-        inputs = {"file": file_hash(path)}
-        return inputs, (path, inputs["file"])
+        return {"file": (checksum := file_hash(path))}, (path, checksum)
     files = cif_files(origin.folder)
     lines = [os.fsencode(file.name) + f" {file_hash(file)}\n".encode() for file in files]
     inputs = {"files": hashlib.sha256(b"".join(lines)).hexdigest()}
@@ -287,15 +278,20 @@ def _report(
     name: str, info: pd.DataFrame, source: Source, dropped: list[dict[str, Any]]
 ) -> PreparationReport:
     disagree = info["space_group"] != info["space_group_spglib"]
-    notes = {
-        **source.notes,
-        "reduced_to_primitive": int((~info["was_primitive"]).sum()),
-        "space_group_disagreements": int(disagree.sum()),
-    }
     dropped = sorted([*source.dropped, *dropped], key=lambda record: record["row"])
-    num_rows = len(info) + len(dropped)
-    counts = count_crystals(info)
-    report = PreparationReport(name, num_rows, len(info), dropped, counts, notes, provenance="")
+    report = PreparationReport(
+        name,
+        num_rows=len(info) + len(dropped),
+        num_used=len(info),
+        dropped=dropped,
+        counts=count_crystals(info),
+        notes={
+            **source.notes,
+            "reduced_to_primitive": int((~info["was_primitive"]).sum()),
+            "space_group_disagreements": int(disagree.sum()),
+        },
+        provenance="",
+    )
     report.provenance = source.describe(report)
     return report
 

@@ -26,8 +26,7 @@ from unimat_lib.crystals.table import (
     crystal_system_index,
     table_from_arrays,
 )
-from unimat_lib.datasets.report import PreparationReport
-from unimat_lib.datasets.source import SPLIT_SHARES, Source, dropped_row
+from unimat_lib.datasets.report import SPLIT_SHARES, PreparationReport, Source, dropped_row
 
 NUM_PROTOTYPE_CRYSTALS = 3000
 MAX_PROTOTYPE_ATOMS = 20
@@ -68,16 +67,13 @@ def aflow_prototypes() -> list[dict[str, Any]]:
     Source: Mehl et al., Comput. Mater. Sci. 136, S1 (2017).
     """
     spec = importlib.util.find_spec("pymatgen.analysis.prototypes")
-    folders = list(spec.submodule_search_locations or []) if spec else []
-    files = [Path(folder) / "aflow_prototypes.json.gz" for folder in folders]
-    found = next((file for file in files if file.is_file()), None)
-    if found is None:
+    folders = list((spec and spec.submodule_search_locations) or [])
+    files = (Path(folder) / "aflow_prototypes.json.gz" for folder in folders)
+    if (found := next(filter(Path.is_file, files), None)) is None:
         raise FileNotFoundError(
-            "pymatgen's AFLOW prototypes were expected as aflow_prototypes.json.gz in "
-            f"{folders or 'pymatgen.analysis.prototypes'}; "
+            f"aflow_prototypes.json.gz was expected in pymatgen's analysis.prototypes {folders}; "
             "install the pymatgen version named in requirements.lock"
         )
-    entries = json.loads(gzip.decompress(found.read_bytes()))
     return [
         {
             "tags": entry["tags"],
@@ -85,7 +81,7 @@ def aflow_prototypes() -> list[dict[str, Any]]:
             "frac_coords": np.array([site["abc"] for site in entry["snl"]["sites"]]),
             "symbols": [site["species"][0]["element"] for site in entry["snl"]["sites"]],
         }
-        for entry in entries
+        for entry in json.loads(gzip.decompress(found.read_bytes()))
     ]
 
 
@@ -102,8 +98,7 @@ def worked_crystal() -> CrystalTable:
         "source": "aflow",
         "prototype": entry["tags"]["aflow"],
     }
-    lattice, frac_coords, numbers, *_ = ([part] for part in crystal)
-    return table_from_arrays(lattice, frac_coords, numbers, pd.DataFrame([info]))
+    return table_from_arrays(*([part] for part in crystal[:3]), pd.DataFrame([info]))
 
 
 def _atomic_numbers(symbols: Sequence[str]) -> np.ndarray:
@@ -142,12 +137,12 @@ def shortest_distances(crystal: ReducedCrystal) -> list[tuple[int, int, float]]:
     """
     from pymatgen.core import Structure
 
-    structure = Structure(crystal.lattice, crystal.atomic_numbers.tolist(), crystal.frac_coords)
+    numbers = crystal.atomic_numbers.tolist()
+    structure = Structure(crystal.lattice, numbers, crystal.frac_coords)
     centre, neighbour, _, distance = structure.get_neighbor_list(6.0, exclude_self=True)
     shortest: dict[tuple[int, int], tuple[int, int, float]] = {}
-    numbers = crystal.atomic_numbers
     for i, j, d in zip(centre.tolist(), neighbour.tolist(), distance.tolist(), strict=True):
-        pair = (int(numbers[i]), int(numbers[j]))
+        pair = (numbers[i], numbers[j])
         if pair[0] <= pair[1] and (pair not in shortest or d < shortest[pair][2]):
             shortest[pair] = (i, j, d)
     return list(shortest.values())
@@ -159,9 +154,9 @@ def predicted_volume_ratio(
     """Predicted over present volume of a cell, as pymatgen's ``DLSVolumePredictor`` has it.
 
     The cell is scaled until the tightest pair of neighbours has the bond length that data mining
-    expects. All variants of a prototype share the distances; pymatgen looks for the neighbours anew
-    each time, which takes a hundred times longer. DLS rather than RLS: it needs no oxidation
-    states. Its limits on the ratio are left out: replacing F by I rightly triples a volume.
+    expects. Here all variants of a prototype share the distances, which is a hundred times faster.
+    DLS rather than RLS: it needs no oxidation states. Its limits on the ratio are left out:
+    replacing F by I rightly triples a volume.
 
     Args:
         shortest: Pairs of atoms and their distance in angstrom, by :func:`shortest_distances`.
@@ -207,10 +202,12 @@ def prototypes_source(limit: int | None) -> Source:
     rows = []
     for group, size in zip(groups, sizes, strict=True):
         for candidate in group.candidates[:size]:
-            row = {**candidate, "row": len(rows) + len(dropped)}
-            row["material_id"] = _prototype_id(group.label, candidate["symbols"])
-            row["info"] = {**candidate["info"], "split": splits[group.label]}
-            rows.append(row)
+            row = {
+                "row": len(rows) + len(dropped),
+                "material_id": _prototype_id(group.label, candidate["symbols"]),
+                "info": {**candidate["info"], "split": splits[group.label]},
+            }
+            rows.append(candidate | row)
     notes["prototypes_used"] = sum(size > 0 for size in sizes)
 
     def describe(report: PreparationReport) -> str:
@@ -228,12 +225,11 @@ def prototypes_source(limit: int | None) -> Source:
 
 def _prototype_groups() -> tuple[list[_Prototype], list[dict[str, Any]], dict[str, int]]:
     """All usable prototypes with all their possible variants, and those left out."""
-    groups: dict[str, _Prototype] = {}
-    dropped: list[dict[str, Any]] = []
+    groups, dropped = {}, []
     for entry in aflow_prototypes():
         label, symbols = entry["tags"]["aflow"], entry["symbols"]
+        declared = int(label.split("_")[2])
         try:
-            declared = int(label.split("_")[2])
             crystal = _with_group(entry["lattice"], entry["frac_coords"], symbols, declared)
             if len(crystal.atomic_numbers) > MAX_PROTOTYPE_ATOMS:
                 raise CrystalError(f"more than {MAX_PROTOTYPE_ATOMS} atoms in the primitive cell")
@@ -260,8 +256,7 @@ def _candidates(crystal: ReducedCrystal, tags: Mapping[str, str]) -> list[dict[s
         "shortest": shortest_distances(crystal),
         "space_group": crystal.space_group,
     }
-    distinct = tuple(sorted(set(symbols)))
-    rows = []
+    distinct, rows = tuple(sorted(set(symbols))), []
     for choice in [distinct, *itertools.product(*(_SUBSTITUTES.get(s, (s,)) for s in distinct))]:
         if len(set(choice)) < len(distinct):
             continue  # two elements became one: another prototype
@@ -273,11 +268,8 @@ def _candidates(crystal: ReducedCrystal, tags: Mapping[str, str]) -> list[dict[s
 
 
 def _ordered(group: _Prototype, dropped: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One candidate per formula, the published ones first, the others shuffled by a hash.
-
-    Candidates that cannot be used are added to ``dropped``.
-    """
-    kept: dict[str, dict[str, Any]] = {}
+    """One candidate per formula, published ones first, others shuffled; fills ``dropped``."""
+    kept = {}
     for row in sorted(group.candidates, key=lambda row: row["info"]["source"]):  # "aflow" first
         key = " ".join(sorted(row["symbols"]))
         if key in kept:
@@ -313,13 +305,12 @@ def _level(available: Sequence[int], total: int) -> list[int]:
 def _allot_prototypes(groups: Sequence[_Prototype], total: int) -> list[int]:
     """Crystals of each prototype: crystal systems level, then prototypes within a system."""
     members = [[i for i, g in enumerate(groups) if g.system == s] for s in range(7)]
-    available = [sum(len(groups[i].candidates) for i in group) for group in members]
-    sizes = [0] * len(groups)
-    for group, share in zip(members, _level(available, total), strict=True):
-        counts = _level([len(groups[i].candidates) for i in group], share)
-        for i, size in zip(group, counts, strict=True):
-            sizes[i] = size
-    return sizes
+    available = [[len(groups[i].candidates) for i in group] for group in members]
+    shares = _level([sum(counts) for counts in available], total)
+    sizes = {}
+    for group, counts, share in zip(members, available, shares, strict=True):
+        sizes |= zip(group, _level(counts, share), strict=True)
+    return [sizes[i] for i in range(len(groups))]
 
 
 def _split_prototypes(groups: Sequence[_Prototype], sizes: Sequence[int]) -> dict[str, str]:
@@ -330,13 +321,11 @@ def _split_prototypes(groups: Sequence[_Prototype], sizes: Sequence[int]) -> dic
     splits = {}
     for system in range(7):
         members = [(n, g.label) for g, n in zip(groups, sizes, strict=True) if g.system == system]
-        total = sum(size for size, _ in members)
-        filled = dict.fromkeys(SPLITS, 0)
+        total, filled = sum(size for size, _ in members), dict.fromkeys(SPLITS, 0)
         order = sorted(members, key=lambda m: (-m[0], hashlib.sha256(m[1].encode()).hexdigest()))
         for size, label in order:
             lacking = {name: SPLIT_SHARES[name] * total - filled[name] for name in SPLITS}
-            empty = [name for name in SPLITS if not filled[name]]
-            split = empty[0] if empty else max(lacking, key=lambda name: lacking[name])
-            splits[label] = split
-            filled[split] += size
+            empty = (name for name in SPLITS if not filled[name])
+            splits[label] = next(empty, None) or max(lacking, key=lacking.get)
+            filled[splits[label]] += size
     return splits

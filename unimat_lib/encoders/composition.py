@@ -32,12 +32,8 @@ class CompositionEncoder(nn.Module):
         self.enter = nn.Linear(num_features, hidden)
         self.blocks = nn.ModuleList(
             nn.Sequential(
-                nn.LayerNorm(hidden),
-                nn.Linear(hidden, hidden),
-                nn.GELU(),
-                nn.Dropout(dropout),
-                nn.Linear(hidden, hidden),
-                nn.Dropout(dropout),
+                *(nn.LayerNorm(hidden), nn.Linear(hidden, hidden), nn.GELU(), nn.Dropout(dropout)),
+                *(nn.Linear(hidden, hidden), nn.Dropout(dropout)),
             )
             for _ in range(depth)
         )

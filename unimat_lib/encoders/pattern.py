@@ -72,15 +72,9 @@ class PatternEncoder(nn.Module):
         self.body = nn.Sequential(*layers)
         features = position_channels * length
         self.readout = nn.Sequential(
-            ChannelNorm(),
-            Linear(widths[-1], position_channels),
-            nn.GELU(),
-            nn.Flatten(),
-            nn.BatchNorm1d(features, affine=False),
-            nn.Dropout(dropout),
-            nn.Linear(features, dim),
-            nn.GELU(),
-            nn.Linear(dim, dim),
+            *(ChannelNorm(), Linear(widths[-1], position_channels), nn.GELU(), nn.Flatten()),
+            *(nn.BatchNorm1d(features, affine=False), nn.Dropout(dropout)),
+            *(nn.Linear(features, dim), nn.GELU(), nn.Linear(dim, dim)),
         )
 
     def forward(self, pattern: Tensor) -> Tensor:

@@ -103,9 +103,8 @@ class StructureEncoder(nn.Module):
         self.element = nn.Embedding(MAX_ATOMIC_NUMBER + 1, out_emb)
         self.norm = nn.LayerNorm(2 * out_emb)
         features = (2 + bool(translations)) * out_emb + atom_count
-        self.readout = nn.Sequential(
-            nn.Linear(features, 2 * out_emb), nn.SiLU(), nn.Linear(2 * out_emb, dim)
-        )
+        layers = nn.Linear(features, 2 * out_emb), nn.SiLU(), nn.Linear(2 * out_emb, dim)
+        self.readout = nn.Sequential(*layers)
         use_column_sums(self)
 
     def forward(self, graph: PeriodicGraph) -> Tensor:
@@ -150,14 +149,8 @@ class TranslationEncoder(nn.Module):
     def __init__(self, count: int, dim: int) -> None:
         super().__init__()
         self.count = count
-        self.mlp = nn.Sequential(
-            nn.Linear(2 * count, dim),
-            nn.SiLU(),
-            nn.Linear(dim, dim),
-            nn.SiLU(),
-            nn.Linear(dim, dim),
-            nn.LayerNorm(dim),
-        )
+        layers = [nn.Linear(2 * count, dim), nn.SiLU(), nn.Linear(dim, dim), nn.SiLU()]
+        self.mlp = nn.Sequential(*layers, nn.Linear(dim, dim), nn.LayerNorm(dim))
 
     def forward(self, translations: Tensor) -> Tensor:
         """[B, dim] from the ascending lengths [B, >= K] in angstrom."""

@@ -58,15 +58,9 @@ PER_CRYSTAL: Mapping[str, Callable[[pd.DataFrame], pd.Series]] = {
 }
 
 METRIC_UNITS = {
-    "scaled_length_mae": "Å",
-    "length_mae": "Å",
-    "length_median_ae": "Å",
-    "length_mape": "%",
-    "angle_mae": "°",
-    "volume_mape": "%",
-    "within_1_percent": "%",
-    "crystal_system_accuracy": "%",
-}
+    "scaled_length_mae": "Å", "length_mae": "Å", "length_median_ae": "Å", "length_mape": "%",
+    "angle_mae": "°", "volume_mape": "%", "within_1_percent": "%", "crystal_system_accuracy": "%",
+}  # fmt: skip
 
 LOWER_IS_BETTER = frozenset(name for name in METRIC_UNITS if name.endswith(("mae", "ae", "mape")))
 """The metrics that are errors; the others are shares of what is right."""

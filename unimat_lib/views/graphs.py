@@ -108,11 +108,10 @@ class PeriodicGraph:
         edges, edge_offsets = gather_segments(self.edge_offsets, index)
         shift = atom_offsets[:-1] - self.atom_offsets[index]  # [B]: from old to new atom numbers
         shift = shift.index_select(0, owners(edge_offsets.diff(), edges.shape[0]))
+        per_edge = ("image", "vector", "distance")
         return PeriodicGraph(
             edge_index=self.edge_index.index_select(1, edges) + shift,
-            image=self.image.index_select(0, edges),
-            vector=self.vector.index_select(0, edges),
-            distance=self.distance.index_select(0, edges),
+            **{name: getattr(self, name).index_select(0, edges) for name in per_edge},
             atom_offsets=atom_offsets,
             edge_offsets=edge_offsets,
             atomic_numbers=self.atomic_numbers.index_select(0, atoms),
