@@ -97,7 +97,7 @@ def compare_on_cpu(dataset: str, count: int, repeats: int) -> list[Result]:
 
 def all_triplets(graph: PeriodicGraph) -> int:
     """Number of triplets of a graph, made some thousand crystals at a time."""
-    crystals = torch.arange(graph.num_crystals, device=graph.device)
+    crystals = torch.arange(len(graph), device=graph.device)
     batches = crystals.split(CRYSTALS_AT_ONCE)
     return sum(len(triplets(graph.select(index)).edge_kj) for index in batches)
 

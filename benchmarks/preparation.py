@@ -29,7 +29,7 @@ from unimat_lib.crystals.reduction import SYMPREC
 from unimat_lib.crystals.table import SPLITS, CrystalTable
 from unimat_lib.datasets.mp_20 import find_mp_20
 from unimat_lib.datasets.preparation import prepare_dataset
-from unimat_lib.datasets.source import data_folder
+from unimat_lib.datasets.report import data_folder
 
 
 def plain(cif: str) -> tuple[np.ndarray, int]:

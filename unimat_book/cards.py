@@ -12,9 +12,10 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
+from unimat_book.calibration import per_system_table
 from unimat_book.experiments import Run
 from unimat_book.record import product
-from unimat_lib.evaluation.metrics import METRIC_UNITS, cell_metrics, per_system_table
+from unimat_lib.evaluation.metrics import METRIC_UNITS, cell_metrics
 from unimat_lib.model import UniMat, num_parameters, save_model
 
 METRICS: Mapping[str, tuple[str, int]] = {

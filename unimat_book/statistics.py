@@ -7,12 +7,33 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
-from unimat_lib.evaluation.metrics import PER_CRYSTAL, cell_metrics, values_per_crystal
+from unimat_lib.crystals.table import CRYSTAL_SYSTEMS
+from unimat_lib.evaluation.metrics import PER_CRYSTAL, cell_metrics
 
 
 def over_seeds(frames: Sequence[pd.DataFrame], metric: str = "scaled_length_mae") -> np.ndarray:
     """A metric of each crystal (of :data:`.PER_CRYSTAL`), mean over seeds, ``[n]``."""
     return np.mean([PER_CRYSTAL[metric](frame) for frame in frames], axis=0)
+
+
+def values_per_crystal(frame: pd.DataFrame, metric: str) -> np.ndarray:
+    """The values whose mean is a metric, one for each crystal that it is about.
+
+    Raises:
+        ValueError: There is no such metric, or it is the median, which is no mean.
+    """
+    if metric in PER_CRYSTAL:
+        return PER_CRYSTAL[metric](frame).to_numpy()
+    prefix = "crystal_system_accuracy_"
+    names = [prefix + system for system in CRYSTAL_SYSTEMS]
+    if metric in names:
+        number = names.index(metric)
+        part = frame[frame["crystal_system"] == number]
+        return 100 * (part["predicted_system"] == number).to_numpy(dtype=float)
+    raise ValueError(
+        f"unknown metric {metric!r}: expected one of {[*PER_CRYSTAL, 'length_median_ae']} or "
+        f"{prefix}<{'|'.join(CRYSTAL_SYSTEMS)}>"
+    )
 
 
 def bootstrap_interval(

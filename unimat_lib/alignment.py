@@ -1,12 +1,11 @@
 """Embeddings of the same crystals in several modalities in, contrastive losses or ranks out.
 
-Rows that belong together have the same index; a crystal's two embeddings are to be nearer to each
-other than to those of the other crystals of the batch.
+Rows of one index belong together: they are to be nearer to each other than to those of the other
+crystals of the batch.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Mapping
 from itertools import combinations
@@ -20,24 +19,18 @@ ALIGNMENT_KINDS = ("clip", "siglip")
 MAX_SCALE = 100.0
 """Largest inverse temperature, CLIP's: a small batch would drive the temperature to zero."""
 
-_CHUNK = 1024  # queries compared at once
+_CHUNK = 1024  # queries compared at once, which bounds the memory
 
 TIE_TOLERANCE = 1e-6
 """Cosine similarities closer than this count as equal in :func:`retrieval_ranks`."""
 
 
-def _check_pair(a: Tensor, b: Tensor) -> None:
-    if a.ndim != 2 or a.shape != b.shape:
-        raise ValueError(
-            f"expected two embeddings of one shape [B, d], got {tuple(a.shape)} and "
-            f"{tuple(b.shape)}: encode the same crystals with both encoders"
-        )
-
-
 def _similarity(a: Tensor, b: Tensor) -> Tensor:
     """Cosine similarities in float32: [B, d], [B, d] -> [B, B]."""
-    a = functional.normalize(a.float(), dim=-1)
-    b = functional.normalize(b.float(), dim=-1)
+    if a.ndim != 2 or a.shape != b.shape:
+        what = f"expected two embeddings of one shape [B, d], got {[*a.shape]} and {[*b.shape]}"
+        raise ValueError(f"{what}: encode the same crystals with both encoders")
+    a, b = (functional.normalize(x.float(), dim=-1) for x in (a, b))
     # Half precision would round the logits to steps of 0.4 at a scale of 100.
     with torch.autocast(a.device.type, enabled=False):
         return a @ b.T
@@ -61,7 +54,6 @@ def clip_loss(a: Tensor, b: Tensor, *, log_scale: Tensor, mask: Tensor | None = 
 
     Source: Radford et al., arXiv 2103.00020, figure 3; Oord et al., arXiv 1807.03748, eq. 4.
     """
-    _check_pair(a, b)
     logits = log_scale.float().exp() * _similarity(a, b)  # [B, B]
     rows = torch.arange(len(a), device=a.device)
     if mask is None:
@@ -79,13 +71,11 @@ def clip_loss(a: Tensor, b: Tensor, *, log_scale: Tensor, mask: Tensor | None = 
 def siglip_loss(a: Tensor, b: Tensor, *, log_scale: Tensor, bias: Tensor) -> Tensor:
     """Sigmoid loss of SigLIP: every pair of the batch is a yes-or-no question of its own.
 
-    Arguments are those of :func:`clip_loss`, and a scalar ``bias`` that is added to every logit; it
-    starts negative because most pairs do not match. The sum of the binary cross-entropies is
-    divided by the number of rows, in nats.
+    Arguments are those of :func:`clip_loss`, and a scalar ``bias`` added to every logit, at first
+    negative: most pairs do not match. The sum of cross-entropies over the number of rows, in nats.
 
     Source: Zhai et al., arXiv 2303.15343, algorithm 1.
     """
-    _check_pair(a, b)
     logits = log_scale.float().exp() * _similarity(a, b) + bias.float()  # [B, B]
     signs = 2 * torch.eye(len(a), device=a.device) - 1
     return -functional.logsigmoid(signs * logits).sum() / len(a)
@@ -94,14 +84,14 @@ def siglip_loss(a: Tensor, b: Tensor, *, log_scale: Tensor, bias: Tensor) -> Ten
 class AlignmentLoss(nn.Module):
     """Contrastive loss between all pairs of modalities, with a learned temperature.
 
-    Two modalities give one pair, three give three; the mean over the pairs is returned. Who trains
-    it calls :meth:`clamp_` after each step: a clamp in the forward pass would stop the gradient.
+    The mean over the pairs is returned. Who trains it calls :meth:`clamp_` after each step: a clamp
+    in the forward pass would stop the gradient.
 
     Args:
         kind: ``"clip"`` or ``"siglip"``.
         start_scale: Inverse temperature at the start; by default that of the papers, 1 / 0.07 for
-            CLIP and 10 for SigLIP. It moves by no more than the learning rate per step (in its
-            logarithm), so a short training ends near where it began.
+            CLIP and 10 for SigLIP. Its logarithm moves by at most the learning rate per step, so a
+            short training ends near where it began.
 
     Raises:
         ValueError: If ``kind`` is unknown or ``start_scale`` not above 0 and at most ``MAX_SCALE``.
@@ -136,15 +126,12 @@ class AlignmentLoss(nn.Module):
             ValueError: With fewer than two modalities.
         """
         if len(embeddings) < 2:
-            raise ValueError(
-                f"expected at least two modalities to align, got {sorted(embeddings)}: "
-                "add a modality to the model or set the contrastive weight to 0"
-            )
-        if self.kind == "clip":
-            loss = functools.partial(clip_loss, log_scale=self.log_scale)
-        else:
-            loss = functools.partial(siglip_loss, log_scale=self.log_scale, bias=self.bias)
-        return torch.stack([loss(a, b) for a, b in combinations(embeddings.values(), 2)]).mean()
+            what = f"expected at least two modalities to align, got {sorted(embeddings)}"
+            raise ValueError(f"{what}: add one to the model or set the contrastive weight to 0")
+        learned = {"log_scale": self.log_scale} | ({} if self.bias is None else {"bias": self.bias})
+        loss = clip_loss if self.kind == "clip" else siglip_loss
+        pairs = combinations(embeddings.values(), 2)
+        return torch.stack([loss(a, b, **learned) for a, b in pairs]).mean()
 
 
 def retrieval_ranks(query: Tensor, gallery: Tensor, *, target: Tensor | None = None) -> Tensor:
@@ -152,35 +139,28 @@ def retrieval_ranks(query: Tensor, gallery: Tensor, *, target: Tensor | None = N
 
     A rank counts every *other* candidate that is at least as similar as the right one, so a
     constant embedding gets the worst rank and not the best.
-
-    Args:
-        query: Embeddings ``[Q, d]``.
-        gallery: Candidates ``[G, d]``.
-        target: Row of the gallery that is right for each query, int64 ``[Q]``; by default ``i``.
+    Queries are embeddings ``[Q, d]``, candidates ``[G, d]``; ``target``, int64 ``[Q]``, is the row
+    of the gallery that is right for each query, by default its own number.
 
     Raises:
         ValueError: If the shapes do not fit.
     """
     if query.ndim != 2 or gallery.ndim != 2 or query.shape[1] != gallery.shape[1]:
-        raise ValueError(
-            f"expected [Q, d] and [G, d], got {tuple(query.shape)} and {tuple(gallery.shape)}"
-        )
+        raise ValueError(f"expected [Q, d] and [G, d], got {[*query.shape]} and {[*gallery.shape]}")
     if target is None:
         if len(query) != len(gallery):
             came = f"{len(query)} queries and {len(gallery)} candidates"
             raise ValueError(f"{came}: pass `target` to say which belong together")
         target = torch.arange(len(query), device=query.device)
-    query = functional.normalize(query.double(), dim=-1)
-    gallery = functional.normalize(gallery.double(), dim=-1)
+    query, gallery = (functional.normalize(x.double(), dim=-1) for x in (query, gallery))
     ranks = []
-    for start in range(0, len(query), _CHUNK):  # which bounds the memory
-        similarity = query[start : start + _CHUNK] @ gallery.T  # [chunk, G]
-        right = target[start : start + _CHUNK, None]
-        best = similarity.gather(1, right)
+    for rows, right in zip(query.split(_CHUNK), target.split(_CHUNK), strict=True):
+        similarity = rows @ gallery.T  # [chunk, G]
+        best = similarity.gather(1, right[:, None])
         # Not `>=`: NaN must count against us. The tolerance is the noise of float32 encoders, so
         # equal inputs tie although they were encoded in batches of different sizes.
         ranks.append((~(similarity < best - TIE_TOLERANCE)).sum(dim=1))
-    return torch.cat(ranks) if ranks else torch.empty(0, dtype=torch.int64)
+    return torch.cat(ranks)
 
 
 def recall_at_k(ranks: Tensor, k: int) -> float:

@@ -55,9 +55,9 @@ class GatedFusion(nn.Module):
 
     def __init__(self, *, num_modalities: int, dim: int) -> None:
         super().__init__()
-        self.norm = nn.ModuleList(nn.LayerNorm(dim) for _ in range(num_modalities))
-        self.value = nn.ModuleList(nn.Linear(dim, dim) for _ in range(num_modalities))
-        self.gate = nn.ModuleList(nn.Linear(dim, dim) for _ in range(num_modalities))
+        each = range(num_modalities)
+        self.norm = nn.ModuleList(nn.LayerNorm(dim) for _ in each)
+        self.value, self.gate = (nn.ModuleList(nn.Linear(dim, dim) for _ in each) for _ in range(2))
         self.mlp = _mlp(dim, dim)
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -114,21 +114,13 @@ class LateFusion(nn.Module):
         return features, logits.softmax(dim=1)
 
 
-_CLASSES = {
-    "concat": ConcatFusion,
-    "gated": GatedFusion,
-    "cross_attention": CrossAttentionFusion,
-    "late": LateFusion,
-}
+_CLASSES = {"concat": ConcatFusion, "gated": GatedFusion}
+_CLASSES |= {"cross_attention": CrossAttentionFusion, "late": LateFusion}
 FUSIONS = tuple(_CLASSES)
 
 
 def make_fusion(kind: str, *, num_modalities: int, dim: int) -> nn.Module:
-    """Build a fusion module, one of ``FUSIONS``, for ``M`` tokens per crystal of width ``d``.
-
-    Raises:
-        ValueError: If the name is unknown.
-    """
+    """A fusion of ``FUSIONS``, else a ``ValueError``, for ``M`` tokens per crystal, ``d`` wide."""
     if kind not in FUSIONS:
         raise ValueError(f"expected a fusion of {FUSIONS}, got {kind!r}")
     return _CLASSES[kind](num_modalities=num_modalities, dim=dim)

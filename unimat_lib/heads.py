@@ -1,9 +1,8 @@
 """A fused description of a crystal in, its cell and its crystal system out.
 
-The cell head answers two questions at once: the lengths of the Niggli cell in angstrom, and the
-same lengths divided by the cube root of the number of atoms (the ``scaled_lattice`` target of the
-public MP-20 configuration). They are separate outputs because the number of atoms in the cell is
-not an input: dividing a prediction by it would leak the answer.
+The cell head predicts the lengths of the Niggli cell in angstrom, and the same divided by the cube
+root of the number of atoms (the ``scaled_lattice`` target of the public MP-20 configuration), as
+separate outputs: that number is no input, and dividing a prediction by it would leak the answer.
 """
 
 from __future__ import annotations
@@ -23,10 +22,7 @@ def _stack(targets: Targets) -> Tensor:
 
 
 class CellScaler(nn.Module):
-    """Shift and scale of the nine cell targets, taken from the training split.
-
-    Kept as buffers, so that a saved model carries the units of its own outputs.
-    """
+    """Shift and scale of the nine cell targets, as buffers: a saved model carries its units."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,12 +62,10 @@ class Head(nn.Module):
 def supervised_loss(
     *, cell: Tensor, system_log_probs: Tensor, targets: Targets, scaler: CellScaler
 ) -> tuple[Tensor, Tensor]:
-    """The two supervised losses, of the cell and of the crystal system.
+    """The losses of cells ``[B, 9]`` and of log-probabilities of crystal systems ``[B, 7]``.
 
-    The mean absolute error of cells ``[B, 9]`` in standard deviations (the metric that is reported
-    is an absolute error, so the loss is one), and the cross-entropy in nats of log-probabilities
-    ``[B, 7]``. ``scaler`` is the one that the model was fitted with.
+    The mean absolute error in standard deviations (as the metric that is reported is an absolute
+    error) of the scaler that the model was fitted with, and the cross-entropy in nats.
     """
     cell_loss = functional.l1_loss(cell.float(), scaler.encode(targets))
-    system_loss = functional.nll_loss(system_log_probs.float(), targets.crystal_system)
-    return cell_loss, system_loss
+    return cell_loss, functional.nll_loss(system_log_probs.float(), targets.crystal_system)

@@ -3,8 +3,9 @@
 What a result depends on is not a file but the definitions that were reached on the way to it. So
 the closure is followed from definition to definition, through every import, also those inside of
 functions. Code is compared by meaning: comments, docstrings and layout do not count, nor do the
-words in a figure and the launch settings of a kernel, which change no number. It cannot see what is chosen by a text at run time (``getattr``, ``importlib.import_module``). In
-doubt more is followed than runs, never less.
+words in a figure and the launch settings of a kernel, which change no number. It cannot
+see what is chosen by a text at run time (``getattr``, ``importlib.import_module``). In doubt more
+is followed than runs, never less.
 """
 
 from __future__ import annotations
@@ -20,18 +21,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+#: Packages beside this one whose names begin like this are followed; others have a version.
 FAMILY = "unimat_"
-"""Packages beside this one whose names begin like this are followed; others have a version."""
-
+#: Modules below this package draw: their strings are labels.
 WORDS_DO_NOT_COUNT = "unimat_book.figures"
-"""Modules below this package draw: their strings are labels."""
-
+#: Modules below this package hold kernels: their capital constants say how they are launched.
 SETTINGS_DO_NOT_COUNT = "unimat_lib.kernels"
-"""Modules below this package hold kernels: their capital constants say how they are launched."""
 
 _LAUNCH_WORDS = ("num_warps", "num_stages")
 _NOT_IMPORTED = ("TYPE_CHECKING", "typing.TYPE_CHECKING", "__name__ == '__main__'")
 _MAGIC = re.compile(r"(\s*)(?:%time(?:it)? (.*)|[%!?].*)$")
+_distributions = functools.cache(importlib.metadata.packages_distributions)
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _DEFINITIONS = (ast.ClassDef, *_FUNCTIONS)
 
@@ -274,9 +274,8 @@ def _closure(root: Path, waiting: list[Place], main: _Module | None = None) -> I
             continue
         seen.add(place)
         module = main if name == "__main__" else _module(root, name)
-        if module is None:
-            continue
-        if name.startswith(SETTINGS_DO_NOT_COUNT) and wanted_name.strip("_").isupper():
+        setting = name.startswith(SETTINGS_DO_NOT_COUNT) and wanted_name.strip("_").isupper()
+        if module is None or setting:
             continue
         waiting += [(name, ""), (name.rpartition(".")[0], "")]
         statements, imported = module.defined.get(wanted_name, []), []
@@ -304,8 +303,3 @@ def _closure(root: Path, waiting: list[Place], main: _Module | None = None) -> I
     packages = {name.split(".")[0] for name, _ in seen if not name.startswith(FAMILY)}
     found = sorted({name for package in packages for name in _distributions().get(package, ())})
     return Identity(code, {name: importlib.metadata.version(name) for name in found})
-
-
-@functools.cache
-def _distributions() -> dict[str, list[str]]:
-    return dict(importlib.metadata.packages_distributions())

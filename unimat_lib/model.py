@@ -47,20 +47,15 @@ class UniMatConfig:
 
     Attributes:
         modalities: Modalities that have an encoder.
-        inputs: Modalities that the fusion and the heads see; the others only take part in the
-            alignment.
+        inputs: Those that the fusion and the heads see; the others are only aligned.
         dim: Width of the embeddings.
         projection_dim: Width of the shared space in which modalities are aligned.
         fusion: One of ``unimat_lib.fusion.FUSIONS``.
         alignment: One of ``unimat_lib.alignment.ALIGNMENT_KINDS``.
         start_scale: Inverse temperature at the start of the alignment, ``None`` for its papers'.
-        grid: 2theta grid of the pattern encoder.
-        cutoff: Radius of the periodic graph, angstrom.
-        max_neighbors: Cap on neighbours per atom.
-        fwhm: Peak width of clean patterns, degrees.
-        structure: Further arguments of :class:`StructureEncoder`.
-        xrd: Further arguments of :class:`PatternEncoder`.
-        composition: Further arguments of :class:`CompositionEncoder`.
+        grid, cutoff, max_neighbors, fwhm: Of the views that it reads, see :class:`.CrystalViews`.
+        structure, xrd, composition: Further arguments of :class:`.StructureEncoder`,
+            :class:`.PatternEncoder` and :class:`.CompositionEncoder`.
 
     Raises:
         ValueError: Unknown or inconsistent modalities, or a number that no model has.
@@ -83,15 +78,12 @@ class UniMatConfig:
 
     def __post_init__(self) -> None:
         """Refuse what describes no model."""
-        for names in (self.modalities, self.inputs):
-            if len(set(names)) != len(names):
-                raise ValueError(f"expected every modality once, got {names}")
         for what, names, known in (
             ("one or more modalities", self.modalities, MODALITIES),
             ("inputs among the modalities", self.inputs, self.modalities),
         ):
-            if not names or not set(names) <= set(known):
-                raise ValueError(f"expected {what} {known}, got {names}")
+            if not names or not set(names) <= set(known) or len(set(names)) != len(names):
+                raise ValueError(f"expected {what} {known}, every modality once, got {names}")
         _check_numbers(dataclasses.asdict(self))
 
     def to_dict(self) -> dict[str, object]:
@@ -102,8 +94,7 @@ class UniMatConfig:
     def from_dict(cls, values: Mapping[str, object]) -> UniMatConfig:
         """The inverse of :meth:`to_dict`; a name that no field has is a ``ValueError``."""
         known = {f.name for f in dataclasses.fields(cls)}
-        unknown = sorted(set(values) - known)
-        if unknown:
+        if unknown := sorted(set(values) - known):
             raise ValueError(f"unknown model settings {unknown}: expected some of {sorted(known)}")
         names = {key: tuple(values[key]) for key in ("modalities", "inputs")}
         return cls(**dict(values) | names | {"grid": Grid(**values["grid"])})
@@ -115,8 +106,8 @@ def _check_numbers(settings: Mapping[str, object]) -> None:
         if isinstance(value, Mapping):
             _check_numbers(value)
             continue
+        limit = 64 if name in _COUNTS else 2**20
         for number in value if isinstance(value, list | tuple) else (value,):
-            limit = 64 if name in _COUNTS else 2**20
             if isinstance(number, int | float) and not 0 <= number <= limit:
                 raise ValueError(f"expected {name} between 0 and {limit}, got {number}")
             if isinstance(number, float) and name not in _FRACTIONS:
@@ -150,12 +141,9 @@ class UniMat(nn.Module):
     def __init__(self, config: UniMatConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoders = nn.ModuleDict(
-            {name: _make_encoder(name, config) for name in config.modalities}
-        )
-        self.projections = nn.ModuleDict(
-            {name: nn.Linear(config.dim, config.projection_dim) for name in config.modalities}
-        )
+        names, sizes = config.modalities, (config.dim, config.projection_dim)
+        self.encoders = nn.ModuleDict({name: _make_encoder(name, config) for name in names})
+        self.projections = nn.ModuleDict({name: nn.Linear(*sizes) for name in names})
         self.alignment = AlignmentLoss(kind=config.alignment, start_scale=config.start_scale)
         self.fusion = make_fusion(config.fusion, num_modalities=len(config.inputs), dim=config.dim)
         self.cell_head = Head(dim=config.dim, size=9)
@@ -194,9 +182,7 @@ class UniMat(nn.Module):
         return self.encoders[name](view)
 
     def forward(
-        self,
-        views: Mapping[str, PeriodicGraph | Tensor],
-        mask: Mapping[str, Tensor] | None = None,
+        self, views: Mapping[str, PeriodicGraph | Tensor], mask: Mapping[str, Tensor] | None = None
     ) -> UniMatOutput:
         """Encode the given views and predict from the inputs among them.
 
@@ -222,8 +208,7 @@ class UniMat(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """Tokens ``[B, M, d]`` of the inputs; their mask ``[B, M]`` where any can be absent."""
         inputs = self.config.inputs
-        given = [name for name in inputs if name in embeddings]
-        if not given:
+        if not (given := [name for name in inputs if name in embeddings]):
             raise ValueError(f"expected at least one view of {inputs}, got {sorted(embeddings)}")
         like = embeddings[given[0]]
         tokens = [embeddings.get(name, torch.zeros_like(like)) for name in inputs]
@@ -237,18 +222,13 @@ class UniMat(nn.Module):
 
 def check_views(config: UniMatConfig, views: CrystalViews) -> None:
     """Raise ``ValueError`` for views with another grid, peak width, cutoff or cap of neighbours."""
-    names = []
-    if "xrd" in config.modalities and views.reflections is not None:
-        names += ["grid", "fwhm"]
-    if "structure" in config.modalities and views.graph is not None:
-        names += ["cutoff", "max_neighbors"]
-    for name in names:
+    settings = {"xrd": ("grid", "fwhm"), "structure": ("cutoff", "max_neighbors")}
+    both = [name for name in settings if name in config.modalities and name in views.modalities]
+    for name in (setting for modality in both for setting in settings[modality]):
         expected, came = getattr(config, name), getattr(views, name)
         if expected != came:
-            raise ValueError(
-                f"the model expects views with {name}={expected}, these were built with {came}: "
-                "pass the same value to UniMatConfig and build_views"
-            )
+            what = f"the model expects views with {name}={expected}, these were built with {came}"
+            raise ValueError(f"{what}: pass the same value to UniMatConfig and build_views")
 
 
 def _make_encoder(name: str, config: UniMatConfig) -> nn.Module:
@@ -259,9 +239,10 @@ def _make_encoder(name: str, config: UniMatConfig) -> nn.Module:
         return StructureEncoder(dim=config.dim, cutoff=config.cutoff, **config.structure)
     if name == "xrd":
         return PatternEncoder(num_points=config.grid.num_points, dim=config.dim, **config.xrd)
-    return CompositionEncoder(
-        num_features=len(MAGPIE_FEATURES), dim=config.dim, **config.composition
-    )
+    if name == "composition":
+        size = len(MAGPIE_FEATURES)
+        return CompositionEncoder(num_features=size, dim=config.dim, **config.composition)
+    raise ValueError(f"expected a modality of {MODALITIES}, got {name!r}: give it an encoder here")
 
 
 def num_parameters(module: nn.Module) -> int:
@@ -272,11 +253,9 @@ def num_parameters(module: nn.Module) -> int:
 def save_model(model: UniMat, path: str | os.PathLike[str], *, half: bool = False) -> Path:
     """Write a model to ``path`` (``*.safetensors``) and its description beside it (``*.json``).
 
-    Args:
-        model: The model.
-        path: File of the weights, also what is returned; the folder is made.
-        half: Store the weight matrices in float16, which halves the file. Vectors stay as they
-            are: they are small, and the shift and scale of the cell need their digits.
+    The folder is made; the path is returned. ``half`` stores the weight matrices in float16, which
+    halves the file. Vectors stay as they are: they are small, and the shift and scale of the cell
+    need their digits.
 
     Raises:
         ValueError: If ``path`` does not end in ``.safetensors``.
@@ -290,12 +269,9 @@ def save_model(model: UniMat, path: str | os.PathLike[str], *, half: bool = Fals
     }
     with replacing(path) as temporary:
         save_file(tensors, temporary)
-    description = {
-        "format": FORMAT_VERSION,
-        "sha256": file_hash(path),
-        "config": model.config.to_dict(),
-        "optional_inputs": list(model.optional_inputs),
-    }
+    description = {"format": FORMAT_VERSION, "sha256": file_hash(path)}
+    description |= {"config": model.config.to_dict()}
+    description |= {"optional_inputs": list(model.optional_inputs)}
     with replacing(path.with_suffix(".json")) as temporary:
         temporary.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
     return path
@@ -306,10 +282,6 @@ def load_model(path: str | os.PathLike[str], *, device: torch.device | str = "cp
 
     Nothing is built before the file has the hash and the shapes that the description asks for, so
     files from elsewhere run nothing and take no more memory than they have a right to.
-
-    Args:
-        path: File of the weights; the description lies beside it.
-        device: Where the model goes.
 
     Raises:
         FileNotFoundError: If one of the two files is missing.
@@ -331,8 +303,8 @@ def load_model(path: str | os.PathLike[str], *, device: torch.device | str = "cp
             raise ValueError(f"optional inputs {optional} are none of {config.inputs}")
         expected = _expected_tensors(config)
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        message = f"{description_path} describes no model ({error!r}): save it again"
-        raise ValueError(message) from error
+        what = f"{description_path} describes no model ({error!r}): save it again"
+        raise ValueError(what) from error
     tensors = _read_weights(path, expected, sha256=description.get("sha256"))
     model = UniMat(config)
     model.optional_inputs = optional
@@ -357,10 +329,8 @@ def _read_weights(path: Path, expected: Mapping[str, Tensor], *, sha256: str) ->
     if path.stat().st_size > 4 * sum(x.numel() for x in expected.values()) + 2**20:
         raise ValueError(f"{path} does not fit its description: it is larger than such a model")
     if file_hash(path) != sha256:
-        raise ValueError(
-            f"{path} is damaged: its sha256 is not the {sha256} that its description names; get "
-            "both files again, or save the model again"
-        )
+        what = f"{path} is damaged: its sha256 is not the {sha256} that its description names"
+        raise ValueError(f"{what}; get both files again, or save the model again")
     try:
         tensors = load_file(path)
     except SafetensorError as error:
@@ -369,9 +339,8 @@ def _read_weights(path: Path, expected: Mapping[str, Tensor], *, sha256: str) ->
         x, model = (each.get(name, torch.empty(0)) for each in (tensors, expected))
         if x.shape != model.shape or x.is_floating_point() != model.is_floating_point():
             came, wanted = (f"{t.dtype} {tuple(t.shape)}" for t in (x, model))
-            raise ValueError(
-                f"{path} does not fit its description: expected {wanted} for {name!r}, got {came}"
-            )
+            what = f"{path} does not fit its description"
+            raise ValueError(f"{what}: expected {wanted} for {name!r}, got {came}")
         if not torch.isfinite(x).all():
             raise ValueError(f"{path} holds what is not finite in {name!r}: train it again")
     return {name: x.float() for name, x in tensors.items()}

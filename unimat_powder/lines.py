@@ -6,8 +6,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from unimat_lib.views.bragg import Reflections, check_reach, offsets_of
+from unimat_lib.views.bragg import Reflections, check_reach
 from unimat_lib.views.grid import CU_K_ALPHA, lorentz_polarisation
+from unimat_lib.views.segments import offsets_of
 
 
 class Peaks(NamedTuple):

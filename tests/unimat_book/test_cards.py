@@ -12,11 +12,12 @@ from small import make_model as make_small_model
 from small import make_pattern
 from test_ledger import make_frame
 
+from unimat_book.calibration import per_system_table
 from unimat_book.cards import _SYSTEM_METRICS, METRICS, publish_best, publish_model
 from unimat_book.ledger.predictions import load_predictions
 from unimat_book.record import project_root
 from unimat_lib.crystals.table import CRYSTAL_SYSTEMS
-from unimat_lib.evaluation.metrics import METRIC_UNITS, cell_metrics, per_system_table
+from unimat_lib.evaluation.metrics import METRIC_UNITS, cell_metrics
 from unimat_lib.model import UniMat, UniMatConfig, load_model, save_model
 
 PRETRAINED = project_root() / "data" / "pretrained"

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import nn
 
+from unimat_book.calibration import expected_calibration_error
 from unimat_book.figures.crystals import (
     _view_matrix,
     _with_boundary,
@@ -60,7 +61,7 @@ from unimat_book.figures.training import (
 )
 from unimat_lib.crystals.table import CRYSTAL_SYSTEMS
 from unimat_lib.datasets.prototypes import worked_crystal
-from unimat_lib.evaluation.metrics import PROBABILITY_COLUMNS, expected_calibration_error
+from unimat_lib.evaluation.metrics import PROBABILITY_COLUMNS
 from unimat_lib.fusion import LateFusion
 from unimat_lib.views.graphs import periodic_graph
 

@@ -60,6 +60,8 @@ def test_an_interrupted_run_leaves_nothing_behind(how: str, root: Path, tool: To
     waiting = start(root, *WORDS["run"], "--set", "mode=wait", "--set", "epochs=9")
     wait_until((root / "_build/waiting").is_file)
     assert any("kernel_process" in line for line in processes_of(root))
+    (connection,) = root.glob("_build/scratch/*/connection.json")
+    assert json.loads(connection.read_text())["transport"] == "ipc"  # no port that others may take
     end(waiting, how)
     check_the_end(root, waiting, how)
     assert files(root) == before

@@ -329,11 +329,13 @@ def test_forward_limit_is_the_number_of_electrons():
 # ------------------------------------------------------------------------------------------ batches
 
 
-def test_batch_equals_one_by_one_and_any_chunk_size(prototypes):
+def test_batch_equals_one_by_one_and_any_chunk_size(prototypes, monkeypatch):
     table = prototypes[1].select(torch.arange(40))
     together = bragg_reflections(table, g_max=0.9)
     for chunk_size in (1, 300):
-        chunked = bragg_reflections(table, g_max=0.9, chunk_size=chunk_size)
+        with monkeypatch.context() as patch:
+            patch.setattr("unimat_lib.views.bragg._CHUNK_CPU", chunk_size)
+            chunked = bragg_reflections(table, g_max=0.9)
         assert torch.equal(chunked.hkl, together.hkl)
         assert torch.equal(chunked.offsets, together.offsets)
         torch.testing.assert_close(chunked.intensity, together.intensity, rtol=1e-12, atol=0)

@@ -4,6 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from unimat_book.calibration import (
+    confusion_counts,
+    expected_calibration_error,
+    per_system_table,
+    reliability,
+)
 from unimat_book.statistics import bootstrap_interval, summarize
 from unimat_lib.crystals.table import CRYSTAL_SYSTEMS
 from unimat_lib.evaluation.metrics import (
@@ -12,10 +18,6 @@ from unimat_lib.evaluation.metrics import (
     SCALED_COLUMNS,
     cell_metrics,
     cell_volume,
-    confusion_counts,
-    expected_calibration_error,
-    per_system_table,
-    reliability,
 )
 
 

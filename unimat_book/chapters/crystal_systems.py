@@ -9,6 +9,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from unimat_book.calibration import (
+    confusion_counts,
+    expected_calibration_error,
+    per_system_table,
+)
 from unimat_book.limits import lattice_multiple, metric_tensors
 from unimat_book.novelty import NOVELTY
 from unimat_book.statistics import over_seeds
@@ -19,9 +24,6 @@ from unimat_lib.evaluation.metrics import (
     PER_CRYSTAL,
     PROBABILITY_COLUMNS,
     SCALED_COLUMNS,
-    confusion_counts,
-    expected_calibration_error,
-    per_system_table,
 )
 from unimat_powder.bravais import lattice_system
 

@@ -9,6 +9,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from unimat_book.calibration import expected_calibration_error, reliability
 from unimat_book.figures import draw
 from unimat_book.figures.style import (
     BLUE,
@@ -28,7 +29,6 @@ from unimat_book.figures.style import (
     system_names,
 )
 from unimat_lib.crystals.table import CRYSTAL_SYSTEMS
-from unimat_lib.evaluation.metrics import expected_calibration_error, reliability
 
 
 @styled

@@ -21,7 +21,14 @@ import nbformat
 from unimat_book.record import READ_NOTES, STAGED
 from unimat_book.run import stamps
 from unimat_book.run.interruption import AT_THE_END, QUIET, uninterrupted
-from unimat_book.run.kernels import KERNEL, offered_kernel, only_one, scratch_folder, sweep
+from unimat_book.run.kernels import (
+    KERNEL,
+    offered_kernel,
+    only_one,
+    scratch_folder,
+    sockets,
+    sweep,
+)
 from unimat_book.run.order import chapter_waits, run_side_by_side
 from unimat_book.run.plain_yaml import BookError
 from unimat_book.run.sources import Book, Chapter, parse_settings
@@ -176,6 +183,7 @@ def _execute(scratch: Path, run: Run) -> nbformat.NotebookNode:
                 cwd=run.book.root,
                 progress_bar=False,
                 start_timeout=180,
+                config=sockets(scratch),
             )
     except Exception as error:
         print(f"{run.name}: failed after {time.monotonic() - begun:.1f} s", flush=True)

@@ -12,6 +12,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
+from traitlets.config import Config
+
 from unimat_book.record import RUN_DIR, STAGING
 from unimat_book.run.interruption import AT_THE_END, uninterrupted
 from unimat_book.run.plain_yaml import BookError
@@ -93,12 +95,22 @@ def offered_kernel(book: Book, scratch: Path, run_dir: str, gpus: int | None) ->
     folder = scratch / "jupyter" / "kernels" / KERNEL
     folder.mkdir(parents=True)
     (folder / "kernel.json").write_text(json.dumps(spec), encoding="utf-8")
-    before = dict(os.environ)
-    os.environ |= {
-        name: str(scratch / "jupyter") for name in ("JUPYTER_PATH", "JUPYTER_RUNTIME_DIR")
-    }
+    before = os.environ.get("JUPYTER_PATH")
+    os.environ["JUPYTER_PATH"] = str(scratch / "jupyter")
     try:
         yield
     finally:
-        os.environ.clear()
-        os.environ.update(before)
+        os.environ.pop("JUPYTER_PATH")
+        if before is not None:
+            os.environ["JUPYTER_PATH"] = before
+
+
+def sockets(scratch: Path) -> Config:
+    """Settings by which a kernel is spoken to through sockets that belong to this run alone.
+
+    Jupyter's usual ports are chosen before they are used: where another process takes one of them
+    meanwhile, the kernel dies, or hangs until the client gives up. (The @ stands for a name of
+    Linux that is no file.)
+    """
+    name, file = f"@unimat-{scratch.name}-{os.getpid()}", str(scratch / "connection.json")
+    return Config({"KernelManager": {"transport": "ipc", "ip": name, "connection_file": file}})

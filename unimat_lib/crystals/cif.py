@@ -11,10 +11,9 @@ from unimat_lib.crystals.table import CrystalError
 
 MAX_CHARACTERS = 20_000_000
 MAX_BLOCKS = 1000
+#: Four times the most that a space group has in its own cell, for files that list a larger cell.
 MAX_OPERATIONS = 192 * 8
-"""Four times the most that a space group has in its own cell, for files that list a larger cell."""
-MAX_ATOMS = 5000
-"""In the whole cell; beyond it the symmetry search takes minutes."""
+MAX_ATOMS = 5000  #: In the whole cell; beyond it the symmetry search takes minutes
 
 
 def read_cif(text: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -46,9 +45,8 @@ def read_cif(text: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         small = gemmi.make_small_structure_from_block(blocks[0])
         if len(small.sites) > MAX_ATOMS:
             raise CrystalError(f"{len(small.sites):,} sites, at most {MAX_ATOMS:,} expected")
-        sites = [
-            (s.label[:40], s.element.atomic_number, s.fract.tolist(), s.occ) for s in small.sites
-        ]
+        found = small.sites
+        sites = [(s.label[:40], s.element.atomic_number, s.fract.tolist(), s.occ) for s in found]
         operations = _operations(small)
         lattice = np.array(small.cell.orth.mat.tolist()).T
     except CrystalError:

@@ -36,7 +36,7 @@ def save_table(table: CrystalTable, path: str | os.PathLike[str]) -> Path:
 
 
 def load_table(path: str | os.PathLike[str]) -> CrystalTable:
-    """Read a table that :func:`save_table` wrote.
+    """Read a table of :func:`save_table`.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -47,9 +47,8 @@ def load_table(path: str | os.PathLike[str]) -> CrystalTable:
 
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(
-            f"no crystal table at {path}; make one with python -m unimat_lib.datasets prepare NAME"
-        )
+        remedy = "make one with python -m unimat_lib.datasets prepare NAME"
+        raise FileNotFoundError(f"no crystal table at {path}; {remedy}")
     try:
         arrow = pq.read_table(path)
         flat = {name: arrow.column(name).combine_chunks() for name in _TENSOR_COLUMNS}

@@ -15,18 +15,15 @@ import numpy as np
 
 from unimat_lib.crystals.table import CrystalError
 
+#: Positions closer than this (angstrom) are equal to spglib; the Materials Project's value.
 SYMPREC = 0.1
-"""Positions closer than this (angstrom) are equal to spglib; the Materials Project's value."""
-
+#: Atoms closer than this (angstrom) cannot be two; the shortest bond, in H2, has 0.74.
 MIN_DISTANCE = 0.5
-"""Atoms closer than this (angstrom) cannot be two; the shortest bond, in H2, has 0.74."""
-
+#: No crystal has a cell flatter than this (angstrom, between opposite faces).
 MIN_PLANE_SPACING = 1.0
-"""No crystal has a cell flatter than this (angstrom, between opposite faces)."""
 
 # Rounding (in angstrom and in fractions of a cell) removes the last bits, which differ between
-# machines: content hashes stay equal, special positions such as 1/2 stay exact, and the file
-# compresses. It is far below any physical accuracy.
+# machines: content hashes stay equal, special positions stay exact, and the file compresses.
 _DECIMALS = 10
 
 
@@ -68,8 +65,7 @@ def reduce_crystal(
     _check_crystal(lattice, frac, numbers)
 
     dataset = _symmetry_dataset(lattice, frac, numbers, symprec)
-    mapping = np.asarray(dataset.mapping_to_primitive)
-    was_primitive = int(mapping.max()) + 1 == len(numbers)
+    was_primitive = int(max(dataset.mapping_to_primitive)) + 1 == len(numbers)
     if not was_primitive:
         lattice, frac, numbers = _primitive(lattice, frac, numbers, dataset)
 
@@ -77,13 +73,8 @@ def reduce_crystal(
     # The atoms stay where they are; only the cell around them changes.
     frac = frac @ (lattice @ np.linalg.inv(reduced))
     _check_distances(reduced, frac)
-    return ReducedCrystal(
-        lattice=np.round(reduced, _DECIMALS),
-        frac_coords=wrap_into_cell(frac),
-        atomic_numbers=numbers,
-        space_group=int(dataset.number),
-        was_primitive=was_primitive,
-    )
+    cell = np.round(reduced, _DECIMALS), wrap_into_cell(frac), numbers
+    return ReducedCrystal(*cell, int(dataset.number), was_primitive)
 
 
 def wrap_into_cell(frac: np.ndarray) -> np.ndarray:
@@ -94,18 +85,17 @@ def wrap_into_cell(frac: np.ndarray) -> np.ndarray:
 
 
 def _check_crystal(lattice: np.ndarray, frac: np.ndarray, numbers: np.ndarray) -> None:
-    if lattice.shape != (3, 3):
-        raise CrystalError(f"the cell must be three vectors, but has shape {lattice.shape}")
-    if len(numbers) == 0:
-        raise CrystalError("the cell holds no atoms")
-    if len(frac) != len(numbers):
-        raise CrystalError(f"{len(numbers)} atoms but {len(frac)} positions")
-    if not np.isfinite(lattice).all():
-        raise CrystalError("the cell is not finite")
-    if not np.isfinite(frac).all():
-        raise CrystalError("an atom has no finite position")
-    if wrong := sorted(set(numbers[(numbers < 1) | (numbers > 118)].tolist())):
-        raise CrystalError(f"unknown element: atomic numbers 1 to 118 expected, but {wrong} came")
+    unknown = sorted(set(numbers[(numbers < 1) | (numbers > 118)].tolist()))
+    for wrong, reason in (
+        (lattice.shape != (3, 3), f"the cell must be three vectors, but has shape {lattice.shape}"),
+        (len(numbers) == 0, "the cell holds no atoms"),
+        (len(frac) != len(numbers), f"{len(numbers)} atoms but {len(frac)} positions"),
+        (not np.isfinite(lattice).all(), "the cell is not finite"),
+        (not np.isfinite(frac).all(), "an atom has no finite position"),
+        (unknown, f"unknown element: atomic numbers 1 to 118 expected, but {unknown} came"),
+    ):
+        if wrong:
+            raise CrystalError(reason)
     volume = np.linalg.det(lattice)
     if np.abs(lattice).max() > 1e4 or abs(volume) < 1e-3:
         raise CrystalError(f"the cell encloses no usable volume: {volume:.3g} cubic angstrom")
@@ -115,10 +105,8 @@ def _check_distances(lattice: np.ndarray, frac: np.ndarray) -> None:
     """Refuse flat cells and atoms that coincide. ``lattice`` is reduced."""
     spacing = 1 / np.linalg.norm(np.linalg.inv(lattice), axis=0).max()
     if spacing < MIN_PLANE_SPACING:
-        raise CrystalError(
-            f"the cell is flat: {spacing:.3g} angstrom between opposite faces, "
-            f"at least {MIN_PLANE_SPACING} expected"
-        )
+        expected = f"angstrom between opposite faces, at least {MIN_PLANE_SPACING} expected"
+        raise CrystalError(f"the cell is flat: {spacing:.3g} {expected}")
     # Rounding a difference to the nearest cell finds the nearest image of any pair closer than half
     # a plane spacing, and MIN_DISTANCE is at most that.
     for start in range(0, len(frac), 512):
@@ -141,15 +129,14 @@ def _symmetry_dataset(
 
     # spglib narrates its retries on standard error; what counts comes back in the result.
     os.environ.setdefault("SPGLIB_WARNING", "OFF")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
         try:
-            dataset = spglib.get_symmetry_dataset((lattice, frac, numbers), symprec=symprec)
-        except Exception as error:  # spglib's own exception class has moved between its versions
-            raise CrystalError(f"spglib finds no symmetry: {error}") from None
-    if dataset is None:
+            found = spglib.get_symmetry_dataset((lattice, frac, numbers), symprec=symprec)
+        except Exception:  # spglib's own exception class has moved between its versions
+            found = None
+    if found is None:
         raise CrystalError(f"spglib finds no symmetry within {symprec} angstrom")
-    return dataset
+    return found
 
 
 def _primitive(
@@ -180,8 +167,7 @@ def niggli_cell(lattice: np.ndarray) -> np.ndarray:
     # reduction can go round in circles; with another tolerance it ends.
     scale = abs(np.linalg.det(lattice)) ** (1 / 3)
     for tolerance in (1e-5, 1e-6, 1e-4):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
+        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
             try:
                 reduced = spglib.niggli_reduce(lattice, eps=tolerance * scale)
             except Exception:  # newer versions raise where older ones return None
@@ -196,6 +182,6 @@ def reduced_formula(atomic_numbers: np.ndarray) -> str:
     from pymatgen.core import Composition, Element
 
     counts = Counter(np.asarray(atomic_numbers).tolist())
-    with warnings.catch_warnings():  # noble gases have no electronegativity to sort by; no harm
-        warnings.simplefilter("ignore", UserWarning)
+    # Noble gases have no electronegativity to sort by; no harm.
+    with warnings.catch_warnings(action="ignore", category=UserWarning):
         return Composition({Element.from_Z(z): counts[z] for z in sorted(counts)}).reduced_formula

@@ -23,13 +23,11 @@ def from_structures(
     Args:
         structures: Ordered structures.
         info: One row each; missing required columns are filled in (``material_id`` with the running
-            number, ``split`` with "train", ``source`` with "structure", ``space_group`` with
-            spglib's number).
+            number, ``split`` with "train", ``source`` with "structure", ``space_group`` by spglib).
         reduce: Bring each to its Niggli-reduced primitive cell; otherwise cells stay as they are.
 
     Raises:
-        CrystalError: A structure is disordered or otherwise unusable; the message begins with its
-            number.
+        CrystalError: Structure number so-and-so is disordered or otherwise unusable.
     """
     crystals, groups = [], []
     for i, structure in enumerate(structures):

@@ -23,12 +23,12 @@ CRYSTAL_SYSTEMS = (
     *("triclinic", "monoclinic", "orthorhombic", "tetragonal"),
     *("trigonal", "hexagonal", "cubic"),
 )
+#: Highest space-group number of each crystal system, in the order of ``CRYSTAL_SYSTEMS``.
 LAST_SPACE_GROUP = (2, 15, 74, 142, 167, 194, 230)
-"""Highest space-group number of each crystal system, in the order of ``CRYSTAL_SYSTEMS``."""
 
 SPLITS = ("train", "val", "test")
+#: Split of crystals that only pretraining may see; no table calls them train, val or test.
 EXTRA_SPLIT = "extra"
-"""Split of crystals that only pretraining may see; no table calls them train, val or test."""
 
 REQUIRED_INFO = ("material_id", "formula", "space_group", "split", "source")
 
@@ -38,15 +38,11 @@ class CrystalError(ValueError):
 
 
 def gather_segments(offsets: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-    """Positions of the elements of some segments in a flat array, in the order asked for.
+    """Positions ``[M]`` of the elements of some segments in a flat array, and their new offsets.
 
     Args:
         offsets: ``[C+1]`` int64; segment ``c`` is ``offsets[c]:offsets[c + 1]``.
-        index: ``[B]`` int64, the segments wanted; repeats are allowed.
-
-    Returns:
-        ``flat`` ``[M]`` int64, so that ``array[flat]`` holds the segments one after the other, and
-        the new offsets ``[B+1]`` int64.
+        index: ``[B]`` int64, the segments wanted, in this order; repeats are allowed.
     """
     start = offsets[index]  # [B]
     count = offsets[index + 1] - start  # [B]
@@ -75,21 +71,14 @@ def crystal_system_index(space_group: Tensor | np.ndarray | Sequence[int] | int)
 
 @dataclass(frozen=True, eq=False)
 class CrystalTable:
-    """Crystals as flat tensors plus one row of information each.
+    """Crystals as flat tensors plus one row of information each."""
 
-    Attributes:
-        atomic_numbers: ``[N]`` int64, 1 to 118.
-        frac_coords: ``[N, 3]`` float64, fractions of the cell vectors, in [0, 1).
-        lattice: ``[C, 3, 3]`` float64, rows are the cell vectors a, b, c in angstrom.
-        offsets: ``[C+1]`` int64; the atoms of crystal ``c`` are ``offsets[c]:offsets[c + 1]``.
-        info: ``C`` rows with at least ``material_id``, ``formula`` (reduced), ``space_group``
-            (int), ``split`` ("train", "val", "test" or "extra") and ``source``.
-    """
-
-    atomic_numbers: Tensor
-    frac_coords: Tensor
-    lattice: Tensor
-    offsets: Tensor
+    atomic_numbers: Tensor  #: ``[N]`` int64, 1 to 118
+    frac_coords: Tensor  #: ``[N, 3]`` float64, fractions of the cell vectors, in [0, 1)
+    lattice: Tensor  #: ``[C, 3, 3]`` float64, rows are the cell vectors a, b, c in angstrom
+    offsets: Tensor  #: ``[C+1]`` int64; crystal ``c`` has the atoms ``offsets[c]:offsets[c + 1]``
+    #: ``C`` rows with at least ``material_id``, ``formula`` (reduced), ``space_group`` (int),
+    #: ``split`` ("train", "val", "test" or "extra") and ``source``
     info: pd.DataFrame
 
     def __post_init__(self) -> None:
@@ -185,11 +174,7 @@ class CrystalTable:
         )
 
     def split(self, name: str) -> CrystalTable:
-        """The crystals of one split: "train", "val", "test" or "extra".
-
-        Raises:
-            ValueError: No such split name, or no crystal in it.
-        """
+        """The crystals of one split; a ``ValueError`` where there is no such split or crystal."""
         if name not in (known := (*SPLITS, EXTRA_SPLIT)):
             raise ValueError(f"split must be one of {known}, but {name!r} came")
         mask = (self.info["split"] == name).to_numpy(bool, copy=True)
@@ -210,14 +195,8 @@ class CrystalTable:
         """Crystal ``i`` as a pymatgen ``Structure``."""
         from pymatgen.core import Structure
 
-        if not 0 <= i < len(self):
-            raise IndexError(f"crystal index must lie in 0 to {len(self) - 1}, but is {i}")
-        atoms = slice(int(self.offsets[i]), int(self.offsets[i + 1]))
-        return Structure(
-            self.lattice[i].cpu().numpy(),
-            self.atomic_numbers[atoms].tolist(),
-            self.frac_coords[atoms].cpu().numpy(),
-        )
+        numbers, frac, lattice, _ = (part.cpu().numpy() for part in self.select([i])._tensors)
+        return Structure(lattice[0], numbers.tolist(), frac)
 
     def content_hash(self) -> str:
         """12 hexadecimal digits over the tensors and the material ids."""

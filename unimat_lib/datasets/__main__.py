@@ -18,13 +18,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = commands.add_parser("prepare", help="turn a data set into a table of crystals")
     command.add_argument("name", choices=DATASETS)
     command.add_argument("--workers", type=int, default=2, help="processes (default: %(default)s)")
-    for option, text in {
-        "--data-dir": "folder with the files of mp_20 or mp_extra (default: $UNIMAT_DATA)",
-        "--cache-dir": "target (default: the book's data/cache, or the user's cache folder)",
-        "--folder": "folder of CIF files, for cif_folder",
-        "--properties": "CSV of properties, for cif_folder",
-    }.items():
-        command.add_argument(option, help=text)
+    command.add_argument("--data-dir", help="files of mp_20 or mp_extra (default: $UNIMAT_DATA)")
+    command.add_argument("--cache-dir", help="target (default: the book's, or the user's, cache)")
+    command.add_argument("--folder", help="folder of CIF files, for cif_folder")
+    command.add_argument("--properties", help="CSV of properties, for cif_folder")
     options = vars(parser.parse_args(arguments))
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
@@ -32,14 +29,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (DataError, OSError, ValueError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    lines = [
-        report.provenance,
-        f"{report.num_used:,} of {report.num_rows:,} rows in {report.seconds:.0f} s",
-        f"table {report.table}",
-        *(f"{key.replace('_', ' ')}: {value:,}" for key, value in report.notes.items()),
-        report.summary().to_string(),
-        *(f"dropped {d['material_id']} (row {d['row']}): {d['reason']}" for d in report.dropped),
-    ]
+    used = f"{report.num_used:,} of {report.num_rows:,} rows in {report.seconds:.0f} s"
+    notes = [f"{key.replace('_', ' ')}: {value:,}" for key, value in report.notes.items()]
+    lines = [report.provenance, used, f"table {report.table}", *notes, report.summary().to_string()]
+    lines += [f"dropped {d['material_id']} (row {d['row']}): {d['reason']}" for d in report.dropped]
     sys.stdout.write("\n".join(lines) + "\n")
     return 0
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,6 @@ from unimat_lib.processes import unordered
 logger = logging.getLogger(__name__)
 
 _CHUNK = 250  # rows per file of an unfinished preparation: about a second of work
-
 Read = Callable[[Mapping[str, Any]], ReducedCrystal]
 
 
@@ -45,14 +43,10 @@ def read_rows(
             dropped.append(dropped_row(row["row"], row["material_id"], str(error)))
             continue
         crystals.append(crystal)
-        info = {
-            "row": row["row"],
-            "material_id": row["material_id"],
-            "formula": reduced_formula(crystal.atomic_numbers),
-            "space_group_spglib": crystal.space_group,
-            "was_primitive": crystal.was_primitive,
-        }
-        infos.append(info | row["info"])
+        info = {"row": row["row"], "material_id": row["material_id"]}
+        info["formula"] = reduced_formula(crystal.atomic_numbers)
+        info["space_group_spglib"] = crystal.space_group
+        infos.append(info | {"was_primitive": crystal.was_primitive} | row["info"])
     return crystals, infos, dropped
 
 
@@ -80,24 +74,15 @@ def _read_chunk(path: Path) -> dict[str, Any] | None:
 
 
 def run_chunks(
-    read: Read,
-    rows: list[dict[str, Any]],
-    scratch: Path,
-    *,
-    workers: int,
-    show_progress: bool | None,
+    read: Read, rows: list[dict[str, Any]], scratch: Path, workers: int
 ) -> tuple[CrystalTable, list[dict[str, Any]]]:
-    """Prepare all rows, taking over the chunks that an interrupted run left in ``scratch``.
+    """Table of all rows, and one ``{"row", "material_id", "reason"}`` for each that is dropped.
 
     Args:
         read: Makes a crystal of a row; a ``ValueError`` drops the row with its message.
         rows: See :class:`.Source`.
-        scratch: Folder of the chunks; it is made, and stays.
+        scratch: Folder of the chunks, which is made and stays; those of an interrupted run count.
         workers: Processes.
-        show_progress: Progress bar; by default when standard error is a terminal.
-
-    Returns:
-        The table, and one ``{"row", "material_id", "reason"}`` for each dropped row.
 
     Raises:
         DataError: No row can be used, or a chunk was damaged while this ran.
@@ -111,9 +96,8 @@ def run_chunks(
     jobs = [(read, part, str(path)) for path, part in chunks.items() if _read_chunk(path) is None]
     if len(jobs) < len(chunks):
         logger.info("resuming: %d of %d chunks are there", len(chunks) - len(jobs), len(chunks))
-    show = sys.stderr.isatty() if show_progress is None else show_progress
-    left = sum(len(part) for _, part, _ in jobs)
-    with tqdm(total=len(rows), initial=len(rows) - left, unit="crystal", disable=not show) as bar:
+    there = len(rows) - sum(len(part) for _, part, _ in jobs)
+    with tqdm(total=len(rows), initial=there, unit="crystal", disable=None) as bar:
         for done in unordered(_prepare_chunk, jobs, workers=workers):
             bar.update(done)
     records = {path: _read_chunk(path) for path in chunks}

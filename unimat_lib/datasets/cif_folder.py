@@ -18,7 +18,6 @@ from unimat_lib.crystals.table import SPLITS
 from unimat_lib.datasets.report import (
     SPLIT_SHARES,
     DataError,
-    PreparationReport,
     Source,
     as_number,
     dropped_row,
@@ -44,7 +43,7 @@ def cif_files(folder: str | os.PathLike[str] | None) -> list[Path]:
     entries = Path(folder).expanduser().glob("*")
     files = sorted(p for p in entries if p.suffix.lower() == ".cif" and p.is_file())
     if not files:
-        raise DataError(f"no files *.cif directly in {folder}, where they were expected")
+        raise DataError(f"files *.cif were expected directly in {folder}; there are none")
     for first, second in pairwise(files):
         if first.stem == second.stem:
             raise DataError(f"{folder} holds {first.name} and {second.name}: rename one of them")
@@ -52,12 +51,7 @@ def cif_files(folder: str | os.PathLike[str] | None) -> list[Path]:
 
 
 def cif_folder_source(files: list[Path], properties: Path | None, limit: int | None) -> Source:
-    """Rows of a folder of CIF files.
-
-    Args:
-        files: By :func:`cif_files`.
-        properties: CSV, see :class:`.Origin`.
-        limit: Read only the first so many files.
+    """Rows of the (first ``limit``) files of :func:`cif_files`; ``properties``: :class:`.Origin`.
 
     Raises:
         DataError: The table of properties is absent or cannot be understood.
@@ -77,11 +71,8 @@ def cif_folder_source(files: list[Path], properties: Path | None, limit: int | N
     counts = {"files_without_properties": without, "properties_without_file": len(orphans)}
     reason = "the table of properties names it, but the folder has no such file"
     dropped = [dropped_row(n, name, reason) for n, name in enumerate(orphans, len(rows))]
-
-    def describe(report: PreparationReport) -> str:
-        return f"{report.num_used:,} of {report.num_rows:,} CIF files of a folder."
-
-    return Source(rows, _from_cif_file, describe, dropped, counts if table else {})
+    text = "{0.num_used:,} of {0.num_rows:,} CIF files of a folder."
+    return Source(rows, _from_cif_file, text.format, dropped, counts if table else {})
 
 
 def _from_cif_file(row: Mapping[str, Any]) -> ReducedCrystal:
@@ -110,7 +101,7 @@ def _property_table(path: Path, names: Sequence[str]) -> dict[str, dict[str, Any
     if stems.duplicated().any():
         raise DataError(f"{path} names {stems[stems.duplicated()].iloc[0]!r} more than once")
     if not set(stems) & set(names):
-        raise DataError(f"{path} names no file of the folder; {key} has {stems[:3].tolist()}")
+        raise DataError(f"no {key} of {path} names a file of the folder: {stems[:3].tolist()}")
     if "split" in frame and not set(frame["split"]) <= set(SPLITS):
         raise DataError(f"{path}: split must be one of {SPLITS}, but {set(frame['split'])} came")
     if taken := sorted(_OWN_COLUMNS & set(frame)):
@@ -136,5 +127,5 @@ def _space_group(value: Any, where: str) -> int | None:
         group = gemmi.find_spacegroup_by_name(re.sub(r"[_()]", "", value))
         number = group.number if group else 0
     if number not in range(1, 231):
-        raise DataError(f"{where}: 1 to 230 or a Hermann-Mauguin symbol expected, not {value!r}")
+        raise DataError(f"{where} is {value!r}: 1 to 230 or a Hermann-Mauguin symbol expected")
     return int(number)

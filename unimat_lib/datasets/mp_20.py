@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -26,9 +25,7 @@ from unimat_lib.files import replacing
 
 logger = logging.getLogger(__name__)
 
-TIMEOUT = 60
-"""Seconds that a server may stay silent."""
-
+TIMEOUT = 60  #: Seconds that a server may stay silent
 _PROPERTIES = ("formation_energy_per_atom", "band_gap", "e_above_hull")
 
 
@@ -39,13 +36,13 @@ def find_mp_20(folder: Path) -> dict[str, Path]:
         DataError: They are not all there.
     """
     for place in (folder, folder / "mp_20"):
-        paths = {split: (place / f"{split}.csv", place / f"{split}.csv.gz") for split in SPLITS}
-        found = {s: next(filter(Path.is_file, both), None) for s, both in paths.items()}
-        missing = [split for split, path in found.items() if path is None]
-        if not missing:
-            return found
-        if len(missing) < len(SPLITS):
+        paths = [place / f"{split}.csv{end}" for split in SPLITS for end in (".gz", "")]
+        found = {path.name.split(".")[0]: path for path in paths if path.is_file()}
+        missing = [split for split in SPLITS if split not in found]
+        if found and missing:
             raise DataError(f"{place} lacks the files of {missing}, as .csv or .csv.gz")
+        if found:
+            return found
     raise DataError(
         f"{folder} and its mp_20 lack the files train, val and test (.csv or .csv.gz); point "
         "UNIMAT_DATA (or data_dir) at the folder that holds them, or unset it to download them"
@@ -77,19 +74,13 @@ def download(url: str, target: Path, *, blob: str) -> None:
     logger.info("downloading %s", url)
     try:
         with replacing(target) as partial:
-            pooch.retrieve(
-                url,
-                known_hash=None,  # checked below: pooch has no git blob ids
-                fname=partial.name,
-                path=partial.parent,
-                downloader=pooch.HTTPDownloader(timeout=TIMEOUT, progressbar=False),
-            )
+            http = pooch.HTTPDownloader(timeout=TIMEOUT, progressbar=False)
+            # No hash: pooch knows no git blob ids.
+            pooch.retrieve(url, None, fname=partial.name, path=partial.parent, downloader=http)
             content = partial.read_bytes()
             if (came := git_blob_id(content)) != blob:
-                raise ValueError(
-                    f"content with git blob id {blob} expected, but {came} came ({len(content):,} "
-                    "bytes): the download was truncated or the file was replaced"
-                )
+                came = f"{came} came ({len(content):,} bytes): truncated or replaced"
+                raise ValueError(f"content with git blob id {blob} expected, but {came}")
     except (OSError, ValueError) as error:  # requests' own errors are OSErrors
         raise DataError(
             f"{url} cannot be downloaded ({error}). Nothing was kept. Try again, or put the file "
@@ -98,20 +89,13 @@ def download(url: str, target: Path, *, blob: str) -> None:
 
 
 def mp_20_source(paths: Mapping[str, Path], limit: int | None) -> Source:
-    """Rows of the files of :func:`find_mp_20` or :func:`download_mp_20`.
-
-    Args:
-        paths: File of each split.
-        limit: Read only the first so many rows of each.
+    """Rows (the first ``limit`` of each) of the files by :func:`find_mp_20` or a download.
 
     Raises:
         DataError: A file is damaged, or nobody could say which data it is.
     """
     entries = manifest()["mp_20"]["files"]
-    rows: list[dict[str, Any]] = []
-    dropped: list[dict[str, Any]] = []
-    seen: set[str] = set()
-    is_public = True
+    rows, dropped, seen, is_public = [], [], set(), True
     for split in SPLITS:
         frame, blob = read_csv(paths[split])
         public = blob == entries[split]["git_blob"]
@@ -123,12 +107,9 @@ def mp_20_source(paths: Mapping[str, Path], limit: int | None) -> Source:
                 dropped.append(dropped_row(row, material_id, "this material_id was there before"))
                 continue
             seen.add(material_id)
-            info = {
-                "space_group": as_integer(record["spacegroup.number"]),
-                "split": split,
-                "source": "public" if public else str(record["source"]),
-                **{name: as_number(record.get(name)) for name in _PROPERTIES},
-            }
+            info = {"space_group": as_integer(record["spacegroup.number"]), "split": split}
+            info["source"] = "public" if public else str(record["source"])
+            info |= {name: as_number(record.get(name)) for name in _PROPERTIES}
             cif = record["cif"] if isinstance(record["cif"], str) else ""
             rows.append({"row": row, "material_id": material_id, "cif": cif, "info": info})
 
@@ -139,10 +120,8 @@ def mp_20_source(paths: Mapping[str, Path], limit: int | None) -> Source:
             return f"The public MP-20 files: {used} {report.num_rows:,} crystals used.{part}"
         public_rows = sum(entry["rows"] for entry in entries.values())
         sources = ", ".join(f"{n:,} {name}" for name, n in report.counts["source"].items())
-        return (
-            f"A rebuilt copy of MP-20, not the public files: {used} {public_rows:,} crystals, "
-            f"by source {sources}.{part}"
-        )
+        rebuilt = f"A rebuilt copy of MP-20, not the public files: {used} {public_rows:,} crystals"
+        return f"{rebuilt}, by source {sources}.{part}"
 
     return Source(rows=rows, read=read_cif_row, describe=describe, dropped=dropped)
 

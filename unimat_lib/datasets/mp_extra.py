@@ -12,13 +12,7 @@ import pandas as pd
 
 from unimat_lib.crystals.reduction import ReducedCrystal, reduce_crystal
 from unimat_lib.crystals.table import EXTRA_SPLIT, CrystalError, CrystalTable, concatenate
-from unimat_lib.datasets.report import (
-    DataError,
-    PreparationReport,
-    Source,
-    dropped_row,
-    manifest,
-)
+from unimat_lib.datasets.report import DataError, PreparationReport, Source, dropped_row, manifest
 
 
 def _from_cell(row: Mapping[str, Any]) -> ReducedCrystal:
@@ -58,22 +52,15 @@ def find_mp_extra(folder: Path | None) -> Path:
 
 
 def mp_extra_source(path: Path, checksum: str, limit: int | None) -> Source:
-    """Rows of the file of :func:`find_mp_extra`.
-
-    Args:
-        path: The file.
-        checksum: Its SHA-256.
-        limit: Read only the first so many rows.
+    """Rows (the first ``limit``) of the file of :func:`find_mp_extra`, given its SHA-256.
 
     Raises:
         DataError: It is not the file that the manifest names.
     """
     entry = manifest()["mp_extra"]
     if checksum != entry["sha256"]:
-        raise DataError(
-            f"{path}: content with sha256 {entry['sha256']} expected, but {checksum} came: "
-            "fetch it again"
-        )
+        came = f"sha256 {entry['sha256']} expected, but {checksum} came"
+        raise DataError(f"{path}: content with {came}: fetch it again")
     frame = pd.read_parquet(path).head(limit)
     repeated = frame["material_id"].duplicated()
     dropped = [
@@ -99,16 +86,12 @@ def mp_extra_source(path: Path, checksum: str, limit: int | None) -> Source:
 
 
 def apart_from(extra: CrystalTable, table: CrystalTable) -> CrystalTable:
-    """Crystals of ``extra`` that give nothing away about the validation and test splits.
+    """Crystals of ``extra``, in their order, that give nothing away about the table's test data.
 
     Left out are the materials of ``table``, whatever their split, and every crystal that shares
     formula and space group (the declared one or spglib's) with one in its validation or test split.
     The file of ``mp_extra`` was made like that, but it counted O and O2 as two formulas and knew
     one space group of each crystal.
-
-    Args:
-        extra: Crystals for pretraining; those that remain keep their order.
-        table: The data set whose splits are to be kept unseen.
     """
 
     def keys(info: pd.DataFrame) -> list[pd.Series]:
@@ -125,13 +108,10 @@ def apart_from(extra: CrystalTable, table: CrystalTable) -> CrystalTable:
 def pretraining_pool(
     table: CrystalTable, extra: CrystalTable | None, *, max_atoms: int
 ) -> CrystalTable:
-    """The crystals of a data set followed by further ones for pretraining.
+    """All crystals of a data set, under their numbers, and then further ones for pretraining.
 
-    Args:
-        table: The data set with its splits; all its rows come first, under their numbers.
-        extra: Crystals that may be trained on beside its training split (their split is "extra"),
-            less those that :func:`.apart_from` leaves out; ``None`` for none.
-        max_atoms: Largest cell of ``extra`` that is taken.
+    These, with the split "extra", are the crystals of ``extra``, if any, that have at most
+    ``max_atoms`` atoms in the cell, less those that :func:`.apart_from` leaves out.
     """
     if extra is None:
         return table

@@ -53,30 +53,23 @@ DATASETS = tuple(_READERS)
 def preparation_identity(name: str) -> Identity:
     """Identity of what turns rows into crystals; a table made by other code is made anew."""
     reader = _READERS[name]
-    steps = (f"{reader.__module__}:{reader.__name__}", f"{read_rows.__module__}:read_rows")
-    return identity_of(*steps, f"{__name__}:_finish")
+    steps = (reader, read_rows, _finish)
+    return identity_of(*(f"{step.__module__}:{step.__name__}" for step in steps))
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where the rows of a data set come from, and how many of them are wanted.
+    """Where the rows of a data set come from, and how many of them are wanted."""
 
-    Attributes:
-        data_dir: Folder with the files of ``mp_20`` or ``mp_extra``, in place of the environment
-            variable ``UNIMAT_DATA``; without either MP-20's are downloaded.
-        folder: Folder of CIF files, for ``cif_folder``.
-        properties: CSV with a column ``file`` or ``material_id`` and properties, optionally
-            ``split`` and ``space_group`` (number or symbol), for ``cif_folder``.
-        limit: Read only the first so many rows of each file (``mp_20``, ``mp_extra``), files
-            (``cif_folder``), or make only about so many crystals (``prototypes``).
-
-    Raises:
-        ValueError: The limit is below 1.
-    """
-
+    #: folder with the files of ``mp_20`` or ``mp_extra``, in place of the environment variable
+    #: ``UNIMAT_DATA``; without either MP-20's are downloaded
     data_dir: str | os.PathLike[str] | None = None
-    folder: str | os.PathLike[str] | None = None
+    folder: str | os.PathLike[str] | None = None  #: of CIF files, for ``cif_folder``
+    #: CSV with a column ``file`` or ``material_id`` and properties, optionally ``split`` and
+    #: ``space_group`` (number or symbol), for ``cif_folder``
     properties: str | os.PathLike[str] | None = None
+    #: read only the first so many (at least 1) rows of each file (``mp_20``, ``mp_extra``), files
+    #: (``cif_folder``), or make only about so many crystals (``prototypes``)
     limit: int | None = None
 
     def __post_init__(self) -> None:
@@ -84,20 +77,9 @@ class Origin:
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"limit must be at least 1, but {self.limit} came")
 
-    def is_given(self, name: str) -> bool:
-        """Whether the source of a data set is at hand without a download."""
-        if name == "cif_folder":
-            return self.folder is not None
-        return name == "prototypes" or data_folder(self.data_dir) is not None
-
 
 def prepare_dataset(
-    name: str,
-    *,
-    cache_dir: str | os.PathLike[str] | None = None,
-    workers: int = 2,
-    show_progress: bool | None = None,
-    **origin: Any,
+    name: str, *, cache_dir: str | os.PathLike[str] | None = None, workers: int = 2, **origin: Any
 ) -> PreparationReport:
     """Turn a data set into a table of crystals and say what became of every row.
 
@@ -108,7 +90,6 @@ def prepare_dataset(
         name: One of ``DATASETS``.
         cache_dir: Where the results go; by default :func:`.cache_folder`.
         workers: Processes.
-        show_progress: Progress bar; by default when standard error is a terminal.
         origin: Fields of :class:`Origin`: ``data_dir``, ``folder``, ``properties``, ``limit``.
 
     Raises:
@@ -120,31 +101,24 @@ def prepare_dataset(
         raise ValueError(f"workers must be at least 1, but {workers} came")
     wanted = Origin(**origin)
     with alone_in(cache_folder(cache_dir)) as cache:
-        return _prepare(name, wanted, cache, workers=workers, show_progress=show_progress)
+        return _prepare(name, wanted, cache, workers)
 
 
-def _prepare(name: str, wanted: Origin, cache: Path, **how: Any) -> PreparationReport:
+def _prepare(name: str, wanted: Origin, cache: Path, workers: int) -> PreparationReport:
     started = time.perf_counter()
     inputs, arguments = _inputs(name, wanted, cache)
     source = _READERS[name](*arguments, wanted.limit)
     identity = preparation_identity(name)
     key = short_hash(json.dumps([identity.digest, name, inputs, wanted.limit]))
-    table, dropped = run_chunks(source.read, source.rows, cache / f".{name}-{key}", **how)
+    table, dropped = run_chunks(source.read, source.rows, cache / f".{name}-{key}", workers)
     report = _report(name, table.info, source, dropped)
     table = _finish(table)
     path = save_table(table, cache / f"{name}-{table.content_hash()}.parquet")
     report.table = path.name
     report.seconds = round(time.perf_counter() - started, 2)
-    record = {
-        "code": identity.digest,
-        "table": path.name,
-        "sha256": file_hash(path),
-        "limit": wanted.limit,
-        "inputs": inputs,
-        "report": asdict(report),
-        "versions": identity.versions,
-    }
-    write_record(cache / f"{name}.json", record)
+    record = {"code": identity.digest, "table": path.name, "sha256": file_hash(path)}
+    record |= {"limit": wanted.limit, "inputs": inputs, "report": asdict(report)}
+    write_record(cache / f"{name}.json", record | {"versions": identity.versions})
     for left in cache.glob(f".{name}-*"):  # also what earlier code or killed writers left
         shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
     logger.info("%s: %d of %d rows used", name, report.num_used, report.num_rows)
@@ -152,12 +126,7 @@ def _prepare(name: str, wanted: Origin, cache: Path, **how: Any) -> PreparationR
 
 
 def load_dataset(
-    name: str,
-    *,
-    cache_dir: str | os.PathLike[str] | None = None,
-    workers: int = 2,
-    show_progress: bool | None = None,
-    **origin: Any,
+    name: str, *, cache_dir: str | os.PathLike[str] | None = None, workers: int = 2, **origin: Any
 ) -> CrystalTable:
     """The table of a data set, prepared first when it is not there or its source has changed.
 
@@ -170,9 +139,7 @@ def load_dataset(
     if path is None:
         with alone_in(cache_folder(cache_dir)) as cache:
             path = _prepared(name, wanted, cache)  # by another process, while this one waited
-            if path is None:
-                report = _prepare(name, wanted, cache, workers=workers, show_progress=show_progress)
-                path = cache / report.table
+            path = path or cache / _prepare(name, wanted, cache, workers).table
     return load_table(path)
 
 
@@ -183,15 +150,13 @@ def _prepared(name: str, origin: Origin, cache: Path) -> Path | None:
         return None
     path = cache / record["table"]
     same_code = record["code"] == preparation_identity(name).digest
-    if origin.is_given(name):
+    given = origin.folder if name == "cif_folder" else data_folder(origin.data_dir)
+    if given is not None or name == "prototypes":
         same = same_code and _inputs(name, origin, cache)[0] == record["inputs"]
         return path if same else None
     if not same_code:
-        logger.warning(
-            "%s was prepared by another version of the code and is taken as it is; "
-            "point UNIMAT_DATA at its source to prepare it anew",
-            path.name,
-        )
+        remedy = "point UNIMAT_DATA at its source to prepare it anew"
+        logger.warning("%s is of another version of the code, but taken: %s", path.name, remedy)
     return path
 
 
@@ -222,11 +187,7 @@ def dataset_provenance(
 
 
 def read_report(name: str, cache_dir: str | os.PathLike[str] | None = None) -> PreparationReport:
-    """The report of a prepared data set.
-
-    Raises:
-        DataError: The data set was not prepared.
-    """
+    """The report of a data set; a ``DataError`` where it was not prepared."""
     _check_name(name)
     cache = cache_folder(cache_dir)
     if record := _record(name, cache):
@@ -268,8 +229,7 @@ def _inputs(name: str, origin: Origin, cache: Path) -> tuple[dict[str, str], tup
     inputs = {"files": hashlib.sha256(b"".join(lines)).hexdigest()}
     if origin.properties is None:
         return inputs, (files, None)
-    properties = Path(origin.properties)
-    if not properties.is_file():
+    if not (properties := Path(origin.properties)).is_file():
         raise DataError(f"no table of properties at {properties}")
     return {**inputs, "properties": file_hash(properties)}, (files, properties)
 
@@ -278,20 +238,12 @@ def _report(
     name: str, info: pd.DataFrame, source: Source, dropped: list[dict[str, Any]]
 ) -> PreparationReport:
     disagree = info["space_group"] != info["space_group_spglib"]
+    primitive, counts = info["was_primitive"].sum(), count_crystals(info)
+    notes = {**source.notes, "reduced_to_primitive": len(info) - int(primitive)}
+    notes["space_group_disagreements"] = int(disagree.sum())
     dropped = sorted([*source.dropped, *dropped], key=lambda record: record["row"])
-    report = PreparationReport(
-        name,
-        num_rows=len(info) + len(dropped),
-        num_used=len(info),
-        dropped=dropped,
-        counts=count_crystals(info),
-        notes={
-            **source.notes,
-            "reduced_to_primitive": int((~info["was_primitive"]).sum()),
-            "space_group_disagreements": int(disagree.sum()),
-        },
-        provenance="",
-    )
+    rows = len(info) + len(dropped)
+    report = PreparationReport(name, rows, len(info), dropped, counts, notes, provenance="")
     report.provenance = source.describe(report)
     return report
 

@@ -30,24 +30,21 @@ from unimat_lib.datasets.report import SPLIT_SHARES, PreparationReport, Source, 
 
 NUM_PROTOTYPE_CRYSTALS = 3000
 MAX_PROTOTYPE_ATOMS = 20
+#: Prototypes have exact coordinates; a wider tolerance would take FeS2 in P1 for cubic pyrite.
 PROTOTYPE_SYMPREC = 0.01
-"""Prototypes have exact coordinates; a wider tolerance would take FeS2 in P1 for cubic pyrite."""
-
-MAX_SCATTERING_Z = 94
-"""Heaviest element whose X-ray scattering parameters pymatgen tabulates."""
+MAX_SCATTERING_Z = 94  #: Heaviest element whose X-ray scattering parameters pymatgen tabulates
 
 # Elements that take each other's place in the variants: groups of the periodic table without noble
 # gases, hydrogen, elements that have no long-lived isotope, and Eu, Tb, Yb, to which pymatgen gives
 # no electronegativity (its volume predictor needs one). Lanthanides, Th and U count to group 3.
-_GROUPS = """Li Na K Rb Cs, Be Mg Ca Sr Ba, Sc Y La Ce Pr Nd Sm Gd Dy Ho Er Tm Lu Th U, Ti Zr Hf,
+_ROWS = """Li Na K Rb Cs, Be Mg Ca Sr Ba, Sc Y La Ce Pr Nd Sm Gd Dy Ho Er Tm Lu Th U, Ti Zr Hf,
 V Nb Ta, Cr Mo W, Mn Re, Fe Ru Os, Co Rh Ir, Ni Pd Pt, Cu Ag Au, Zn Cd Hg, B Al Ga In Tl,
 C Si Ge Sn Pb, N P As Sb Bi, O S Se Te, F Cl Br I"""
-SUBSTITUTION_GROUPS = tuple(tuple(group.split()) for group in _GROUPS.split(","))
-
+_GROUPS = [tuple(group.split()) for group in _ROWS.split(",")]
 # Published prototypes may contain an element that no variant does; it is replaced all the same.
 _ALSO_IN_GROUP = {"Np": 2, "Pu": 2, "Pa": 2, "Cf": 2, "Eu": 2, "Tb": 2, "Yb": 2, "Po": 15, "Tc": 6}
-_SUBSTITUTES = {symbol: group for group in SUBSTITUTION_GROUPS for symbol in group} | {
-    symbol: SUBSTITUTION_GROUPS[place] for symbol, place in _ALSO_IN_GROUP.items()
+_SUBSTITUTES = {symbol: group for group in _GROUPS for symbol in group} | {
+    symbol: _GROUPS[place] for symbol, place in _ALSO_IN_GROUP.items()
 }
 
 
@@ -57,9 +54,8 @@ def aflow_prototypes() -> list[dict[str, Any]]:
     The file is read directly: ``pymatgen.analysis.prototypes`` takes seconds to import.
 
     Returns:
-        One dictionary per prototype: ``tags`` (``pearson``, ``aflow``, ``strukturbericht``,
-        ``mineral``), ``lattice`` ``[3, 3]`` angstrom, ``frac_coords`` ``[n, 3]`` and ``symbols`` (n
-        element symbols).
+        For each prototype ``tags`` (``pearson``, ``aflow``, ``strukturbericht``, ``mineral``),
+        ``lattice`` ``[3, 3]`` angstrom, ``frac_coords`` ``[n, 3]`` and ``symbols`` (n elements).
 
     Raises:
         FileNotFoundError: This version of pymatgen keeps the file elsewhere.
@@ -90,14 +86,9 @@ def worked_crystal() -> CrystalTable:
     entry = next(e for e in aflow_prototypes() if e["tags"]["mineral"] == "Rutile")
     numbers = _atomic_numbers(entry["symbols"])
     crystal = reduce_crystal(entry["lattice"], entry["frac_coords"], numbers)
-    info = {
-        "material_id": "rutile",
-        "formula": reduced_formula(numbers),
-        "space_group": crystal.space_group,
-        "split": "train",
-        "source": "aflow",
-        "prototype": entry["tags"]["aflow"],
-    }
+    info = {"material_id": "rutile", "formula": reduced_formula(numbers)}
+    info |= {"space_group": crystal.space_group, "split": "train", "source": "aflow"}
+    info["prototype"] = entry["tags"]["aflow"]
     return table_from_arrays(*([part] for part in crystal[:3]), pd.DataFrame([info]))
 
 
@@ -116,15 +107,13 @@ def _from_prototype(row: Mapping[str, Any]) -> ReducedCrystal:
         if not 5 <= per_atom <= 100:
             raise CrystalError(f"predicted volume {per_atom:.3g} cubic angstrom per atom")
         lattice = lattice * ratio ** (1 / 3)
-    return _with_group(lattice, row["frac_coords"], row["symbols"], row["space_group"])
+    return _with_group({**row, "lattice": lattice}, row["space_group"])
 
 
-def _with_group(
-    lattice: np.ndarray, frac_coords: np.ndarray, symbols: Sequence[str], group: int
-) -> ReducedCrystal:
-    """A reduced crystal that has the space group of its prototype."""
-    numbers = _atomic_numbers(symbols)
-    crystal = reduce_crystal(lattice, frac_coords, numbers, symprec=PROTOTYPE_SYMPREC)
+def _with_group(entry: Mapping[str, Any], group: int) -> ReducedCrystal:
+    """The reduced crystal of an entry, which must have the space group of its prototype."""
+    atoms = entry["frac_coords"], _atomic_numbers(entry["symbols"])
+    crystal = reduce_crystal(entry["lattice"], *atoms, symprec=PROTOTYPE_SYMPREC)
     if crystal.space_group != group:
         raise CrystalError(f"space group {crystal.space_group} found, the prototype has {group}")
     return crystal
@@ -170,14 +159,13 @@ def predicted_volume_ratio(
     from pymatgen.core import Element
     from pymatgen.core.structure_prediction.volume_predictor import bond_params
 
-    elements = {symbol: Element(symbol) for symbol in set(symbols)}
-    spread = float(np.std([elements[symbol].X for symbol in symbols]))
+    spread = float(np.std([Element(symbol).X for symbol in symbols]))
 
-    def expected(first: str, second: str) -> float:
-        if first in bond_params and second in bond_params:
-            mined = (bond_params[first], bond_params[second])
+    def expected(*pair: str) -> float:
+        if all(symbol in bond_params for symbol in pair):
+            mined = (bond_params[symbol] for symbol in pair)
             return sum(float(p["r"]) + float(p["k"]) * spread for p in mined)
-        return float(elements[first].atomic_radius) + float(elements[second].atomic_radius)
+        return sum(float(Element(symbol).atomic_radius) for symbol in pair)
 
     ratios = [d / expected(symbols[i], symbols[j]) for i, j, d in shortest]
     if not ratios:
@@ -202,19 +190,16 @@ def prototypes_source(limit: int | None) -> Source:
     rows = []
     for group, size in zip(groups, sizes, strict=True):
         for candidate in group.candidates[:size]:
-            row = {
-                "row": len(rows) + len(dropped),
-                "material_id": _prototype_id(group.label, candidate["symbols"]),
-                "info": {**candidate["info"], "split": splits[group.label]},
-            }
-            rows.append(candidate | row)
+            name = _prototype_id(group.label, candidate["symbols"])
+            row = {**candidate, "row": len(rows) + len(dropped), "material_id": name}
+            rows.append(row | {"info": {**candidate["info"], "split": splits[group.label]}})
     notes["prototypes_used"] = sum(size > 0 for size in sizes)
 
     def describe(report: PreparationReport) -> str:
-        used = report.counts["source"]
+        aflow, variants = (report.counts["source"].get(s, 0) for s in ("aflow", "variant"))
         return (
-            f"{used.get('aflow', 0):,} published crystals of the AFLOW prototype library and "
-            f"{used.get('variant', 0):,} synthetic chemical variants of them at predicted volumes. "
+            f"{aflow:,} published crystals of the AFLOW prototype library and "
+            f"{variants:,} synthetic chemical variants of them at predicted volumes. "
             "The variants are made for teaching and testing; no published claim rests on them. "
             f"{notes['too_many_atoms']} published prototypes with more than {MAX_PROTOTYPE_ATOMS} "
             "atoms in the primitive cell are left out."
@@ -228,9 +213,8 @@ def _prototype_groups() -> tuple[list[_Prototype], list[dict[str, Any]], dict[st
     groups, dropped = {}, []
     for entry in aflow_prototypes():
         label, symbols = entry["tags"]["aflow"], entry["symbols"]
-        declared = int(label.split("_")[2])
         try:
-            crystal = _with_group(entry["lattice"], entry["frac_coords"], symbols, declared)
+            crystal = _with_group(entry, int(label.split("_")[2]))
             if len(crystal.atomic_numbers) > MAX_PROTOTYPE_ATOMS:
                 raise CrystalError(f"more than {MAX_PROTOTYPE_ATOMS} atoms in the primitive cell")
         except CrystalError as error:
@@ -239,10 +223,10 @@ def _prototype_groups() -> tuple[list[_Prototype], list[dict[str, Any]], dict[st
         system = int(crystal_system_index(crystal.space_group))
         group = groups.setdefault(label, _Prototype(label, system, []))
         group.candidates += _candidates(crystal, entry["tags"])
-    notes = {"too_many_atoms": sum("more than" in d["reason"] for d in dropped)}
     for group in groups.values():
         group.candidates = _ordered(group, dropped)
-    return list(groups.values()), dropped, notes
+    too_many = sum("more than" in record["reason"] for record in dropped)
+    return list(groups.values()), dropped, {"too_many_atoms": too_many}
 
 
 def _candidates(crystal: ReducedCrystal, tags: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -250,12 +234,8 @@ def _candidates(crystal: ReducedCrystal, tags: Mapping[str, str]) -> list[dict[s
     from pymatgen.core import Element
 
     symbols = [Element.from_Z(int(z)).symbol for z in crystal.atomic_numbers]
-    shared = {
-        "lattice": crystal.lattice,
-        "frac_coords": crystal.frac_coords,
-        "shortest": shortest_distances(crystal),
-        "space_group": crystal.space_group,
-    }
+    shared = {"lattice": crystal.lattice, "frac_coords": crystal.frac_coords}
+    shared |= {"space_group": crystal.space_group, "shortest": shortest_distances(crystal)}
     distinct, rows = tuple(sorted(set(symbols))), []
     for choice in [distinct, *itertools.product(*(_SUBSTITUTES.get(s, (s,)) for s in distinct))]:
         if len(set(choice)) < len(distinct):
@@ -314,9 +294,9 @@ def _allot_prototypes(groups: Sequence[_Prototype], total: int) -> list[int]:
 
 
 def _split_prototypes(groups: Sequence[_Prototype], sizes: Sequence[int]) -> dict[str, str]:
-    """Split of each prototype, so that each crystal system keeps the shares of the splits.
+    """Split of each prototype: within a crystal system each goes to the split that lacks most.
 
-    The largest prototypes go first, each to the split that lacks most; but no split stays empty.
+    The largest prototypes go first; no split stays empty.
     """
     splits = {}
     for system in range(7):

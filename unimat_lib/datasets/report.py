@@ -30,30 +30,18 @@ class DataError(RuntimeError):
 
 @dataclass
 class PreparationReport:
-    """What became of every row.
+    """What became of every row."""
 
-    Attributes:
-        name: Data set.
-        num_rows: Rows (crystals, files) that came in.
-        num_used: Rows in the table.
-        dropped: One ``{"row", "material_id", "reason"}`` for each of the others.
-        counts: Crystals used: ``{"split": {...}, "source": {...}}``, then by split and source,
-            and by split and crystal system.
-        notes: Further counts, each with its name: disagreements of the space group, ...
-        provenance: Which data this is, in words.
-        table: Path of the table.
-        seconds: Wall time of this preparation (of its last part, when it was resumed).
-    """
-
-    name: str
-    num_rows: int
-    num_used: int
-    dropped: list[dict[str, Any]]
+    name: str  #: data set
+    num_rows: int  #: rows (crystals, files) that came in
+    num_used: int  #: rows in the table
+    dropped: list[dict[str, Any]]  #: one ``{"row", "material_id", "reason"}`` for each other row
+    #: crystals used, by split, source, split and source, and split and crystal system
     counts: dict[str, dict[str, int]]
-    notes: dict[str, int]
-    provenance: str
-    table: str = ""
-    seconds: float = 0.0
+    notes: dict[str, int]  #: further counts, such as disagreements of the space group
+    provenance: str  #: which data this is, in words
+    table: str = ""  #: file name of the table
+    seconds: float = 0.0  #: wall time of this preparation (of its last part, when it was resumed)
 
     def summary(self) -> pd.DataFrame:
         """Crystals by split (rows) and crystal system (columns), with their sum."""
@@ -99,8 +87,7 @@ def data_folder(data_dir: str | os.PathLike[str] | None) -> Path | None:
 
 def git_blob_id(content: bytes) -> str:
     """Identifier that git gives to a file of this content (sha1 with a header)."""
-    header = b"blob %d\0" % len(content)
-    return hashlib.sha1(header + content, usedforsecurity=False).hexdigest()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
 def manifest() -> dict[str, Any]:
@@ -119,7 +106,7 @@ def read_csv(path: Path, text_columns: Sequence[str] = ()) -> tuple[pd.DataFrame
         # An empty cell is a missing value; the text "NaN" may be a formula.
         frame = pd.read_csv(io.BytesIO(plain), dtype=types, keep_default_na=False, na_values=[""])
     except (EOFError, OSError, zlib.error, ValueError) as error:
-        raise DataError(f"{path} cannot be read, so fetch it again: {error}") from error
+        raise DataError(f"{path} cannot be read; if truncated, fetch it anew: {error}") from error
     return frame, git_blob_id(plain)
 
 

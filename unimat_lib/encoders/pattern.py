@@ -27,17 +27,15 @@ class PatternEncoder(nn.Module):
     A stem of stride 4, then stages of residual blocks (depthwise convolution over 7 points,
     normalisation over the channels, expansion to 4 times the width, GELU; Liu et al. 2022,
     arXiv:2201.03545), each stage at half the length and twice the width of the one before, up to
-    four times the first width. The normalisations have no weights: a linear layer follows each.
-
-    Two channels enter: the intensity, and its square root, which lifts weak peaks (they fix the
-    cell as much as strong ones) and evens out counting noise.
+    four times the first width. The normalisations have no weights: a linear layer follows each. Two
+    channels enter: the intensity, and its square root, which lifts weak peaks (they fix the cell as
+    much as strong ones) and evens out counting noise.
 
     Readout. Where a peak stands is the information (Bragg's law turns positions into lengths), and
     a global average forgets it. So the last stage, one position per 32 points with four stages, is
-    reduced to ``position_channels`` channels and flattened: the two linear layers that follow have
-    their own weights for each position. At the start of training these features hardly differ
-    between crystals; BatchNorm takes off what all crystals have in common. It is the only layer
-    that sees other crystals, and in evaluation uses the averages of training.
+    reduced to ``position_channels`` channels and flattened: the linear layer that follows has its
+    own weights for each position. BatchNorm takes off what all crystals have in common, at the
+    start of training nearly everything; it alone sees other crystals.
 
     Args:
         num_points: Points P of a pattern.
@@ -64,10 +62,9 @@ class PatternEncoder(nn.Module):
         length = math.ceil(num_points / stride)
         self.padding = length * stride - num_points  # zeros appended, so that no point is cut off
         widths = [width * min(2**stage, 4) for stage in range(len(depths))]
-        layers: list[nn.Module] = [Stem(width)]
+        layers: list[nn.Module] = []
         for stage, depth in enumerate(depths):
-            if stage:
-                layers.append(Downsample(widths[stage - 1], widths[stage]))
+            layers.append(Downsample(*widths[stage - 1 : stage + 1]) if stage else Stem(width))
             layers.extend(ConvBlock(widths[stage]) for _ in range(depth))
         self.body = nn.Sequential(*layers)
         features = position_channels * length
@@ -80,10 +77,8 @@ class PatternEncoder(nn.Module):
     def forward(self, pattern: Tensor) -> Tensor:
         """Embeddings [B, dim] of patterns [B, P] with a maximum of 1."""
         if pattern.dim() != 2 or pattern.shape[1] != self.num_points:
-            raise ValueError(
-                f"patterns have shape {tuple(pattern.shape)}; expected [B, {self.num_points}]: "
-                "render or resample them on the grid the encoder was built for"
-            )
+            what = f"patterns have shape {tuple(pattern.shape)}; expected [B, {self.num_points}]"
+            raise ValueError(f"{what}: render or resample them on the grid of the encoder")
         return self.readout(self.body(input_channels(pattern, padding=self.padding)))
 
 
@@ -107,14 +102,11 @@ class Stem(Linear):
 
 
 class ChannelNorm(nn.Module):
-    """Zero mean and unit variance over the channels of each position.
-
-    What autocast would make of ``layer_norm``, float32 in and out, moves twice the bytes; the sums
-    are float32 either way.
-    """
+    """Zero mean and unit variance over the channels of each position."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Same shape and dtype out as in, [B, L, C]."""
+        # What autocast would make of it, float32 in and out, moves twice the bytes.
         with torch.autocast(x.device.type, enabled=False):
             return F.layer_norm(x, x.shape[-1:], eps=_EPS)
 

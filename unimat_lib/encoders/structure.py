@@ -9,13 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch_geometric.nn.models.dimenet import (
-    BesselBasisLayer,
-    EmbeddingBlock,
-    Envelope,
-    InteractionPPBlock,
-    OutputPPBlock,
-)
+from torch_geometric.nn.models import dimenet
 
 from unimat_lib.encoders.linear import use_column_sums
 from unimat_lib.views.graphs import NUM_TRANSLATIONS, PeriodicGraph, triplets
@@ -40,15 +34,13 @@ class StructureEncoder(nn.Module):
 
     Readout. Each atom has a vector, to which an embedding of its element is added so that an atom
     without neighbours is still known. The crystal is the mean over atoms beside the maximum (what
-    is rare in it); both stay the same when the cell is repeated. How large the cell is cannot be
-    seen in neighbourhoods, so the logarithm of the number of atoms is added, which the paper's sum
-    of energies contains. ``atom_count=False`` leaves it out; then a supercell is its primitive
-    cell.
+    is rare in it); both stay the same when the cell is repeated. The size of the cell cannot be
+    seen in neighbourhoods, so the logarithm of the number of atoms is added, as in the paper's sum
+    of energies. ``atom_count=False`` leaves it out; then a supercell is its primitive cell.
 
-    Under autocast the linear layers run in bfloat16; the bases, the sums over neighbours and the
-    pooling stay in float32. The same batch gives the same numbers again, on the CPU and, by
-    :mod:`unimat_lib.kernels.triplets`, on a GPU, where both passes can be captured in a CUDA graph
-    with batches ``padded`` to one size.
+    Under autocast the linear layers run in bfloat16; bases, sums over neighbours and pooling stay
+    in float32. The same batch gives the same numbers again, on the CPU and, by :mod:`.triplets`, on
+    a GPU, where a CUDA graph can hold both passes with batches ``padded`` to one size.
 
     Args:
         dim: Size of the embedding.
@@ -86,10 +78,8 @@ class StructureEncoder(nn.Module):
         act = nn.SiLU()
         self.atom_count = atom_count
         self.lattice = TranslationEncoder(translations, out_emb) if translations else None
-        self.radial_basis = BesselBasisLayer(num_radial, cutoff, _EXPONENT)
-        self.spherical_basis = SphericalBasis(
-            num_spherical=num_spherical, num_radial=num_radial, cutoff=cutoff
-        )
+        self.radial_basis = dimenet.BesselBasisLayer(num_radial, cutoff, _EXPONENT)
+        self.spherical_basis = SphericalBasis(num_spherical, num_radial, cutoff)
         self.embedding = EdgeEmbedding(num_radial, hidden, act)
         self.interactions = nn.ModuleList(
             Interaction(hidden, int_emb, basis_emb, num_spherical, num_radial, 1, 2, act)
@@ -103,8 +93,9 @@ class StructureEncoder(nn.Module):
         self.element = nn.Embedding(MAX_ATOMIC_NUMBER + 1, out_emb)
         self.norm = nn.LayerNorm(2 * out_emb)
         features = (2 + bool(translations)) * out_emb + atom_count
-        layers = nn.Linear(features, 2 * out_emb), nn.SiLU(), nn.Linear(2 * out_emb, dim)
-        self.readout = nn.Sequential(*layers)
+        self.readout = nn.Sequential(
+            nn.Linear(features, 2 * out_emb), nn.SiLU(), nn.Linear(2 * out_emb, dim)
+        )
         use_column_sums(self)
 
     def forward(self, graph: PeriodicGraph) -> Tensor:
@@ -162,24 +153,23 @@ class TranslationEncoder(nn.Module):
 class SphericalBasis(nn.Module):
     """Basis j_l(z_ln d / cutoff) Y_l0(angle) of DimeNet, times a smooth cutoff (in angstrom).
 
-    PyTorch Geometric's ``SphericalBasisLayer`` builds its 42 formulas with SymPy, which takes
-    seconds, and evaluates them in float32, where those for high degrees cancel at short distances;
-    here three-term recurrences do both parts, the radial one in float64 on the edges (few), the
-    angular one on the triplets (many). ``num_spherical`` counts the degrees l, ``num_radial`` the
-    zeros z_ln of each spherical Bessel function.
+    PyTorch Geometric's ``SphericalBasisLayer`` builds its formulas with SymPy, which takes seconds,
+    and evaluates them in float32, where high degrees cancel at short distances; here three-term
+    recurrences do both parts, the radial one in float64 on the edges, the angular one on the
+    triplets. ``num_spherical`` counts the degrees l, ``num_radial`` the zeros z_ln of each j_l.
     """
 
-    def __init__(self, *, num_spherical: int, num_radial: int, cutoff: float) -> None:
+    def __init__(self, num_spherical: int, num_radial: int, cutoff: float) -> None:
         super().__init__()
         self.cutoff = cutoff
-        self.envelope = Envelope(_EXPONENT)
+        self.envelope = dimenet.Envelope(_EXPONENT)
         zeros = spherical_bessel_zeros(num_spherical, num_radial)  # [L, R]
         peak = torch.stack([_spherical_bessel(z, degree + 1)[-1] for degree, z in enumerate(zeros)])
         degrees = torch.arange(num_spherical, dtype=torch.float64)
-        self.register_buffer("zeros", zeros, persistent=False)
-        self.register_buffer("norm", math.sqrt(2) / peak.abs(), persistent=False)  # [L, R]
-        harmonic = ((2 * degrees + 1) / (4 * math.pi)).sqrt().float()
-        self.register_buffer("harmonic", harmonic, persistent=False)  # [L]
+        harmonic = ((2 * degrees + 1) / (4 * math.pi)).sqrt().float()  # [L]
+        buffers = {"zeros": zeros, "norm": math.sqrt(2) / peak.abs(), "harmonic": harmonic}
+        for name, values in buffers.items():
+            self.register_buffer(name, values, persistent=False)
 
     def forward(self, distance: Tensor, cos_angle: Tensor, edge_kj: Tensor) -> Tensor:
         """Basis [T, num_spherical * num_radial] of triplets, float32.
@@ -207,7 +197,7 @@ class SphericalBasis(nn.Module):
         return torch.stack(legendre[: len(self.harmonic)], dim=1) * self.harmonic
 
 
-class EdgeEmbedding(EmbeddingBlock):
+class EdgeEmbedding(dimenet.EmbeddingBlock):
     """PyTorch Geometric's first message of an edge, for all elements up to 118 (there: 94)."""
 
     def __init__(self, num_radial: int, hidden: int, act: nn.Module) -> None:
@@ -225,7 +215,7 @@ class EdgeEmbedding(EmbeddingBlock):
         return self.act(x_ij + F.linear(rbf, to_basis))
 
 
-class Interaction(InteractionPPBlock):
+class Interaction(dimenet.InteractionPPBlock):
     """PyTorch Geometric's DimeNet++ interaction with the sum over triplets taken out of it."""
 
     def forward(self, x: Tensor, rbf: Tensor, sums: TorchSums | KernelSums) -> Tensor:
@@ -242,7 +232,7 @@ class Interaction(InteractionPPBlock):
         return h
 
 
-class AtomOutput(OutputPPBlock):
+class AtomOutput(dimenet.OutputPPBlock):
     """PyTorch Geometric's DimeNet++ output of an atom, with the sum kept in float32."""
 
     def forward(self, x: Tensor, rbf: Tensor, sums: TorchSums | KernelSums) -> Tensor:
@@ -264,11 +254,10 @@ class TorchSums:
         self.source, self.target = graph.edge_index
         self.num_atoms = graph.atomic_numbers.shape[0]
         self.pairs = triplets(graph)
-        spherical = basis(graph.distance, self.pairs.cos_angle, self.pairs.edge_kj)  # [T, L * R]
-        if torch.is_autocast_enabled(spherical.device.type):
+        self.spherical = basis(graph.distance, self.pairs.cos_angle, self.pairs.edge_kj)  # [T, LR]
+        if torch.is_autocast_enabled(graph.device.type):
             # Once here, not once in each block: it is the largest tensor of the network.
-            spherical = spherical.to(torch.get_autocast_dtype(spherical.device.type))
-        self.spherical = spherical
+            self.spherical = self.spherical.to(torch.get_autocast_dtype(graph.device.type))
 
     def from_atoms(self, at_target: Tensor, at_source: Tensor) -> Tensor:
         """A row of the target plus a row of the source for each edge: [E, F] from two [N, F]."""
@@ -281,8 +270,7 @@ class TorchSums:
     def over_triplets(self, x: Tensor, lin_sbf1: nn.Linear, lin_sbf2: nn.Linear) -> Tensor:
         """Filtered sum [E, C] over the edges k -> j before each edge, from their messages x [E, C].
 
-        The filter of a triplet, which multiplies the message of k -> j, is made of its spherical
-        basis by ``lin_sbf1`` (to the reduced form) and ``lin_sbf2``.
+        Two linear layers make the filter of a triplet from its spherical basis.
         """
         filters = lin_sbf2(lin_sbf1(self.spherical))  # [T, C]
         messages = x.index_select(0, self.pairs.edge_kj) * filters

@@ -14,12 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from unimat_lib.crystals.table import CrystalTable
-from unimat_lib.evaluation.metrics import (
-    CELL_COLUMNS,
-    PROBABILITY_COLUMNS,
-    SCALED_COLUMNS,
-    with_relative_errors,
-)
+from unimat_lib.evaluation import metrics
 from unimat_lib.model import UniMat, check_views
 from unimat_lib.views.batch import CrystalViews
 
@@ -35,15 +30,10 @@ def predict(
     *,
     modalities: Sequence[str] | None = None,
 ) -> pd.DataFrame:
-    """Errors frame of a model on some crystals, see :func:`frame_of_errors`; patterns are clean.
+    """Errors frame of a model on the rows ``index``, int64 ``[B]``, of a table and its views.
 
-    Args:
-        model: The model; it is put in evaluation mode.
-        views: Views of ``table``.
-        table: The crystals, for names and sizes.
-        index: Rows to predict, int64 ``[B]``.
-        modalities: Inputs to give; by default all that the model reads. Leaving some out shows
-            what happens when they are missing.
+    See :func:`frame_of_errors`; patterns are clean. The model is put in evaluation mode and given
+    the inputs ``modalities``, by default all that it reads.
 
     Raises:
         ValueError: If ``index`` is empty or the model expects other views.
@@ -81,7 +71,7 @@ def frame_of_errors(values: np.ndarray, table: CrystalTable, index: Tensor) -> p
     """
     rows = index.numpy()
     predicted, true, probabilities = values[:, :9], values[:, 9:18], values[:, 18:]
-    names = CELL_COLUMNS + SCALED_COLUMNS
+    names = metrics.CELL_COLUMNS + metrics.SCALED_COLUMNS
     frame = pd.DataFrame(
         {
             "material_id": table.info["material_id"].to_numpy()[rows],
@@ -90,10 +80,10 @@ def frame_of_errors(values: np.ndarray, table: CrystalTable, index: Tensor) -> p
             "predicted_system": probabilities.argmax(axis=1),
         }
     )
-    columns = dict(zip(PROBABILITY_COLUMNS, probabilities.T, strict=True))
+    columns = dict(zip(metrics.PROBABILITY_COLUMNS, probabilities.T, strict=True))
     columns |= dict(zip(names, predicted.T, strict=True))
     columns |= {f"error_{name}": x for name, x in zip(names, (predicted - true).T, strict=True)}
-    return with_relative_errors(frame.assign(**columns))
+    return metrics.with_relative_errors(frame.assign(**columns))
 
 
 def embed(model: UniMat, views: CrystalViews, index: Tensor) -> dict[str, Tensor]:
@@ -110,14 +100,10 @@ def embed(model: UniMat, views: CrystalViews, index: Tensor) -> dict[str, Tensor
 def encodings(
     model: UniMat, views: CrystalViews, index: Tensor, modality: str, *, projected: bool = False
 ) -> Tensor:
-    """What an encoder says of some crystals, float32 ``[B, dim]`` on the CPU, not normalised.
+    """What the encoder of a modality says of the crystals ``index``, int64 ``[B]``.
 
-    Args:
-        model: The model; it is put in evaluation mode.
-        views: The views.
-        index: Rows, int64 ``[B]``.
-        modality: Which encoder.
-        projected: Whether to map on into the shared space, ``[B, projection_dim]``.
+    The model is put in evaluation mode. Float32 ``[B, dim]`` on the CPU, not normalised;
+    ``projected`` maps on into the shared space, ``[B, projection_dim]``.
     """
     check_views(model.config, views)
     model.eval()

@@ -5,7 +5,7 @@ times between chip and memory; here it is seven times. Nothing but ``x`` is kept
 computes the convolution again. All sums have a fixed order, so results repeat exactly.
 
 The arrays are ``[N, C]`` with ``N = B L`` rows; row ``n`` is position ``n % L`` of pattern
-``n // L``. Imported on a CUDA device only (:func:`.depthwise_norm`).
+``n // L``.
 """
 
 from __future__ import annotations

@@ -1,26 +1,19 @@
-"""Reflections in, sticks on a grid out, in one CUDA kernel: what :mod:`.render` computes.
-
-Imported only where a CUDA device is at work, since it needs triton.
-"""
+"""Reflections in, sticks on a grid out, in one CUDA kernel: what :mod:`.render` computes."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from unimat_lib.views.bragg import Reflections
-    from unimat_lib.views.render import Rows
-
 _BLOCK = 128  # reflections per program
 
 
 def add_sticks(
-    sticks: Tensor, reflections: Reflections, index: Tensor, rows: Rows, sine_range: list[float]
+    sticks: Tensor, reflections: Any, index: Tensor, rows: Any, sine_range: list[float]
 ) -> Tensor:
     """Add the reflections between two values of sin theta to rows of sticks, and return these.
 
@@ -29,9 +22,9 @@ def add_sticks(
 
     Args:
         sticks: float32 ``[B, n]``, contiguous.
-        reflections: All crystals' reflections, on the same device.
+        reflections: :class:`.Reflections` of all crystals, on the same device.
         index: Which crystals, int64 ``[B]``.
-        rows: What the reflections of a row have in common.
+        rows: :class:`.Rows`, what the reflections of a row have in common.
         sine_range: Smallest and largest sin theta drawn.
     """
     if reflections.largest == 0 or len(index) == 0:

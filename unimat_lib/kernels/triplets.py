@@ -16,15 +16,13 @@ One program treats one middle atom j. The edges into j are neighbours in memory,
 stand in a list; for 16 by 16 of them at a time S is a small matrix in registers, and the inner sum
 a small matrix product. The gradient is computed the same way from S made anew, so nothing is
 stored between the two passes, each result is written once, and no order of additions is left to
-chance: the same batch gives the same numbers.
-
-:class:`.TorchSums` does the same with tensor operations; the tests compare the two. This module is
-only imported for tensors on a GPU, since Triton comes with CUDA only.
+chance: the same batch gives the same numbers. :class:`.TorchSums` does the same with tensor
+operations; the tests compare the two.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 import triton
@@ -32,11 +30,6 @@ import triton.language as tl
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx, once_differentiable
-
-if TYPE_CHECKING:
-    from unimat_lib.encoders.structure import SphericalBasis
-    from unimat_lib.views.graphs import PeriodicGraph
-
 
 EDGES = 128  # per program of the radial basis
 BLOCK = 16  # edges on each side of a tile: the least a matrix product takes; most atoms have 12
@@ -46,14 +39,14 @@ LAUNCH = {"num_warps": 1, "num_stages": 1}
 
 
 class KernelSums:
-    """The sums over neighbours of one graph; see :class:`.TorchSums`, whose methods these are.
+    """The sums over neighbours of a :class:`.PeriodicGraph`, as :class:`.TorchSums` has them.
 
-    Nothing here waits for the GPU, and shapes depend on shapes alone, so a step that uses it can be
-    captured in a CUDA graph. Edges beyond the last crystal (``PeriodicGraph.padded``) are passed
-    over. No gradient reaches the vectors of the edges.
+    They are made with a :class:`.SphericalBasis`. Nothing here waits for the GPU, and shapes depend
+    on shapes alone, so a step may be captured in a CUDA graph. Edges beyond the last crystal
+    (``PeriodicGraph.padded``) are passed over. No gradient reaches the vectors of the edges.
     """
 
-    def __init__(self, graph: PeriodicGraph, basis: SphericalBasis) -> None:
+    def __init__(self, graph: Any, basis: Any) -> None:
         self.source, self.target = graph.edge_index
         device, num_atoms = graph.device, graph.atomic_numbers.shape[0]
         num_real = graph.edge_offsets[-1]
@@ -61,7 +54,7 @@ class KernelSums:
         # Edges into atom j: into[j] to into[j + 1].
         self.into = torch.searchsorted(self.target.int(), atom).clamp(max=num_real)  # [N + 1]
         # Edges out of atom j: by_source[out_of[j]] to by_source[out_of[j + 1]].
-        inert = torch.arange(self.source.shape[0], device=device) >= num_real
+        inert = torch.arange(len(self.source), device=device) >= num_real
         ordered, self.by_source = self.source.int().masked_fill(inert, num_atoms).sort(stable=True)
         self.out_of = torch.searchsorted(ordered, atom)  # [N + 1]
         self.unit = (graph.vector / graph.distance[:, None]).detach().contiguous()  # [E, 3]
@@ -93,10 +86,10 @@ class KernelSums:
         return _OverTriplets.apply(x, q, lin_sbf2.weight, self)
 
 
-def radial_basis(distance: Tensor, basis: SphericalBasis) -> Tensor:
-    """``SphericalBasis.radial`` as one kernel instead of a hundred small ones.
+def radial_basis(distance: Tensor, basis: Any) -> Tensor:
+    """``SphericalBasis.radial`` of distances, float32 [E] in angstrom: float32 [E, L * R].
 
-    From distances, float32 [E] in angstrom, to float32 [E, L * R], computed in float64.
+    Computed in float64, as one kernel instead of a hundred small ones.
     """
     num_edges, functions = len(distance), basis.zeros.numel()
     out = distance.new_empty(num_edges, functions)
@@ -147,9 +140,8 @@ class _FromAtoms(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-        sums = ctx.sums
-        to_target = segment_sum(grad, sums.into)
-        to_source = segment_sum(grad, sums.out_of, order=sums.by_source)
+        to_target = segment_sum(grad, ctx.sums.into)
+        to_source = segment_sum(grad, ctx.sums.out_of, order=ctx.sums.by_source)
         return to_target.to(grad.dtype), to_source.to(grad.dtype), None
 
 

@@ -23,24 +23,15 @@ _WARM_UP_CALLS = 3
 class CapturedStep:
     """Calls a function, on a GPU as a CUDA graph from the fourth call on.
 
-    Usage::
-
-        step = CapturedStep(function, device=device, capture=True)
-        for index in batches:
-            with step.preparing():
-                inputs = make_inputs(index)
-            outputs = step(inputs)
-
     The first calls run as usual. Then the call is recorded, with buffers of its own for the inputs.
-    A call whose inputs have other shapes (the last batch of an epoch, say) runs as usual too. On a
-    CPU, or without ``capture``, all calls do.
+    Inputs of other shapes (the last batch of an epoch, say) run as usual too; on a CPU, or without
+    ``capture``, all do.
 
-    What is made under ``preparing`` is made on a stream of its own, so the next batch is cut out
+    Inputs are made ``with step.preparing():``, on a stream of its own, so the next batch is cut out
     while the step before still runs; on the stream of the step it would wait for the step.
 
-    ``function`` takes the inputs, does everything that belongs to the step (the optimiser's update
-    included) and returns named scalars. Those of a replay are overwritten by the next one: add them
-    up or copy them.
+    ``function`` takes the inputs, does all of the step (the optimiser's update too) and returns
+    named scalars. Those of a replay are overwritten by the next one: add them up or copy them.
     """
 
     def __init__(
@@ -55,8 +46,7 @@ class CapturedStep:
         self._outputs: dict[str, Tensor] = {}
         if self._on_gpu:
             # The step runs on a side stream from the start, as recording asks for.
-            self._step_stream = torch.cuda.Stream(device)
-            self._batch_stream = torch.cuda.Stream(device)
+            self._step_stream, self._batch_stream = (torch.cuda.Stream(device) for _ in range(2))
             self._taken: torch.cuda.Event | None = None
 
     @contextlib.contextmanager
@@ -87,9 +77,16 @@ class CapturedStep:
     def _run(self, inputs: Any) -> dict[str, Tensor]:
         tensors = tensors_in(inputs)
         if self._graph is None and self._capture and self._calls == _WARM_UP_CALLS:
-            self._record(inputs, tensors)
+            self._buffers = [tensor.clone() for tensor in tensors]
+            buffers = iter(self._buffers)
+            buffered = mapped(inputs, lambda _: next(buffers))
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, stream=self._step_stream):  # recording runs nothing
+                self._outputs = self._function(buffered)
+            self._graph = graph
         self._calls += 1
-        if self._graph is None or not self._fits(tensors):
+        came, recorded = ([(x.shape, x.dtype) for x in xs] for xs in (tensors, self._buffers))
+        if self._graph is None or came != recorded:
             outputs = self._function(inputs)
             self._taken = self._step_stream.record_event()
             return outputs
@@ -98,22 +95,6 @@ class CapturedStep:
         self._taken = self._step_stream.record_event()
         self._graph.replay()
         return self._outputs
-
-    def _record(self, inputs: Any, tensors: list[Tensor]) -> None:
-        """Record the step on buffers; recording runs nothing."""
-        self._buffers = [tensor.clone() for tensor in tensors]
-        buffers = iter(self._buffers)
-        buffered = mapped(inputs, lambda _: next(buffers))
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=self._step_stream):
-            self._outputs = self._function(buffered)
-        self._graph = graph
-
-    def _fits(self, tensors: list[Tensor]) -> bool:
-        return len(tensors) == len(self._buffers) and all(
-            tensor.shape == buffer.shape and tensor.dtype == buffer.dtype
-            for tensor, buffer in zip(tensors, self._buffers, strict=True)
-        )
 
 
 def tensors_in(nested: Any) -> list[Tensor]:

@@ -7,7 +7,7 @@ import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,9 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from unimat_lib.files import replacing
-
-if TYPE_CHECKING:
-    from unimat_lib.training.loop import Loop
+from unimat_lib.training.loop import Loop
 
 logger = logging.getLogger(__name__)
 
@@ -77,17 +75,18 @@ def tensors_of(loop: Loop) -> dict[str, Tensor]:
 
 def restore(loop: Loop, tensors: Mapping[str, Tensor]) -> None:
     """Put what :func:`tensors_of` gave in place."""
-    parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "best": {}, "optimizer": {}}
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "best": {}}
+    moments: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         part, rest = name.split(".", 1)
-        parts[part][rest] = tensor
+        if part == "optimizer":
+            number, key = rest.split(".")
+            moments.setdefault(int(number), {})[key] = tensor
+        else:
+            parts[part][rest] = tensor
     loop.model.load_state_dict(parts["model"])
     loop.average.load_state_dict(parts["average"])
     loop.best = {name: x.to(loop.fabric.device) for name, x in parts["best"].items()}
-    moments: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in parts["optimizer"].items():
-        number, key = name.split(".")
-        moments.setdefault(int(number), {})[key] = tensor
     groups = loop.optimizer.state_dict()["param_groups"]
     loop.optimizer.load_state_dict({"state": moments, "param_groups": groups})
 

@@ -40,11 +40,9 @@ class FitConfig:
         warmup: Share of the steps in which the rate rises linearly; then it falls as a cosine.
         clip_norm: Largest gradient norm.
         ema: Decay of the exponential moving average of the weights, which is what is evaluated.
-        cell_weight: Weight of the cell loss.
-        system_weight: Weight of the crystal-system loss.
-        contrastive_weight: Weight of the alignment loss.
-        modality_dropout: Probability with which an input modality is hidden from a crystal in
-            training (one always remains), so that the model learns to do without.
+        cell_weight, system_weight, contrastive_weight: Weights of the losses of the cell, of the
+            crystal system and of the alignment.
+        modality_dropout: Probability of hiding an input from a crystal in training (one remains).
         patience: Epochs without a better validation loss before stopping; ``None`` never stops.
         measurement: Measurement effects to draw in training, or ``None`` for clean patterns.
         seed: Seed of everything random.
@@ -78,9 +76,8 @@ class FitConfig:
             right_type = isinstance(value, int | kind) and not isinstance(value, bool)
             if not (right_type and least <= value < limit):
                 low = "(0" if least == math.ulp(0.0) else f"[{least}"
-                raise ValueError(
-                    f"expected {name}, {kind.__name__}, in {low}, {limit}), got {value!r}"
-                )
+                what = f"expected {name}, {kind.__name__}, in {low}, {limit})"
+                raise ValueError(f"{what}, got {value!r}")
         if self.cell_weight + self.system_weight + self.contrastive_weight == 0:
             raise ValueError("expected a positive weight for at least one loss, got 0 for all")
 
@@ -109,14 +106,12 @@ class FitResult:
 def make_fabric(device: str, *, devices: int = 1) -> Fabric:
     """Fabric for ``"cpu"`` (float32) or ``"cuda"`` (bfloat16 mixed precision).
 
-    Args:
-        device: ``"cpu"`` or ``"cuda"``.
-        devices: GPUs (or CPU processes) to share the batches among; with more than one, call
-            :func:`.fit` inside ``fabric.launch(function)``.
+    ``devices`` GPUs (or CPU processes) share the batches; with more than one, call :func:`.fit`
+    inside ``fabric.launch(function)``.
 
     Raises:
         RuntimeError: If a GPU was asked for and there is none.
-        ValueError: On any other name.
+        ValueError: On any other name of a device.
     """
     # Here, because it takes seconds to import and most chapters train nothing.
     from lightning.fabric import Fabric

@@ -21,14 +21,7 @@ from torch import Tensor
 from unimat_lib.files import alone_in, replacing
 from unimat_lib.identity import identity_of
 from unimat_lib.model import UniMat, check_views
-from unimat_lib.training.checkpoint import (
-    State,
-    load_run,
-    load_tensors,
-    restore,
-    save_tensors,
-    tensors_of,
-)
+from unimat_lib.training import checkpoint
 from unimat_lib.training.config import FitConfig, FitResult, make_fabric
 from unimat_lib.training.loop import Loop, train_epoch, validate
 from unimat_lib.views.batch import CrystalViews
@@ -55,9 +48,8 @@ def fit(
     """Train ``model`` in place and leave the best averaged weights in it.
 
     The folder of the run is ``run_dir`` plus a hash of everything that decides the result
-    (settings, starting weights, data, code), so a finished run is loaded, an interrupted one is
-    resumed, and a changed one starts afresh. Of two processes with the same run one waits for the
-    other and loads its result.
+    (settings, starting weights, data, code): a finished run is loaded, an interrupted one resumed,
+    a changed one begun. Of two processes with the same run one waits and loads the other's result.
 
     Args:
         model: The model; weights as they are are the starting point.
@@ -76,28 +68,30 @@ def fit(
     """
     fabric = fabric or make_fabric(views.device.type)
     check_views(model.config, views)
-    _check_splits(train=train, val=val, batch_size=config.batch_size * fabric.world_size)
+    world_batch = config.batch_size * fabric.world_size
+    _check_splits(train=train, val=val, batch_size=world_batch)
     if config.modality_dropout:
         model.optional_inputs = model.config.inputs
     train, val = train.to(views.device), val.to(views.device)
-    run_hash = _run_hash(model, views, fabric, train=train, val=val, config=config)
-    run_dir = Path(run_dir) / run_hash
+    run_dir = Path(run_dir) / _run_hash(model, views, fabric, train=train, val=val, config=config)
     with contextlib.ExitStack() as stack:
         if fabric.global_rank == 0:
             stack.enter_context(alone_in(run_dir))
             for partial in run_dir.glob(".*.partial"):  # of a process that was killed
                 partial.unlink()
         fabric.barrier()
-        tensors, state = load_run(run_dir)
+        tensors, state = checkpoint.load_run(run_dir)
         model.to(fabric.device)
         if not state["finished"]:
             loop = Loop(model, views, train, val, config, fabric)
             if state["epoch"]:
-                restore(loop, tensors)
+                checkpoint.restore(loop, tensors)
                 logger.info("resumed %s after epoch %d", run_dir, state["epoch"])
             _run_epochs(loop, state, run_dir)
             fabric.barrier()
-            tensors, state = load_tensors(run_dir / "best.safetensors")  # rank 0's, on every rank
+            tensors, state = checkpoint.load_tensors(
+                run_dir / "best.safetensors"
+            )  # rank 0's, on every rank
         if fabric.global_rank == 0:
             (run_dir / "last.safetensors").unlink(missing_ok=True)
             if _write_log(run_dir / "log.jsonl", state):
@@ -105,7 +99,6 @@ def fit(
     model.load_state_dict(tensors)
     model.requires_grad_(True).eval()
     history = pd.DataFrame(state["history"])
-    world_batch = config.batch_size * fabric.world_size
     crystals = max(1, len(train) // world_batch) * world_batch
     return FitResult(
         history=history,
@@ -117,7 +110,7 @@ def fit(
     )
 
 
-def _run_epochs(loop: Loop, state: State, run_dir: Path) -> None:
+def _run_epochs(loop: Loop, state: checkpoint.State, run_dir: Path) -> None:
     """Train to the end and leave the best weights and the log in the folder."""
     config, fabric = loop.config, loop.fabric
     saved = time.monotonic()
@@ -128,26 +121,27 @@ def _run_epochs(loop: Loop, state: State, run_dir: Path) -> None:
         row |= validate(loop)
         row["seconds_val"] = time.perf_counter() - started
         row = fabric.broadcast(row)  # one opinion on which epoch is best and when to stop
-        if not math.isfinite(row["loss"]) or not math.isfinite(row["val_loss"]):
-            raise ValueError(
-                f"the loss is not finite in epoch {epoch} ({row['loss']}, {row['val_loss']}): "
-                "lower lr, or look for NaN among the inputs"
-            )
+        losses = row["loss"], row["val_loss"]
+        if not all(map(math.isfinite, losses)):
+            what = f"the loss is not finite in epoch {epoch} {losses}"
+            raise ValueError(f"{what}: lower lr, or look for NaN among the inputs")
         state["history"].append(row)
         state["epoch"] = epoch + 1
         if row["val_loss"] <= min(r["val_loss"] for r in state["history"]):
             state["best_epoch"] = epoch
             loop.best = {name: x.clone() for name, x in loop.average.state_dict().items()}
-        waited = epoch - state["best_epoch"]
-        out_of_patience = config.patience is not None and waited >= config.patience
+        patience = math.inf if config.patience is None else config.patience
+        out_of_patience = epoch - state["best_epoch"] >= patience
         state["finished"] = state["epoch"] >= config.epochs or out_of_patience
         state["peak_memory_gib"] = max(state["peak_memory_gib"], _peak_memory_gib(fabric.device))
         if fabric.global_rank == 0:
             _write_log(run_dir / "log.jsonl", state)
             if state["finished"]:
-                save_tensors(run_dir / "best.safetensors", loop.best, state)
+                checkpoint.save_tensors(run_dir / "best.safetensors", loop.best, state)
             elif time.monotonic() - saved >= CHECKPOINT_SECONDS:
-                save_tensors(run_dir / "last.safetensors", tensors_of(loop), state)
+                checkpoint.save_tensors(
+                    run_dir / "last.safetensors", checkpoint.tensors_of(loop), state
+                )
                 saved = time.monotonic()
         logger.info("%s epoch %d %s", run_dir, epoch, row)
 
@@ -156,10 +150,8 @@ def _check_splits(*, train: Tensor, val: Tensor, batch_size: int) -> None:
     if len(val) == 0:
         raise ValueError("the validation split is empty: the best epoch cannot be chosen")
     if len(train) < batch_size:
-        raise ValueError(
-            f"expected at least one batch of {batch_size} training crystals, got {len(train)}: "
-            "lower batch_size or use more data"
-        )
+        came = f"expected at least one batch of {batch_size} training crystals, got {len(train)}"
+        raise ValueError(f"{came}: lower batch_size or use more data")
     if torch.isin(val.cpu(), train.cpu()).any() and not torch.equal(val, train):
         raise ValueError(
             "some validation crystals are training crystals, but the splits must not overlap (or "
@@ -169,10 +161,8 @@ def _check_splits(*, train: Tensor, val: Tensor, batch_size: int) -> None:
 
 def _run_hash(model, views, fabric, *, train: Tensor, val: Tensor, config: FitConfig) -> str:
     """Twelve hex digits over everything that decides the outcome of a run."""
-    digest = hashlib.sha256()
-    digest.update(json.dumps(model.config.to_dict(), sort_keys=True).encode())
-    digest.update(json.dumps(dataclasses.asdict(config), sort_keys=True).encode())
-    digest.update(views.content_hash.encode())
+    settings = model.config.to_dict(), dataclasses.asdict(config), views.content_hash
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for tensor in (*model.state_dict().values(), train, val):
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     where = (views.device.type, fabric.world_size, type(fabric._precision).__name__)
@@ -186,7 +176,7 @@ def _peak_memory_gib(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts in KiB
 
 
-def _write_log(path: Path, state: State) -> bool:
+def _write_log(path: Path, state: checkpoint.State) -> bool:
     """Write the history, a line per epoch, and say whether the file held something else."""
     text = "".join(json.dumps(row) + "\n" for row in state["history"]).encode()
     changed = not path.is_file() or path.read_bytes() != text

@@ -24,7 +24,6 @@ from unimat_lib.model import UniMat
 from unimat_lib.training.captured_step import CapturedStep
 from unimat_lib.training.config import FitConfig
 from unimat_lib.views.batch import Batch, CrystalViews
-from unimat_lib.views.effects import Measurement
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -54,13 +53,10 @@ class Loop:
         self.averaged = list(zip(*averaged, strict=True))
         self.copied = [pair for pair in pairs if pair[0].dtype != torch.float32]
         on_gpu = fabric.device.type == "cuda"
-        matrices = [p for p in model.parameters() if p.ndim >= 2]
-        vectors = [p for p in model.parameters() if p.ndim < 2]
+        decayed = {"params": [p for p in model.parameters() if p.ndim >= 2]}
+        vectors = {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0}
         optimizer = torch.optim.AdamW(
-            [
-                {"params": matrices, "weight_decay": config.weight_decay},
-                {"params": vectors, "weight_decay": 0.0},
-            ],
+            [decayed | {"weight_decay": config.weight_decay}, vectors],
             # A recorded step reads the rate from the GPU.
             lr=torch.tensor(config.lr, device=fabric.device) if on_gpu else config.lr,
             fused=on_gpu,
@@ -72,22 +68,20 @@ class Loop:
         self.training_step = CapturedStep(self._training_step, **capture)
         self.validation_step = CapturedStep(self._validation_step, **capture)
         self.capacity = _capacity(views, (train, val), config.batch_size)
-        # Encoders that no loss reads are not run.
-        settings = model.config
-        self.modalities = settings.modalities if config.contrastive_weight else settings.inputs
+        used = "modalities" if config.contrastive_weight else "inputs"
+        self.modalities = getattr(model.config, used)  # encoders that no loss reads are not run
 
     @property
     def steps(self) -> int:
         """Steps of one epoch."""
         return max(1, len(self.train) // (self.config.batch_size * self.fabric.world_size))
 
-    def batch(
-        self, index: Tensor, *, measurement: Measurement | None = None, generator=None
-    ) -> Batch:
-        """A batch of some rows; on a GPU its graphs are padded to the size that was recorded."""
-        batch = self.views.batch(
-            index, modalities=self.modalities, measurement=measurement, generator=generator
-        )
+    def batch(self, index: Tensor, **drawn) -> Batch:
+        """A batch of some rows; on a GPU its graphs are padded to the size that was recorded.
+
+        Named arguments are the ``measurement`` and ``generator`` of :meth:`.CrystalViews.batch`.
+        """
+        batch = self.views.batch(index, modalities=self.modalities, **drawn)
         graph = batch.views.get("structure")
         if self.capacity is None or graph is None:
             return batch
@@ -103,9 +97,8 @@ class Loop:
         self.optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(parts["loss"])
         # A loss that is not finite is reported once per epoch: asking here waits for the GPU.
-        self.fabric.clip_gradients(
-            self.network, self.optimizer, max_norm=self.config.clip_norm, error_if_nonfinite=False
-        )
+        how = {"max_norm": self.config.clip_norm, "error_if_nonfinite": False}
+        self.fabric.clip_gradients(self.network, self.optimizer, **how)
         self.optimizer.step()
         self.model.alignment.clamp_()
         return {name: value.detach() for name, value in parts.items()}
@@ -117,10 +110,7 @@ class Loop:
 
 
 class _TrainingStep(nn.Module):
-    """From a batch to its losses in one forward, which is where Fabric and DDP hook in.
-
-    The batch comes wrapped in a function because Fabric would take a dataclass apart.
-    """
+    """From a batch to its losses in one forward, which is where Fabric and DDP hook in."""
 
     def __init__(self, model: UniMat, config: FitConfig) -> None:
         super().__init__()
@@ -129,6 +119,7 @@ class _TrainingStep(nn.Module):
     def forward(
         self, get_batch: Callable[[], Batch], mask: dict[str, Tensor] | None
     ) -> dict[str, Tensor]:
+        # The batch comes wrapped in a function because Fabric would take a dataclass apart.
         return losses(self.model, get_batch(), config=self.config, mask=mask)
 
 
@@ -144,11 +135,9 @@ def losses(
     parts: dict[str, Tensor] = {}
     total = output.cell.new_zeros(())
     if config.cell_weight or config.system_weight:
+        truth = {"targets": batch.targets, "scaler": model.cell_scaler}
         parts["cell"], parts["system"] = supervised_loss(
-            cell=output.cell,
-            system_log_probs=output.system_log_probs,
-            targets=batch.targets,
-            scaler=model.cell_scaler,
+            cell=output.cell, system_log_probs=output.system_log_probs, **truth
         )
         total = total + config.cell_weight * parts["cell"] + config.system_weight * parts["system"]
     if config.contrastive_weight:
@@ -186,19 +175,18 @@ def train_epoch(loop: Loop, epoch: int) -> dict[str, float]:
                 totals[name] = totals.get(name, 0.0) + value
     means = {name: float(value) / steps for name, value in totals.items()}
     seconds = time.perf_counter() - started  # float() above waited for the device
-    rate = float(loop.optimizer.param_groups[0]["lr"])
-    return {"epoch": epoch, **means, "lr": rate, "seconds": seconds}
+    means["lr"] = float(loop.optimizer.param_groups[0]["lr"])
+    return {"epoch": epoch, **means, "seconds": seconds}
 
 
 def validate(loop: Loop) -> dict[str, float]:
     """Losses of the averaged weights on clean patterns, averaged over crystals, ``val_<name>``.
 
-    Batches have the size of training's and a fixed random order, because a contrastive loss
-    depends on who else is in the batch, and data sets keep similar crystals side by side.
+    Batches have the size of training's and a fixed random order: a contrastive loss depends on who
+    else is in the batch, and data sets keep similar crystals side by side.
     """
     config, index = loop.config, loop.val
-    order = torch.randperm(len(index), generator=torch.Generator().manual_seed(0))
-    order = order.to(index.device)
+    order = torch.randperm(len(index), generator=torch.Generator().manual_seed(0)).to(index.device)
     if config.contrastive_weight and len(order) > 1 and len(order) % config.batch_size == 1:
         order = order[:-1]  # a crystal alone has nothing to be told apart from
     totals: dict[str, Tensor] = {}
@@ -213,10 +201,7 @@ def validate(loop: Loop) -> dict[str, float]:
 def _capacity(
     views: CrystalViews, splits: Sequence[Tensor], batch_size: int
 ) -> tuple[int, int] | None:
-    """Atoms and edges that all but one batch in 10,000 stay below, or ``None`` on a CPU.
-
-    A recorded step has fixed shapes, so the graphs of every batch are filled up to this size.
-    """
+    """Atoms and edges, to which graphs are padded on a GPU: one batch in 10,000 is larger."""
     if views.graph is None or views.device.type == "cpu":
         return None
     sizes = []
@@ -237,18 +222,16 @@ def _modality_mask(
         return None
     keep = torch.rand(size, len(inputs), generator=generator, device=generator.device)
     # The modality with the largest draw stays whatever happens.
-    mask = (keep >= config.modality_dropout) | (keep == keep.max(dim=1, keepdim=True).values)
+    mask = (keep >= config.modality_dropout) | (keep == keep.amax(dim=1, keepdim=True))
     return dict(zip(inputs, mask.unbind(dim=1), strict=True))
 
 
 def _set_learning_rate(optimizer, config: FitConfig, step: int, total: int) -> None:
     """Linear warm-up, then a cosine down to one hundredth of the peak."""
     warmup = max(1, int(config.warmup * total))
-    if step < warmup:
-        factor = (step + 1) / warmup
-    else:
-        progress = (step - warmup) / max(1, total - warmup)
-        factor = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress))
+    progress = max(0, step - warmup) / max(1, total - warmup)
+    cosine = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress))
+    factor = (step + 1) / warmup if step < warmup else cosine
     for group in optimizer.param_groups:
         if isinstance(group["lr"], Tensor):
             group["lr"].fill_(config.lr * factor)

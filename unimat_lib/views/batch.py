@@ -1,8 +1,8 @@
 """A crystal table in, three views of every crystal out, cut into batches on demand.
 
-What is stored per crystal is small and exact: its periodic graph, its Bragg reflections and its
-Magpie vector. The powder pattern is drawn afresh from the reflections for each batch, with the
-measurement effects that the training asks for, so no epoch sees the same pattern twice.
+What is stored per crystal is its periodic graph, its Bragg reflections and its Magpie vector. The
+powder pattern is drawn afresh from the reflections for each batch, with the measurement effects
+that the training asks for, so no epoch sees the same pattern twice.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -136,8 +136,7 @@ class CrystalViews:
             ValueError: A modality was not built, the generator is missing, or the strain reaches
                 beyond the reflections that were computed.
         """
-        missing = [name for name in modalities if name not in self.modalities]
-        if missing:
+        if missing := [name for name in modalities if name not in self.modalities]:
             raise ValueError(
                 f"these views hold {self.modalities}, but {missing} was asked for: "
                 "name it in build_views(modalities=...)"
@@ -147,24 +146,21 @@ class CrystalViews:
             if generator is None:
                 raise ValueError("expected a torch.Generator to draw measurement effects with")
             if "xrd" in modalities:
-                needed = g_max_of(self.grid, measurement.strain)
                 what = f"a strain of {measurement.strain} (max_strain in build_views)"
-                check_reach(self.reflections, needed, what)
+                check_reach(self.reflections, g_max_of(self.grid, measurement.strain), what)
             effects = draw_effects(measurement, len(index), generator=generator, device=self.device)
-        views: dict[str, PeriodicGraph | Tensor] = {}
-        targets = self.targets.select(index)
+        views, targets = {}, self.targets.select(index)
         if "structure" in modalities:
             views["structure"] = self.graph.select(index)
         if "xrd" in modalities:
-            drawn = {"effects": effects, "fwhm": self.fwhm, "generator": generator}
-            views["xrd"] = render(self.reflections, index, self.grid, **drawn)
+            how = {"effects": effects, "fwhm": self.fwhm, "generator": generator}
+            views["xrd"] = render(self.reflections, index, self.grid, **how)
         if "composition" in modalities:
             views["composition"] = self.magpie[index]
         if effects is not None:
             stretch = (1 + effects.strain).float()  # [B]
-            names = ("lengths", "scaled_lengths")
-            stretched = {name: getattr(targets, name) * stretch[:, None] for name in names}
-            targets = replace(targets, **stretched)
+            cells = (x * stretch[:, None] for x in (targets.lengths, targets.scaled_lengths))
+            targets = Targets(*cells, targets.angles, targets.crystal_system)
             if "structure" in views:
                 views["structure"] = views["structure"].scaled(stretch)
         return Batch(views=views, targets=targets)
@@ -188,8 +184,8 @@ def build_views(
         table: The crystals, all splits together; rows keep their numbers.
         grid: 2theta grid of the patterns.
         fwhm: Peak width of clean patterns, degrees.
-        cutoff: Radius of the graph, angstrom; with ``max_neighbors`` as of :func:`.periodic_graph`.
-        max_neighbors: Cap on neighbours per atom, or ``None``.
+        cutoff: Radius of the graph, angstrom.
+        max_neighbors: Cap on neighbours per atom, or ``None``, see :func:`.periodic_graph`.
         max_strain: Largest isotropic strain that training will draw, see :func:`.g_max_of`.
         modalities: Views to build.
         device: Where to compute and keep them.
@@ -198,8 +194,7 @@ def build_views(
     Raises:
         ValueError: If a modality is unknown.
     """
-    unknown = [name for name in modalities if name not in MODALITIES]
-    if unknown:
+    if unknown := [name for name in modalities if name not in MODALITIES]:
         raise ValueError(f"expected modalities of {MODALITIES}, got {unknown}")
     crystals = table.content_hash()
     table = table.to(device)
@@ -210,15 +205,7 @@ def build_views(
         reflections = bragg_reflections(table, g_max=g_max_of(grid, max_strain=max_strain))
     if "composition" in modalities:
         magpie = magpie_features(list(table.info["formula"]), cache_dir=cache_dir).to(device)
-    lengths, scaled, angles = table.lengths, table.scaled_lengths, table.angles
-    return CrystalViews(
-        targets=Targets(lengths.float(), scaled.float(), angles.float(), table.crystal_system),
-        grid=grid,
-        fwhm=fwhm,
-        cutoff=cutoff,
-        max_neighbors=max_neighbors,
-        crystals=crystals,
-        graph=graph,
-        reflections=reflections,
-        magpie=magpie,
-    )
+    cells = (x.float() for x in (table.lengths, table.scaled_lengths, table.angles))
+    targets = Targets(*cells, table.crystal_system)
+    settings = grid, fwhm, cutoff, max_neighbors
+    return CrystalViews(targets, *settings, crystals, graph, reflections, magpie)

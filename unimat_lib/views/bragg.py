@@ -1,20 +1,17 @@
 """A crystal table in, the Bragg reflections of all its crystals out, and how strong they are.
 
-A batched tensor computation without a loop over crystals, on CPU and GPU, in double precision. The
-conventions, and with them the intensities, are those of pymatgen's ``XRDCalculator``: no
-absorption, no anomalous dispersion, no thermal motion.
+All crystals at once, on CPU and GPU, in double precision. The conventions, and so the intensities,
+are those of pymatgen's ``XRDCalculator``: no absorption, anomalous dispersion or thermal motion.
 """
 
 from __future__ import annotations
 
 import functools
-import importlib.util
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import gemmi
@@ -24,6 +21,7 @@ from torch import Tensor
 from unimat_lib.crystals.table import CrystalTable, gather_segments
 from unimat_lib.views.grid import Grid
 from unimat_lib.views.segments import offsets_of, owners
+from unimat_lib.views.shipped import shipped_with
 
 EDGE_MARGIN = 1.0
 """Reflections this many degrees outside a grid are drawn too: tails and shifts bring them in."""
@@ -31,8 +29,7 @@ EDGE_MARGIN = 1.0
 NEGLIGIBLE = 1e-15
 """Reflections with |F|^2 below this fraction of F(000)^2, the electrons squared, are dropped."""
 
-# Reflections per piece of work. On a CPU the arrays of one piece should stay in the cache, on a GPU
-# they should be large.
+# Reflections per piece of work, about, at 500 bytes each: on a CPU they should stay in the cache.
 _CHUNK_CPU, _CHUNK_GPU = 2**16, 2**23
 
 # pymatgen's table, as the book it follows, has 2.118 for the third a of tin, 23 % off in intensity.
@@ -45,25 +42,13 @@ def scattering_parameters() -> Tensor:
 
     Up to s = 1/angstrom they follow Table 6.1.1.4 of International Tables C within 3.5 % of Z.
     Float64 ``[119, 4, 2]``: a and b (b in square angstrom) by atomic number; NaN where there are
-    none.
-
-    Raises:
-        FileNotFoundError: pymatgen is missing, or keeps the file elsewhere.
+    none. Raises what :func:`.shipped_with` does.
 
     Source: De Graef and McHenry, Structure of Materials (2007), chapter 12; one misprint mended.
     """
-    spec = importlib.util.find_spec("pymatgen")  # locates it; an import would take seconds
-    folders = list(spec.submodule_search_locations or []) if spec else []
-    files = [Path(f, "analysis/diffraction/atomic_scattering_params.json") for f in folders]
-    found = [file for file in files if file.is_file()]
-    if not found:
-        raise FileNotFoundError(
-            "pymatgen's atomic scattering parameters were expected at "
-            f"{[str(f) for f in files] or 'pymatgen'}; "
-            "install the pymatgen version named in requirements.lock"
-        )
+    file = shipped_with("pymatgen", "analysis/diffraction/atomic_scattering_params.json")
     parameters = torch.full((119, 4, 2), math.nan, dtype=torch.float64)
-    for symbol, values in json.loads(found[0].read_text(encoding="utf-8")).items():
+    for symbol, values in json.loads(file.read_text(encoding="utf-8")).items():
         parameters[gemmi.Element(symbol).atomic_number] = torch.tensor(values, dtype=torch.float64)
     element, number, a = _TIN
     parameters[element, number, 0] = a
@@ -99,7 +84,7 @@ class Reflections:
     Attributes:
         hkl: Miller indices, int16 ``[R, 3]``.
         g: 1/d in 1/angstrom, float64 ``[R]``.
-        intensity: 2 |F|^2 in electrons squared, float64 ``[R]``, without Lorentz-polarisation.
+        intensity: ``2 |F|^2`` in electrons squared, float64 ``[R]``, without Lorentz-polarisation.
         offsets: int64 ``[C+1]``; those of crystal ``c`` are ``offsets[c]:offsets[c + 1]``.
         reciprocal: float64 ``[C, 3, 3]``, rows a*, b*, c* in 1/angstrom (a . a* = 1, without 2 pi).
         g_max: All reflections up to this g are there, 1/angstrom.
@@ -134,14 +119,8 @@ class Reflections:
     def select(self, index: Tensor) -> Reflections:
         """Reflections of some of the crystals; ``index`` is int64 ``[B]``, repeats allowed."""
         flat, offsets = gather_segments(self.offsets, index)
-        return Reflections(
-            hkl=self.hkl[flat],
-            g=self.g[flat],
-            intensity=self.intensity[flat],
-            offsets=offsets,
-            reciprocal=self.reciprocal[index],
-            g_max=self.g_max,
-        )
+        columns = (x[flat] for x in (self.hkl, self.g, self.intensity))
+        return Reflections(*columns, offsets, self.reciprocal[index], self.g_max)
 
 
 def g_max_of(grid: Grid, max_strain: float = 0.0) -> float:
@@ -154,19 +133,15 @@ def g_max_of(grid: Grid, max_strain: float = 0.0) -> float:
     return 2 * math.sin(math.radians(end / 2)) / grid.wavelength * (1 + max_strain)
 
 
-def bragg_reflections(
-    table: CrystalTable, *, g_max: float, chunk_size: int | None = None
-) -> Reflections:
+def bragg_reflections(table: CrystalTable, *, g_max: float) -> Reflections:
     """List all reflections of all crystals, with their structure factors, on their device.
 
-    Reflections with |F|^2 below ``NEGLIGIBLE`` times F(000)^2 are left out: that removes systematic
+    Those with ``|F|^2`` below ``NEGLIGIBLE`` times F(000)^2 are left out: that removes systematic
     absences, which rounding leaves at about 1e-30, and nothing that a measurement could see.
 
     Args:
         table: Crystals; any cell of a crystal will do.
         g_max: Largest 1/d in 1/angstrom, see :func:`g_max_of`.
-        chunk_size: About how many reflections to work on at once, at 500 bytes each; the default
-            suits the device.
 
     Raises:
         ValueError: An element has no scattering parameters, or ``g_max`` is not positive.
@@ -174,34 +149,26 @@ def bragg_reflections(
     if not 0 < g_max < math.inf:
         raise ValueError(f"g_max must be positive (1/angstrom), but is {g_max}")
     present = table.atomic_numbers.unique().cpu()
-    missing = present[scattering_parameters()[present, 0, 0].isnan()].tolist()
-    if missing:
+    if missing := present[scattering_parameters()[present, 0, 0].isnan()].tolist():
         names = ", ".join(f"{gemmi.Element(z).name} (Z = {z})" for z in missing)
         raise ValueError(f"leave out crystals with {names}: they have no scattering parameters")
     on_cpu = table.device.type == "cpu"
-    chunks = _chunks(table, g_max, chunk_size or (_CHUNK_CPU if on_cpu else _CHUNK_GPU))
+    chunks = _chunks(table, g_max, _CHUNK_CPU if on_cpu else _CHUNK_GPU)
     pieces = _in_threads(lambda chunk: _reflections_of(chunk, g_max), chunks, on_cpu=on_cpu)
-    nothing = table.lattice.new_zeros(0)
-    counts = [table.offsets[:1], *(piece.offsets.diff() for piece in pieces)]
-    return Reflections(
-        hkl=torch.cat([nothing.short().reshape(0, 3), *(piece.hkl for piece in pieces)]),
-        g=torch.cat([nothing, *(piece.g for piece in pieces)]),
-        intensity=torch.cat([nothing, *(piece.intensity for piece in pieces)]),
-        offsets=torch.cat(counts).cumsum(0),
-        reciprocal=_reciprocal(table.lattice),
-        g_max=float(g_max),
-    )
+    none = table.lattice.new_zeros(0)
+    start = none.short().reshape(0, 3), none, none, table.offsets[:1]
+    parts = ((piece.hkl, piece.g, piece.intensity, piece.offsets.diff()) for piece in pieces)
+    hkl, g, intensity, counts = (torch.cat(x) for x in zip(start, *parts, strict=True))
+    reciprocal = _reciprocal(table.lattice)
+    return Reflections(hkl, g, intensity, counts.cumsum(0), reciprocal, float(g_max))
 
 
 def _in_threads(
     work: Callable[[_Chunk], Reflections], items: Iterable[_Chunk], *, on_cpu: bool
 ) -> list[Reflections]:
-    """Results of ``work`` on each item, on a CPU whole items shared out among torch's threads.
-
-    So these need not wait for each other after every small operation.
-    """
-    threads = torch.get_num_threads() if on_cpu else 1
-    if threads == 1:
+    """Results of ``work`` on each item, on a CPU whole items shared out among torch's threads."""
+    # So these need not wait for each other after every small operation.
+    if (threads := torch.get_num_threads() if on_cpu else 1) == 1:
         return [work(item) for item in items]
     try:
         with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
@@ -237,17 +204,11 @@ def _chunks(table: CrystalTable, g_max: float, chunk_size: int) -> Iterator[_Chu
         inside = slice(atom_start, atom_end)
         sorted_key, order = key[inside].sort(stable=True)
         species, num_atoms = torch.unique_consecutive(sorted_key, return_counts=True)
-        first_atom = num_atoms.cumsum(0) - num_atoms
         most = num_atoms.argsort(descending=True, stable=True)
-        species = species[most]
-        yield _Chunk(
-            reciprocal=reciprocal[start:end],
-            frac_coords=table.frac_coords[inside][order],
-            first_atom=first_atom[most],
-            num_atoms=num_atoms[most],
-            atomic_number=species % 128,
-            crystal=species // 128 - start,
-        )
+        of_atoms = (num_atoms.cumsum(0) - num_atoms)[most], num_atoms[most]
+        of_species = species[most] % 128, species[most] // 128 - start
+        frac_coords = table.frac_coords[inside][order]
+        yield _Chunk(reciprocal[start:end], frac_coords, *of_atoms, *of_species)
         start, atom_start = end, atom_end
 
 
@@ -261,18 +222,13 @@ def _reflections_of(chunk: _Chunk, g_max: float) -> Reflections:
     crystals = len(chunk.reciprocal)
     offsets = offsets_of(crystal, crystals)
     intensity = _squared_structure_factors(chunk, hkl, g, offsets).mul_(2)
-    electrons = torch.zeros(crystals, dtype=torch.float64, device=g.device)
-    electrons.index_add_(0, chunk.crystal, (chunk.num_atoms * chunk.atomic_number).double())
-    threshold = 2 * NEGLIGIBLE * electrons.square()
+    electrons = (chunk.num_atoms * chunk.atomic_number).double()  # [S], of a species
+    threshold = 2 * NEGLIGIBLE * g.new_zeros(crystals).index_add_(0, chunk.crystal, electrons) ** 2
     keep = (intensity > threshold.index_select(0, crystal)).nonzero()[:, 0]
-    return Reflections(
-        hkl=torch.stack([index.index_select(0, keep).to(torch.int16) for index in hkl], dim=1),
-        g=g.index_select(0, keep),
-        intensity=intensity.index_select(0, keep),
-        offsets=offsets_of(crystal.index_select(0, keep), crystals),
-        reciprocal=chunk.reciprocal,
-        g_max=g_max,
-    )
+    hkl = torch.stack([index.index_select(0, keep).to(torch.int16) for index in hkl], dim=1)
+    g, intensity, crystal = (x.index_select(0, keep) for x in (g, intensity, crystal))
+    offsets = offsets_of(crystal, crystals)
+    return Reflections(hkl, g, intensity, offsets, chunk.reciprocal, g_max)
 
 
 def half_sphere(
@@ -281,11 +237,10 @@ def half_sphere(
     """All lattice points of half a reciprocal sphere, for every crystal at once.
 
     Writing g = h a* + k b* + l c* along orthogonal axes, with a* on the first and b* in the plane
-    of the first two, makes |g|^2 a sum of three squares, the last of which knows l only and the
-    second k and l only. So l runs over an interval; given l, so does k; given both, so does h.
-    Nothing outside the sphere is ever listed, however oblique the cell (Fincke and Pohst, Math.
-    Comp. 44, 463 (1985)). Of each Friedel pair the member with l > 0 is listed, or k > 0 where l =
-    0, or h > 0 where both are.
+    of the first two, makes ``|g|^2`` a sum of three squares, the last of l only, the second of k
+    and l only. So l runs over an interval; given l, so does k; given both, so does h. Nothing
+    outside the sphere is listed, however oblique the cell (Fincke and Pohst, Math. Comp. 44, 463
+    (1985)). Of each Friedel pair the member with l > 0 is listed, or k > 0 if l = 0, or h > 0.
 
     Args:
         reciprocal: Rows a*, b*, c*, ``[C, 3, 3]``.
@@ -334,10 +289,9 @@ def _squared_structure_factors(
 ) -> Tensor:
     """|F|^2 ``[R]`` in electrons squared.
 
-    F is a sum over elements of f(g) times the sum over their atoms of exp(2 pi i hkl . r). Both run
-    over (reflection, species) pairs, so each form factor is evaluated once, not once per atom. The
-    inner sum takes the j-th atom of all species in one step. Species that have one lead the chunk,
-    and so do their pairs: a step works on a leading slice, without padding.
+    F is a sum over elements of f(g) times the sum over their atoms of exp(2 pi i hkl . r), over
+    (reflection, species) pairs: one form factor for each, not for each atom. A step takes the j-th
+    atom of all species that have one; these lead the chunk, so it works on a leading slice.
     """
     pair, block = gather_segments(offsets, chunk.crystal)  # the reflection of each pair [M]
     species = owners(block.diff(), len(pair))
@@ -366,7 +320,5 @@ def _squared_structure_factors(
 def check_reach(reflections: Reflections, g: float, what: str) -> None:
     """Raise ``ValueError`` when reflections end before ``g`` (1/angstrom), which ``what`` needs."""
     if reflections.g_max < g * (1 - 1e-9):
-        raise ValueError(
-            f"these reflections end at g = {reflections.g_max:.4f} 1/angstrom, but {what} needs "
-            f"{g:.4f}; compute them with a larger g_max, see g_max_of"
-        )
+        end = f"these reflections end at g = {reflections.g_max:.4f} 1/angstrom, but {what} needs"
+        raise ValueError(f"{end} {g:.4f}; compute them with a larger g_max, see g_max_of")

@@ -53,9 +53,8 @@ class Measurement:
             value = getattr(self, name)
             low, high = value if isinstance(value, tuple | list) else (smallest, value)
             if not smallest <= low <= high <= largest:
-                raise ValueError(
-                    f"{name} ({what}) must lie within {smallest:g} to {largest:g}, but is {value}"
-                )
+                bounds = f"{smallest:g} to {largest:g}"
+                raise ValueError(f"{name} ({what}) must lie within {bounds}, but is {value}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,14 +94,7 @@ def draw_effects(
     generator: torch.Generator,
     device: torch.device | str = "cpu",
 ) -> Effects:
-    """Draw the effects of a batch of patterns.
-
-    Args:
-        measurement: Ranges to draw from.
-        batch_size: Number of patterns ``B``.
-        generator: Source of all random numbers; it must live on ``device``.
-        device: Where the values go.
-    """
+    """Draw the effects of ``B`` patterns; the generator must live on ``device``."""
 
     def uniform(low: float, high: float, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         draw = torch.rand(batch_size, *shape, generator=generator, device=device, dtype=dtype)
@@ -112,12 +104,9 @@ def draw_effects(
         return torch.randint(high, (batch_size,), generator=generator, device=device)
 
     m, double = measurement, torch.float64
-    drawn = {
-        "fwhm": uniform(*m.fwhm),
-        "eta": uniform(*m.eta),
-        "strain": uniform(-m.strain, m.strain, dtype=double),
-        "zero_shift": uniform(-m.zero_shift, m.zero_shift, dtype=double),
-    }
+    drawn = {"fwhm": uniform(*m.fwhm), "eta": uniform(*m.eta)}
+    for name in ("strain", "zero_shift"):
+        drawn[name] = uniform(-getattr(m, name), getattr(m, name), dtype=double)
     if tuple(m.texture) != (1.0, 1.0):
         axes = _texture_axes(torch.device(device))
         drawn["texture_axis"] = axes[below(len(axes))]

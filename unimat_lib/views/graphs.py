@@ -1,9 +1,9 @@
 """A crystal table in, periodic neighbour lists and angle triplets of all its crystals out.
 
 A crystal is turned into a directed graph: one node per atom of the cell and one edge ``j -> i`` for
-every periodic image of an atom ``j`` that lies within a cutoff of atom ``i``. An atom has edges to
-its own images. Nothing here loops over crystals in Python: pairs of atoms, and then lattice images
-of each pair, are enumerated. The geometry is computed in float64 and stored in float32.
+every periodic image of an atom ``j`` (``i`` itself too) within a cutoff of atom ``i``: pairs of
+atoms, then lattice images of each pair, are enumerated, for all crystals at once. The geometry is
+computed in float64 and stored in float32.
 """
 
 from __future__ import annotations
@@ -12,20 +12,15 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unimat_lib.crystals.table import gather_segments
+from unimat_lib.crystals.table import CrystalTable, gather_segments
 from unimat_lib.views.segments import expand, owners
 
-if TYPE_CHECKING:
-    from unimat_lib.crystals.table import CrystalTable
-
 logger = logging.getLogger(__name__)
-
 
 TIE_TOLERANCE = 1e-4
 """Neighbours this much further (angstrom) than the last one kept count as the same shell."""
@@ -132,10 +127,8 @@ class PeriodicGraph:
         atoms, edges = len(self.atomic_numbers), len(self.distance)
         spare_atoms, spare_edges = num_atoms - atoms, num_edges - edges
         if spare_atoms < 1 or spare_edges < 0:
-            raise ValueError(
-                f"{atoms} atoms, an inert one and {edges} edges do not fit into {num_atoms} and "
-                f"{num_edges}: raise the sizes or take fewer crystals"
-            )
+            what = f"{atoms} atoms, an inert one and {edges} edges do not fit into {num_atoms} and"
+            raise ValueError(f"{what} {num_edges}: raise the sizes or take fewer crystals")
         return replace(
             self,
             edge_index=F.pad(self.edge_index, (0, spare_edges), value=num_atoms - 1),
@@ -194,10 +187,8 @@ def periodic_graph(
     The cap keeps the ``max_neighbors`` nearest neighbours of each atom and every further one within
     ``TIE_TOLERANCE`` of the last kept. Atoms at the same distance are thus kept or dropped
     together, and the symmetry of the crystal survives. A capped graph is not symmetric: j may count
-    i among its nearest while i does not count j.
-
-    An atom without a neighbour inside the cutoff (angstrom) has no edges and stays in the graph; a
-    warning in the log names the first such crystal.
+    i among its nearest while i does not count j. An atom without a neighbour inside the cutoff
+    (angstrom) has no edges and stays; a warning in the log names the first such crystal.
 
     Raises:
         ValueError: cutoff or cap not positive, or a cell without volume.
@@ -213,16 +204,19 @@ def periodic_graph(
     source, target, image, vector, distance = (torch.cat(x) for x in zip(*parts, strict=True))
     num_edges = _count(table.atom_crystal[target], len(table))
     graph = PeriodicGraph(
-        edge_index=torch.stack([source, target]),
-        image=image,
-        vector=vector,
-        distance=distance,
+        *(torch.stack([source, target]), image, vector, distance),
         atom_offsets=table.offsets,
         edge_offsets=F.pad(num_edges.cumsum(0), (1, 0)),
         atomic_numbers=table.atomic_numbers,
         translations=shortest_translations(table.lattice, count=NUM_TRANSLATIONS).float(),
     )
-    _warn_isolated(graph, cutoff)
+    crystals, atoms = graph.crystal[graph.num_neighbors == 0].unique(return_counts=True)
+    if len(crystals):
+        logger.warning(
+            "%d atoms in %d crystals have no neighbour within %g angstrom and get no edges, "
+            "the first in crystal %d; raise the cutoff if they matter",
+            *(int(atoms.sum()), len(crystals), cutoff, int(crystals[0])),
+        )
     return graph
 
 
@@ -231,7 +225,6 @@ def triplets(graph: PeriodicGraph) -> Triplets:
 
     The pair is left out only if k is the very same periodic image as i; other images of i count,
     unlike in PyTorch Geometric's own ``triplets``, which knows no images and drops every k == i.
-
     The angle is DimeNet++'s: between r_i - r_j and r_j - r_k, the directions in which the message
     travels. A straight chain k, j, i has angle 0; the bond angle at j is pi minus it. The result is
     differentiable with respect to ``graph.vector`` and ``graph.distance``.
@@ -248,17 +241,16 @@ def triplets(graph: PeriodicGraph) -> Triplets:
     # vector runs from target to source: both directions change sign, their product does not.
     unit = graph.vector / graph.distance[:, None]  # [E, 3]
     cos_angle = (unit.index_select(0, edge_kj) * unit.index_select(0, edge_ji)).sum(-1)
-    return Triplets(edge_kj=edge_kj, edge_ji=edge_ji, cos_angle=cos_angle)
+    return Triplets(edge_kj, edge_ji, cos_angle)
 
 
 def shortest_translations(lattice: Tensor, *, count: int) -> Tensor:
     """Lengths [C, count] of the shortest translations of lattices [C, 3, 3] in angstrom, ascending.
 
-    They belong to the lattice and not to the cell that describes it: another basis gives the same
-    list. Of a translation and its opposite one is counted; equal lengths count as often as they
-    occur. The list is continuous in the lattice, and long enough fixes it up to isometry in all but
-    rare cases (the theta series of a lattice; for point sets: Widdowson et al. 2022, arXiv
-    2009.02488).
+    They belong to the lattice: another basis gives the same list. Of a translation and its opposite
+    one is counted; equal lengths count as often as they occur. The list is continuous in the
+    lattice, and long enough fixes it up to isometry in all but rare cases (the theta series of a
+    lattice; for point sets: Widdowson et al. 2022, arXiv 2009.02488).
 
     Raises:
         ValueError: count not positive, or a cell without volume.
@@ -279,8 +271,7 @@ def shortest_translations(lattice: Tensor, *, count: int) -> Tensor:
         half = (rank > (2 * span + 1).prod(1)[crystal] // 2).nonzero().squeeze(1)
         crystal, step = crystal[half], (step - span[crystal])[half].to(lattice.dtype)
         length = (step[:, None] @ rows[crystal]).squeeze(1).norm(dim=1)
-        order = length.argsort()
-        order = order[crystal[order].argsort(stable=True)]
+        order = _sorted_within(crystal, length)
         number = _count(crystal, len(rows))
         first = (number.cumsum(0) - number)[:, None]
         parts.append(length[order][first + torch.arange(count, device=lattice.device)])
@@ -345,21 +336,15 @@ def _chunk_edges(
     if max_neighbors is not None:
         keep = keep[_nearest(target[pair[keep]], distance[keep], max_neighbors, len(frac))]
     pair = pair[keep]
-    image = step[keep] + low[pair].long()
-    return (
-        source[pair] + first_atom,
-        target[pair] + first_atom,
-        image.to(torch.int16),
-        vector[keep].float(),
-        distance[keep].float(),
-    )
+    image = (step[keep] + low[pair].long()).to(torch.int16)
+    ends = source[pair] + first_atom, target[pair] + first_atom
+    return *ends, image, vector[keep].float(), distance[keep].float()
 
 
 def _nearest(target: Tensor, distance: Tensor, max_neighbors: int, num_atoms: int) -> Tensor:
     """Numbers of the edges that the cap keeps, ascending."""
     degree = _count(target, num_atoms)
-    order = distance.argsort()
-    order = order[target[order].argsort(stable=True)]
+    order = _sorted_within(target, distance)
     # Where the last one kept of each atom stands; of no use, and never used, for one without edges.
     last = degree.cumsum(0) - degree + degree.clamp(max=max_neighbors) - 1
     limit = distance[order[last.clamp(min=0)]] + TIE_TOLERANCE if len(order) else distance
@@ -380,16 +365,12 @@ def _segment(offsets: Tensor, total: int) -> Tensor:
     return torch.searchsorted(offsets, element, right=True) - 1
 
 
+def _sorted_within(owner: Tensor, value: Tensor) -> Tensor:
+    """The order of items by owner, and by value among those of one owner."""
+    order = value.argsort()
+    return order[owner[order].argsort(stable=True)]
+
+
 def _count(index: Tensor, size: int) -> Tensor:
     # Not bincount: that waits for the GPU to learn the largest value.
     return index.new_zeros(size).scatter_add_(0, index, torch.ones_like(index))
-
-
-def _warn_isolated(graph: PeriodicGraph, cutoff: float) -> None:
-    crystals, atoms = graph.crystal[graph.num_neighbors == 0].unique(return_counts=True)
-    if len(crystals):
-        logger.warning(
-            "%d atoms in %d crystals have no neighbour within %g angstrom and get no edges, "
-            "the first in crystal %d; raise the cutoff if they matter",
-            *(int(atoms.sum()), len(crystals), cutoff, int(crystals[0])),
-        )

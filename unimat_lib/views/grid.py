@@ -24,8 +24,7 @@ class Grid:
     """Equidistant points in 2theta at a stated wavelength.
 
     Attributes:
-        two_theta_min: First point, degrees.
-        two_theta_max: Last point, degrees.
+        two_theta_min, two_theta_max: First and last point, degrees.
         num_points: Number of points ``P``.
         wavelength: X-ray wavelength in angstrom.
     """
@@ -37,11 +36,10 @@ class Grid:
 
     def __post_init__(self) -> None:
         """Refuse grids that no diffractometer has."""
-        if not 0 <= self.two_theta_min < self.two_theta_max < 180:
-            raise ValueError(
-                "a grid needs 0 <= two_theta_min < two_theta_max < 180 degrees, "
-                f"but came with {self.two_theta_min} and {self.two_theta_max}"
-            )
+        low, high = self.two_theta_min, self.two_theta_max
+        if not 0 <= low < high < 180:
+            what = "a grid needs 0 <= two_theta_min < two_theta_max < 180 degrees"
+            raise ValueError(f"{what}, but came with {low} and {high}")
         if self.num_points < 2:
             raise ValueError(f"a grid needs at least 2 points, but came with {self.num_points}")
         if not 0 < self.wavelength < math.inf:
@@ -50,9 +48,8 @@ class Grid:
     @property
     def two_theta(self) -> Tensor:
         """``[P]`` float64, the points in degrees."""
-        return torch.linspace(
-            self.two_theta_min, self.two_theta_max, self.num_points, dtype=torch.float64
-        )
+        ends = self.two_theta_min, self.two_theta_max
+        return torch.linspace(*ends, self.num_points, dtype=torch.float64)
 
     @property
     def step(self) -> float:

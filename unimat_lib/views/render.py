@@ -37,13 +37,13 @@ def render(
 
     Every reflection becomes a stick on the grid, its weight spread over four points with a cubic
     B-spline; the profile is then applied to whole rows in Fourier space. The spline widens each
-    peak by a known variance, which the profile gives back, so that positions between grid points
-    come out as exact as those on them. Peaks cannot be drawn narrower than about 1.4 steps. A row
-    is padded by half the grid, so what a tail wraps around is below 1e-4 of its peak.
+    peak by a known variance, which the profile gives back, so positions between grid points come
+    out as exact as those on them. Peaks cannot be narrower than about 1.4 steps. A row is padded by
+    half the grid, so what a tail wraps around is below 1e-4 of its peak.
 
-    On a GPU the order of additions varies, so equal calls agree to about 1e-6, not bit by bit.
-    After a first call with the same reflections and grid, a call on a GPU never waits for it and
-    may be captured in a CUDA graph (register the generator): shapes depend on ``B`` and the grid.
+    On a GPU the order of additions varies, so equal calls agree to about 1e-6, not bit by bit; and
+    after a first call with the same reflections and grid, a call never waits for it and may be
+    captured in a CUDA graph (register the generator): shapes depend on ``B`` and the grid.
 
     Args:
         reflections: All crystals' reflections.
@@ -65,8 +65,8 @@ def render(
     index = torch.as_tensor(index, device=device)
     check_reach(reflections, g_max_of(grid), f"a grid up to {grid.two_theta_max:g} degrees")
     if effects is None:
-        single = torch.ones(batch, device=device)
-        effects = Effects(fwhm * single, eta * single, 0 * single.double(), 0 * single.double())
+        one, zero = torch.ones(batch, device=device), index.new_zeros(batch, dtype=torch.float64)
+        effects = Effects(fwhm * one, eta * one, strain=zero, zero_shift=zero)
     if len(effects.fwhm) != batch:
         raise ValueError(f"effects of {len(effects.fwhm)} patterns came for {batch} crystals")
     if effects.noise is not None and generator is None:
@@ -79,8 +79,8 @@ def render(
         share = effects.impurity[:, None]
         pattern = (1 - share) * pattern + share * pattern[effects.impurity_from]
     if effects.background is not None:
-        curve = _background(effects.background_shape, grid)
-        pattern = pattern + effects.background[:, None] * curve
+        height = effects.background[:, None]
+        pattern = pattern + height * _background(effects.background_shape, grid)
     if effects.noise is not None:  # Poisson: the variance is the intensity
         draw = torch.randn(pattern.shape, generator=generator, device=device)
         pattern = pattern + effects.noise[:, None] * pattern.sqrt() * draw
@@ -95,9 +95,8 @@ def _to_unit_maximum(pattern: Tensor) -> Tensor:
 
 def _row_length(grid: Grid) -> int:
     """Length of a padded row, a size that the Fourier transform likes."""
-    return next_fast_len(
-        math.ceil(1.5 * grid.num_points) + 2 * math.ceil(EDGE_MARGIN / grid.step) + 4, real=True
-    )
+    margins = 2 * math.ceil(EDGE_MARGIN / grid.step) + 4
+    return next_fast_len(math.ceil(1.5 * grid.num_points) + margins, real=True)
 
 
 class Rows(NamedTuple):
@@ -137,12 +136,10 @@ def _sticks(reflections: Reflections, index: Tensor, grid: Grid, effects: Effect
     margin = (grid.two_theta_min - EDGE_MARGIN, grid.two_theta_max + EDGE_MARGIN)
     # At 180 degrees the Lorentz factor is infinite; no instrument gets there.
     sine_range = [math.sin(math.radians(min(max(edge, 0.0), 179.99) / 2)) for edge in margin]
-    if reflections.device.type == "cuda":
-        # Does what _sticks_in_steps spells out; here, because triton comes with CUDA only.
+    add_sticks = _sticks_in_steps
+    if reflections.device.type == "cuda":  # the same; here, because triton comes with CUDA only
         from unimat_lib.kernels.sticks import add_sticks
-
-        return add_sticks(sticks, reflections, index, rows, sine_range)
-    return _sticks_in_steps(sticks, reflections, index, rows, sine_range)
+    return add_sticks(sticks, reflections, index, rows, sine_range)
 
 
 def _sticks_in_steps(
