@@ -133,7 +133,9 @@ def g_max_of(grid: Grid, max_strain: float = 0.0) -> float:
     return 2 * math.sin(math.radians(end / 2)) / grid.wavelength * (1 + max_strain)
 
 
-def bragg_reflections(table: CrystalTable, *, g_max: float) -> Reflections:
+def bragg_reflections(
+    table: CrystalTable, *, g_max: float, chunk_size: int | None = None
+) -> Reflections:
     """List all reflections of all crystals, with their structure factors, on their device.
 
     Those with ``|F|^2`` below ``NEGLIGIBLE`` times F(000)^2 are left out: that removes systematic
@@ -142,6 +144,7 @@ def bragg_reflections(table: CrystalTable, *, g_max: float) -> Reflections:
     Args:
         table: Crystals; any cell of a crystal will do.
         g_max: Largest 1/d in 1/angstrom, see :func:`g_max_of`.
+        chunk_size: Reflections per piece of work; ``None`` for what suits the device.
 
     Raises:
         ValueError: An element has no scattering parameters, or ``g_max`` is not positive.
@@ -153,7 +156,7 @@ def bragg_reflections(table: CrystalTable, *, g_max: float) -> Reflections:
         names = ", ".join(f"{gemmi.Element(z).name} (Z = {z})" for z in missing)
         raise ValueError(f"leave out crystals with {names}: they have no scattering parameters")
     on_cpu = table.device.type == "cpu"
-    chunks = _chunks(table, g_max, _CHUNK_CPU if on_cpu else _CHUNK_GPU)
+    chunks = _chunks(table, g_max, chunk_size or (_CHUNK_CPU if on_cpu else _CHUNK_GPU))
     pieces = _in_threads(lambda chunk: _reflections_of(chunk, g_max), chunks, on_cpu=on_cpu)
     none = table.lattice.new_zeros(0)
     start = none.short().reshape(0, 3), none, none, table.offsets[:1]
