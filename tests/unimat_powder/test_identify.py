@@ -242,7 +242,7 @@ def test_the_command_line_takes_the_pretrained_model(
     ("change", "message"),
     [
         ({"pattern": "nowhere.xy"}, "nowhere.xy"),
-        ({"model": "nowhere.safetensors"}, "expected a model at"),
+        ({"model": "nowhere.safetensors"}, "of the model is missing"),
         ({"formula": "not a formula"}, "chemical formula"),
         ({"wavelength": "-1"}, "wavelength of 0.01 to 100 angstrom"),
         ({"wavelength": "0"}, "wavelength of 0.01 to 100 angstrom"),
