@@ -11,11 +11,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small import make_model, make_pattern
 
 import unimat_powder.identify
 from unimat_lib.crystals.table import CRYSTAL_SYSTEMS
 from unimat_lib.datasets.prototypes import worked_crystal
-from unimat_lib.model import UniMat, UniMatConfig, load_model, save_model
+from unimat_lib.model import load_model, save_model
 from unimat_lib.views.bragg import bragg_reflections, g_max_of
 from unimat_lib.views.grid import Grid
 from unimat_lib.views.render import render
@@ -29,34 +30,7 @@ from unimat_powder.identify import (
 )
 from unimat_powder.pattern import Pattern, PatternError
 
-GRID = Grid(10.0, 80.0, 256)
 CUBE = Identification((4.0,) * 3, (90.0,) * 3, dict.fromkeys(CRYSTAL_SYSTEMS, 1 / 7))
-SMALL = {"xrd": {"width": 4, "depths": (1, 1), "position_channels": 2}}
-
-
-def make_model(inputs):
-    torch.manual_seed(0)
-    config = UniMatConfig(
-        modalities=inputs,
-        inputs=inputs,
-        dim=8,
-        projection_dim=8,
-        grid=GRID,
-        fusion="gated",
-        **SMALL,
-    )
-    model = UniMat(config).eval()
-    model.cell_scaler.mean.copy_(torch.tensor([5.0] * 6 + [90.0] * 3))
-    return model
-
-
-def make_pattern(low=5.0, high=90.0, shift=0.0):
-    two_theta = torch.arange(low, high, 0.05, dtype=torch.float64)
-    intensity = sum(
-        height * torch.exp(-0.5 * ((two_theta - centre - shift) / 0.1) ** 2)
-        for centre, height in ((27.4, 1000.0), (36.1, 450.0), (54.3, 550.0))
-    )
-    return Pattern(two_theta, intensity + 20.0)
 
 
 @pytest.fixture
