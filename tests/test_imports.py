@@ -1,4 +1,4 @@
-"""The drawing of who imports whom."""
+"""The drawing of who imports whom, and how long a module may be."""
 
 import json
 import re
@@ -8,6 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ROOT / ".ci"
+PACKAGES = ("unimat_lib", "unimat_powder", "unimat_book")
 
 
 def imports_below(folder: Path, **modules: str) -> dict:
@@ -71,3 +72,10 @@ def test_every_module_is_drawn_and_published(monkeypatch) -> None:
     published = (ROOT / "_static/imports.svg").read_text()
     groups = set(re.findall(r'<g id="(unimat_\w+(?:\.\w+)*)"', published))
     assert groups == set(found.modules), "make imports"
+
+
+def test_a_module_of_the_packages_has_at_most_600_lines() -> None:
+    modules = [path for name in PACKAGES for path in (ROOT / name).rglob("*.py")]
+    assert len(modules) > 50, "the packages were not found"
+    lengths = {str(p.relative_to(ROOT)): len(p.read_text("utf-8").splitlines()) for p in modules}
+    assert not {name: length for name, length in lengths.items() if length > 600}

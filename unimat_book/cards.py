@@ -49,7 +49,8 @@ from unimat_lib.datasets.preparation import load_dataset
 from unimat_lib.evaluation.predict import embed
 from unimat_lib.model import load_model
 from unimat_lib.views.batch import build_views
-model, crystals = load_model("{path}"), load_dataset("cif_folder", folder="my_cifs")
+model = load_model("{path}")
+crystals = load_dataset("cif_folder", folder="my_cifs")
 c, rows = model.config, torch.arange(len(crystals))
 graph = dict(cutoff=c.cutoff, max_neighbors=c.max_neighbors)
 views = build_views(crystals, grid=c.grid, fwhm=c.fwhm, **graph)

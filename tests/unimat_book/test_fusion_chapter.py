@@ -1,33 +1,32 @@
 """What chapter 05 tries its models on, and how it shows their answers."""
 
 import pytest
+import torch
+from small import make_model
 
-from unimat_book.chapters.fusion import cells_table, write_simulated_scan
-from unimat_lib.crystals.table import CRYSTAL_SYSTEMS
+from unimat_book.chapters.fusion import cells_table, disturbed_patterns
 from unimat_lib.datasets.prototypes import worked_crystal
-from unimat_powder.identify import Identification
-from unimat_powder.reading import read_pattern
+from unimat_lib.views.grid import Grid
 
 
-def test_a_simulated_scan_is_read_back(tmp_path):
-    path = write_simulated_scan(
-        worked_crystal(), tmp_path / "scan.xy", two_theta_range=(10.0, 60.0), fwhm=0.2
-    )
-    pattern = read_pattern(path)
-    assert len(pattern.two_theta) == 2501
-    assert (float(pattern.two_theta[0]), float(pattern.two_theta[-1])) == (10.0, 60.0)
-    strongest = float(pattern.two_theta[pattern.intensity.argmax()])
-    assert strongest == pytest.approx(27.4, abs=0.1)  # 110 of rutile
-    assert 7000 < float(pattern.intensity.max()) < 9500
-    assert 60 < float(pattern.intensity.median()) < 340
+def test_disturbed_patterns_keep_the_strongest_line():
+    grid = Grid()
+    patterns = disturbed_patterns(worked_crystal(), grid, fwhm=0.2)
+    for name, pattern in patterns.items():
+        assert float(grid.two_theta[pattern.argmax()]) == pytest.approx(27.4, abs=0.1), name
+        assert 0 <= float(pattern.min()) and float(pattern.max()) == pytest.approx(1), name
+    last = grid.two_theta > 60
+    assert not patterns["up to 60°"][last].any() and patterns["clean"][last].max() > 0.1
+    # The doublet splits lines at high angles: the curve is lower and wider there.
+    assert patterns["K-alpha doublet"][last].max() < patterns["clean"][last].max()
 
 
 def test_cells_beside_the_truth():
     rutile = worked_crystal()
-    said = Identification(
-        (3.0, 4.5, 4.6), (90.0, 90.0, 91.0), dict.fromkeys(CRYSTAL_SYSTEMS, 1 / 7)
-    )
-    table = cells_table(rutile, {"answer": said})
-    assert table.index.tolist() == ["true", "answer"]
-    assert table.loc["true", "a (Å)"] == pytest.approx(float(rutile.lengths[0, 0]))
-    assert table.loc["answer"].tolist() == [3.0, 4.5, 4.6, 90.0, 90.0, 91.0]
+    model = make_model(("xrd", "composition"))
+    patterns = {"zeros": torch.zeros(model.config.grid.num_points)}
+    table = cells_table(model, rutile, patterns, formula="TiO2")
+    assert table.index.tolist() == ["true cell", "zeros"]
+    assert table.loc["true cell", "a (Å)"] == pytest.approx(float(rutile.lengths[0, 0]))
+    assert table.loc["true cell", "crystal system"] == "tetragonal"
+    assert table.loc["zeros", "a (Å)"] > 0

@@ -24,7 +24,9 @@ from unimat_lib.crystals.table import (
     crystal_system_index,
     gather_segments,
 )
+from unimat_lib.datasets.preparation import load_dataset, prepare_dataset
 from unimat_lib.datasets.prototypes import worked_crystal
+from unimat_lib.views.graphs import periodic_graph
 
 RUTILE = Structure.from_spacegroup(
     136,
@@ -254,10 +256,67 @@ def test_unusable_crystals_say_why(change, reason):
         reduce_crystal(bad["lattice"], bad["frac"], bad["numbers"])
 
 
-def test_from_structures_refuses_disorder_and_keeps_info():
-    mixed = Structure(Lattice.cubic(4), [{"Na": 0.5, "K": 0.5}], [[0, 0, 0]])
-    with pytest.raises(CrystalError, match="structure 1: disordered"):
-        from_structures([NACL, mixed])
+MIXED = Structure.from_spacegroup(
+    225,
+    Lattice.cubic(5.9),
+    [{"Na": 0.6, "K": 0.3}, {"Cl": 0.75, "Br": 0.25}],
+    [[0, 0, 0], [0.5] * 3],
+)
+
+
+def test_disordered_crystals_are_reduced_with_their_occupancies():
+    table = from_structures([NACL, MIXED])
+    assert table.info["formula"].tolist() == ["NaCl", "K0.3Na0.6Br0.25Cl0.75"]
+    assert table.space_group.tolist() == [225, 225]
+    assert table.num_atoms.tolist() == [2, 4]
+    shares = dict(zip(table.atomic_numbers[2:].tolist(), table.occupancy[2:].tolist(), strict=True))
+    assert shares == {11: 0.6, 19: 0.3, 17: 0.75, 35: 0.25}
+    assert table.occupancy[:2].tolist() == [1, 1]
+    assert table.structure(1).matches(MIXED.get_primitive_structure())
+    lengths = table.lengths[1] / 1.9 ** (1 / 3)
+    torch.testing.assert_close(table.scaled_lengths[1], lengths)
+    assert from_structures([MIXED], reduce=False).num_atoms.tolist() == [16]
+    crowded = Structure(Lattice.cubic(4), [{"Na": 0.8}, {"K": 0.5}], [[0, 0, 0], [0, 0, 0.05]])
+    with pytest.raises(CrystalError, match="structure 1: atoms at one site have the total occ"):
+        from_structures([NACL, crowded])
+
+
+def test_occupancies_go_through_all_that_tables_do(tmp_path):
+    ordered, table = from_structures([NACL, RUTILE]), from_structures([RUTILE, MIXED])
+    assert ordered.occupancy is None and ordered.select([1]).occupancy is None
+    both = concatenate([ordered, table])
+    assert both.occupancy.tolist() == [1.0] * 14 + table.occupancy[6:].tolist()
+    assert concatenate([ordered, ordered]).occupancy is None
+    for changed in (both, both.to("cpu"), load_table(save_table(both, tmp_path / "both.parquet"))):
+        assert torch.equal(changed.select([3, 0]).occupancy[:4], table.occupancy[6:])
+        assert changed.content_hash() == both.content_hash()
+        assert list(changed.info) == list(ordered.info)
+    full = dataclasses.replace(both, occupancy=torch.ones_like(both.occupancy))
+    assert full.content_hash() != both.content_hash()
+    for wrong, reason in [(torch.ones(3), r"shape \(18,\)"), (both.occupancy * 0, "above 0")]:
+        with pytest.raises(ValueError, match=reason):
+            dataclasses.replace(both, occupancy=wrong)
+    with pytest.raises(ValueError, match="crystal 3 has partly occupied sites"):
+        periodic_graph(both, cutoff=4.0)
+    assert len(periodic_graph(full, cutoff=4.0)) == 4
+
+
+def test_a_folder_may_hold_disordered_crystals(tmp_path):
+    (tmp_path / "cifs").mkdir()
+    for name, structure in {"a": NACL, "b": MIXED}.items():
+        structure.to(tmp_path / "cifs" / f"{name}.cif")
+    options = {"folder": tmp_path / "cifs", "cache_dir": tmp_path / "cache"}
+    report = prepare_dataset("cif_folder", workers=1, **options)
+    assert (report.num_rows, report.num_used) == (2, 2)
+    table = load_dataset("cif_folder", **options)
+    expected = from_structures([NACL, MIXED])
+    assert table.info["formula"].tolist() == expected.info["formula"].tolist()
+    columns = [torch.stack([t.atomic_numbers, t.occupancy], 1).tolist() for t in (table, expected)]
+    assert sorted(columns[0]) == sorted(columns[1])
+    torch.testing.assert_close(table.lengths, expected.lengths, rtol=1e-6, atol=1e-6)
+
+
+def test_from_structures_keeps_info():
     info = pd.DataFrame({"material_id": ["a", "b"], "split": ["val", "test"], "gap": [1.0, 2.0]})
     table = from_structures([NACL, RUTILE], info=info)
     assert table.info["formula"].tolist() == ["NaCl", "TiO2"]

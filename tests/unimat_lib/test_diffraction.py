@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import math
 import os
@@ -22,6 +23,7 @@ from unimat_lib.datasets.prototypes import aflow_prototypes
 from unimat_lib.training.captured_step import mapped
 from unimat_lib.views.bragg import (
     bragg_reflections,
+    dispersion,
     form_factors,
     g_max_of,
     scattering_parameters,
@@ -168,6 +170,85 @@ def test_peaks_equal_pymatgen_on_mp_20(mp_20_table, monkeypatch):
     monkeypatch.setattr(AbstractDiffractionPatternCalculator, "SCALED_INTENSITY_TOL", 0.0)
     mend_tin(monkeypatch)
     assert_table_equals_pymatgen(mp_20_table, XRDCalculator())
+
+
+def disordered_structures():
+    """Mixed and partly vacant sites, tin among them, in three crystal systems and in P1."""
+    from pymatgen.core import Lattice, Structure
+
+    inverse = {"Fe": 0.45, "Mg": 0.5}
+    spinel = [{"Fe": 0.9, "Zn": 0.1}, inverse, "O"], [[0, 0, 0], [0.625] * 3, [0.3796] * 3]
+    rutile = [{"Sn": 0.7, "Ti": 0.25}, {"O": 0.9, "F": 0.1}], [[0, 0, 0], [0.305, 0.305, 0]]
+    low = [{"Sn": 0.5}, {"Pb": 0.3, "Sr": 0.3}, "S"], [[0.1, 0.2, 0.3], [0.6, 0.7, 0.1], [0.3] * 3]
+    return [
+        Structure.from_spacegroup("Fd-3m", Lattice.cubic(8.39), *spinel),
+        Structure.from_spacegroup("P4_2/mnm", Lattice.tetragonal(4.7, 3.1), *rutile),
+        Structure(Lattice.from_parameters(4, 5, 6, 80, 95, 100), *low),
+        Structure(Lattice.cubic(3.6), ["Cu"], [[0, 0, 0]]),
+    ]
+
+
+@pytest.mark.parametrize("reduce", [False, True])
+def test_peaks_of_disordered_crystals_equal_pymatgen(monkeypatch, reduce):
+    from pymatgen.analysis.diffraction.core import AbstractDiffractionPatternCalculator
+    from pymatgen.analysis.diffraction.xrd import XRDCalculator
+
+    monkeypatch.setattr(AbstractDiffractionPatternCalculator, "SCALED_INTENSITY_TOL", 0.0)
+    mend_tin(monkeypatch)
+    structures = disordered_structures()
+    table = from_structures(structures, reduce=reduce)
+    assert_table_equals_pymatgen(table, XRDCalculator())
+    if not reduce:
+        for i, structure in enumerate(structures):
+            assert table.structure(i).matches(structure)
+
+
+def test_full_occupancies_change_nothing(prototypes):
+    table = prototypes[1].select(torch.arange(40))
+    ones = torch.ones(len(table.atomic_numbers), dtype=torch.float64)
+    plain = bragg_reflections(table, g_max=0.9)
+    full = bragg_reflections(dataclasses.replace(table, occupancy=ones), g_max=0.9)
+    for name in ("hkl", "g", "intensity", "offsets"):
+        assert torch.equal(getattr(full, name), getattr(plain, name))
+
+
+@pytest.mark.parametrize("wavelength", [CU_K_ALPHA, WAVELENGTHS["MoKa"]])
+def test_anomalous_dispersion_is_the_mean_of_friedel_pairs(wavelength):
+    """Against the sum over atoms of both members of each pair, which differ without a centre."""
+    table = from_structures(disordered_structures(), reduce=False)
+    found = bragg_reflections(table, g_max=1.1, wavelength=wavelength)
+    anomalous = dispersion(wavelength).numpy()
+    contrast = 0.0
+    for c in range(len(table)):
+        part = slice(int(found.offsets[c]), int(found.offsets[c + 1]))
+        atoms = slice(int(table.offsets[c]), int(table.offsets[c + 1]))
+        z, share = table.atomic_numbers[atoms].numpy(), table.occupancy[atoms].numpy()
+        hkl, g = found.hkl[part].double().numpy(), found.g[part]
+        f0 = torch.stack(
+            [form_factors(torch.tensor([x]), torch.zeros_like(g).long(), g) for x in z]
+        )
+        f = f0.numpy().T + anomalous[z, 0] + 1j * anomalous[z, 1]  # [R, n]
+        turns = hkl @ table.frac_coords[atoms].numpy().T
+        plus, minus = (
+            np.abs((share * f * np.exp(sign * 2j * np.pi * turns)).sum(1)) ** 2 for sign in (1, -1)
+        )
+        kept = plus + minus > 1e-8 * z.sum() ** 2
+        np.testing.assert_allclose(found.intensity[part][kept], (plus + minus)[kept], rtol=1e-9)
+        contrast = max(contrast, np.abs((plus - minus) / (plus + minus))[kept].max())
+    assert contrast > 0.05  # one member for both would be wrong
+
+
+def test_dispersion_is_that_of_the_tables():
+    """International Tables C, 4.2.6.8, for iron, copper and lead with copper and molybdenum."""
+    for name, z, real, imaginary in [
+        ("CuKa", 26, -1.13, 3.20),
+        ("CuKa", 29, -1.97, 0.59),
+        ("MoKa", 29, 0.32, 1.27),
+        ("MoKa", 82, -3.39, 10.11),
+    ]:
+        values = dispersion(WAVELENGTHS[name])[z].tolist()
+        assert values == pytest.approx([real, imaginary], abs=0.1)
+    assert dispersion(1.5).isnan().any(1).nonzero()[:, 0].tolist() == [0, *range(93, 119)]
 
 
 def test_constants_equal_pymatgen():
@@ -362,6 +443,16 @@ def test_empty_table_and_crystals_without_reflections():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_gpu_equals_cpu_with_occupancies_and_dispersion():
+    table = from_structures(disordered_structures())
+    here = bragg_reflections(table, g_max=1.0, wavelength=1.5)
+    there = bragg_reflections(table.to("cuda"), g_max=1.0, wavelength=1.5)
+    assert torch.equal(there.hkl.cpu(), here.hkl)
+    torch.testing.assert_close(there.intensity.cpu(), here.intensity, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_gpu_equals_cpu(prototypes):
     table = prototypes[1]
     here = bragg_reflections(table, g_max=g_max_of(GRID))
@@ -440,6 +531,10 @@ def test_rendering_is_captured_in_a_cuda_graph(reflections):
 def test_errors_say_what_to_do():
     with pytest.raises(ValueError, match=r"leave out crystals with Es \(Z = 99\)"):
         bragg_reflections(make_table([COPPER, cubic(4.0, [[0, 0, 0]], [99])]), g_max=1.0)
+    with pytest.raises(ValueError, match=r"leave out crystals with Np \(Z = 93\)"):
+        bragg_reflections(make_table([cubic(4.0, [[0, 0, 0]], [93])]), g_max=1.0, wavelength=1.5)
+    with pytest.raises(ValueError, match=r"wavelength is 20; 0\.1 to 10 angstrom expected"):
+        bragg_reflections(make_table([COPPER]), g_max=1.0, wavelength=20)
     with pytest.raises(ValueError, match="g_max must be positive"):
         bragg_reflections(make_table([COPPER]), g_max=0.0)
     short = bragg_reflections(make_table([COPPER]), g_max=0.5)

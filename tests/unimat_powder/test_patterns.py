@@ -8,8 +8,6 @@ import statistics
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from unimat_lib.views.bragg import bragg_reflections, g_max_of
 from unimat_lib.views.grid import CU_K_ALPHA, WAVELENGTHS, Grid
@@ -17,7 +15,6 @@ from unimat_lib.views.render import render
 from unimat_powder.pattern import Pattern, PatternError
 from unimat_powder.preparation import snip_background, to_grid
 from unimat_powder.reading import parse_text, read_pattern
-from unimat_powder.xrdml import parse_xrdml
 
 GOOD = "10.0 5\n10.5 8\n11.0 200\n11.5 7\n"
 EXPECTED = [[10.0, 10.5, 11.0, 11.5], [5.0, 8.0, 200.0, 7.0]]
@@ -92,11 +89,11 @@ def test_files_in_any_encoding(tmp_path, suffix, data):
         ("10 5\n", "at least 2 points"),
         (GOOD.replace("10.5 8", "10.5 abc"), "line 2, but came '10.5 abc'"),
         (GOOD.replace("10.5 8", "10.5"), "line 2"),
-        (GOOD + "end of file\n", "line 5"),
+        (GOOD + "12.0\n", "line 5"),
         (GOOD.replace("200", "nan"), "intensity at line 3 is nan"),
         (GOOD.replace("200", "inf"), "intensity at line 3 is inf"),
         (GOOD.replace("11.0", "NaN"), "2theta at line 3 is nan"),
-        ("# head\n" + GOOD.replace("11.0", "10.5"), "repeats 10.5 at line 4"),
+        (GOOD.replace("10.5 8", "some text"), "line 2"),
         ("# head\n\n" + GOOD.replace("11.0", "10.2"), "falls back to 10.2 at line 5"),
         ("10 0\n11 0\n12 0\n", "no intensity is positive"),
         ("10 -3\n11 -2\n12 -1\n", "no intensity is positive"),
@@ -114,15 +111,13 @@ def test_bad_text_is_refused_with_the_line(text, message):
 
 def test_bad_files_are_refused(tmp_path):
     binary = tmp_path / "scan.dat"
-    binary.write_bytes(b"RAW1.01\0\0\0\1")
+    binary.write_bytes(b"FI\0\0\0\1")
     with pytest.raises(PatternError, match="binary file"):
         read_pattern(binary)
     odd = tmp_path / "odd.txt"
     odd.write_bytes(b"\xff\xfe1")  # half a character of UTF-16
     with pytest.raises(PatternError, match="not valid utf-16"):
         read_pattern(odd)
-    with pytest.raises(PatternError, match=r"expected one of \.xy, .* ends in '\.raw'"):
-        read_pattern(tmp_path / "scan.raw")
     with pytest.raises(FileNotFoundError):
         read_pattern(tmp_path / "absent.xy")
 
@@ -140,184 +135,13 @@ def test_patterns_built_by_hand_are_checked_too():
         Pattern(x, torch.tensor([1.0, 1e300, 1.0]).double())
 
 
-points = st.lists(
-    st.tuples(st.floats(0, 180), st.floats(-1e6, 1e12)),
-    min_size=2,
-    max_size=30,
-    unique_by=lambda p: p[0],
-).filter(lambda rows: max(y for _, y in rows) > 0)
-
-
-@settings(max_examples=100)
-@given(
-    rows=points,
-    separator=st.sampled_from([",", ";", "\t", " ", " , ", "  "]),
-    header=st.sampled_from(["", "2theta intensity\n", "# comment\n", "x;y\n"]),
-)
-def test_what_is_written_is_read_back(rows, separator, header):
-    rows = sorted(rows)
-    text = header + "".join(f"{x!r}{separator}{y!r}\n" for x, y in rows)
-    pattern = parse_text(text)
-    assert list(zip(pattern.two_theta.tolist(), pattern.intensity.tolist(), strict=True)) == rows
-
-
-@settings(max_examples=50)
-@given(rows=points, separator=st.sampled_from([";", "\t", " "]))
-def test_decimal_commas_are_read_back(rows, separator):
-    rows = [(round(x, 4), round(y, 2)) for x, y in sorted(rows)]
-    rows = [row for i, row in enumerate(rows) if i == 0 or row[0] > rows[i - 1][0]]
-    text = "".join(f"{x:.4f}{separator}{y:.2f}\n" for x, y in rows).replace(".", ",")
-    try:
-        pattern = parse_text(text)
-    except PatternError:  # rounding left one point, or no positive intensity
-        assert len(rows) < 2 or max(y for _, y in rows) <= 0
-    else:
-        assert pattern.two_theta.tolist() == [x for x, _ in rows]
-        assert pattern.intensity.tolist() == [y for _, y in rows]
-
-
-numeric_noise = st.text(alphabet="0123456789.,;-+eE \t\n#naif", max_size=120)
-
-
-number_text = st.one_of(
-    st.sampled_from(
-        ["10", "10.", ".5", "-2", "+3.5", "1e3", "1E-2", "10,5", "'7'", "nan", "#", ""]
-    ),
-    st.floats(0, 180).map(repr),
-)
-line_text = st.builds(
-    "{0}{1}{2}{3}{4}{5}".format,
-    st.sampled_from(["", " ", "\t", "# "]),
-    number_text,
-    st.sampled_from([" ", "\t", ",", ";", " , ", "; ", "  ", ""]),
-    number_text,
-    st.sampled_from(["", " ", " 3", ",4"]),
-    st.sampled_from(["\n", "\r\n", "\n\n", "\r", "\x0c", "\u2028"]),
-)
-
-
-@settings(max_examples=500)
-@given(text=st.one_of(numeric_noise, st.lists(line_text, max_size=5).map("".join)))
-def test_files_read_at_once_are_read_as_line_by_line(text):
-    """A comment at the end makes the reader look at each line; it must not change anything else."""
-    assert what_is_read(text) == what_is_read(text.rstrip() + "\n# the end")
-
-
-def what_is_read(text):
-    try:
-        pattern = parse_text(text)
-    except PatternError as error:
-        return str(error).replace("is empty", "has no line with two numbers (2theta, intensity)")
-    return pattern.two_theta.tolist(), pattern.intensity.tolist()
-
-
-@settings(max_examples=200)
-@given(text=st.one_of(st.text(max_size=120), numeric_noise))
-def test_arbitrary_text_raises_nothing_but_pattern_errors(text):
-    try:
-        pattern = parse_text(text)
-    except PatternError:
-        return
-    assert pattern.two_theta.isfinite().all()
-    assert (pattern.two_theta.diff() > 0).all()
-    assert pattern.intensity.max() > 0
-
-
-@settings(max_examples=100)
-@given(data=st.one_of(st.binary(max_size=80), st.text(max_size=80).map(str.encode)))
-def test_arbitrary_bytes_raise_nothing_but_pattern_errors(data, tmp_path_factory):
-    for name in ("a.xy", "a.xrdml"):
-        path = tmp_path_factory.getbasetemp() / name
-        path.write_bytes(data)
-        try:
-            read_pattern(path)
-        except PatternError:
-            continue
-
-
-# -------------------------------------------------------------------------------------------- xrdml
-
-XRDML = """<?xml version="1.0" encoding="UTF-8"?>
-<xrdMeasurements xmlns="http://www.xrdml.com/XRDMeasurement/1.3" status="Completed">
-  <xrdMeasurement measurementType="Scan">
-    <usedWavelength intended="K-Alpha 1">
-      <kAlpha1 unit="Angstrom">1.5405980</kAlpha1>
-      <kAlpha2 unit="Angstrom">1.5444260</kAlpha2>
-      <ratioKAlpha2KAlpha1>0.5000</ratioKAlpha2KAlpha1>
-    </usedWavelength>
-    <scan appendNumber="0" mode="Continuous" scanAxis="Gonio" status="Completed">
-      <dataPoints>
-        <positions axis="2Theta" unit="deg">
-          <startPosition>10.0</startPosition><endPosition>11.5</endPosition>
-        </positions>
-        <positions axis="Omega" unit="deg">
-          <startPosition>5.0</startPosition><endPosition>5.75</endPosition>
-        </positions>
-        <commonCountingTime unit="seconds">1.0</commonCountingTime>
-        <intensities unit="counts">5 8 200 7</intensities>
-      </dataPoints>
-    </scan>
-  </xrdMeasurement>
-</xrdMeasurements>
-"""
-
-
-def test_xrdml_with_start_and_end(tmp_path):
-    path = tmp_path / "scan.xrdml"
-    path.write_text(XRDML, encoding="utf-8")
-    pattern = read_pattern(path, wavelength=0.7)  # the file knows better
-    assert torch.stack([pattern.two_theta, pattern.intensity]).tolist() == EXPECTED
-    assert pattern.wavelength == 1.540598
-
-
-def test_xrdml_with_a_list_counts_and_other_wavelengths():
-    listed = XRDML.replace(
-        "<startPosition>10.0</startPosition><endPosition>11.5</endPosition>",
-        "<listPositions>10.0 10.5 11.0 11.5</listPositions>",
-        1,
-    ).replace("intensities", "counts")
-    pattern = parse_xrdml(listed.encode())
-    assert torch.stack([pattern.two_theta, pattern.intensity]).tolist() == EXPECTED
-    both = parse_xrdml(XRDML.replace("K-Alpha 1", "K-Alpha").encode())
-    assert both.wavelength == pytest.approx((2 * 1.540598 + 1.544426) / 3)
-    nano = XRDML.replace('kAlpha1 unit="Angstrom">1.5405980', 'kAlpha1 unit="nm">0.1540598')
-    assert parse_xrdml(nano.encode()).wavelength == pytest.approx(1.540598)
-    silent = XRDML.replace("usedWavelength", "noWavelength")
-    assert parse_xrdml(silent.encode(), wavelength=0.7).wavelength == 0.7
-    latin = XRDML.replace("UTF-8", "ISO-8859-1").replace("<scan ", "<c>Å</c><scan ")
-    assert parse_xrdml(latin.encode("latin-1")).intensity.tolist() == EXPECTED[1]
-
-
-def test_xrdml_with_several_scans_says_that_it_uses_the_first(caplog):
-    start, end = XRDML.index("    <scan"), XRDML.index("  </xrdMeasurement>")
-    scan = XRDML[start:end]
-    twice = XRDML[:end] + scan.replace("200", "999") + XRDML[end:]
-    assert parse_xrdml(twice.encode(), name="two.xrdml").intensity.tolist() == EXPECTED[1]
-    assert "two.xrdml holds 2 scans" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "message"),
-    [
-        ("</xrdMeasurements>", "", "not a readable XML"),
-        ("UTF-8", "UTF-99", "not a readable XML"),
-        ("scan", "skan", "with a <scan>"),
-        ("intensities", "numbers", "neither <intensities> nor <counts>"),
-        ("2Theta", "Chi", "no <positions axis='2Theta'>"),
-        ("startPosition", "firstPosition", "no list and no start and end"),
-        ("5 8 200 7", "", "at least 2 points"),
-        ("5 8 200 7", "5 8 two 7", "<intensities> must hold numbers only"),
-        ("5 8 200 7", "5 8 nan 7", "intensity at point 3 is nan"),
-        ("5 8 200 7", "0 0 0 0", "no intensity is positive"),
-        ("11.5</end", "9.5</end", "2theta must increase"),
-        ("10.0</start", "10.0 3</start", "must hold one finite number"),
-        ("1.5405980", "-1", "wavelength of 0.01 to 100 angstrom"),
-    ],
-)
-def test_bad_xrdml_is_refused(old, new, message):
-    assert old in XRDML
-    with pytest.raises(PatternError, match=message):
-        parse_xrdml(XRDML.replace(old, new).encode(), name="scan.xrdml")
+def test_patterns_built_by_hand_say_whose_wavelength_it_is():
+    x = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+    assert Pattern(x, x).wavelength_from == "default"
+    assert Pattern(x, x, 0.7107).wavelength_from == "argument"
+    assert Pattern(x, x, 0.7107, "file", x, ("a note",)).notes == ("a note",)
+    with pytest.raises(PatternError, match="as many uncertainties as intensities"):
+        Pattern(x, x, uncertainty=x[:2])
 
 
 # -------------------------------------------------------------------------------------- onto a grid

@@ -1,31 +1,43 @@
-"""Fused models and their answers in, the tables of chapter 05 out; a scan to try them on."""
+"""Fused models and their answers in, the tables of chapter 05 out; patterns to try them on."""
 
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from unimat_book.experiments import Run
 from unimat_book.statistics import bootstrap_interval
 from unimat_book.tables import means
-from unimat_lib.crystals.table import CrystalTable
+from unimat_lib.crystals.table import CRYSTAL_SYSTEMS, CrystalTable
 from unimat_lib.evaluation.metrics import cell_metrics
-from unimat_lib.model import num_parameters
+from unimat_lib.model import UniMat, num_parameters
 from unimat_lib.views.bragg import bragg_reflections, g_max_of
-from unimat_lib.views.grid import Grid
+from unimat_lib.views.composition import magpie_features
+from unimat_lib.views.grid import WAVELENGTHS, Grid
 from unimat_lib.views.render import render
-from unimat_powder.identify import Identification
 
 
-def cells_table(crystal: CrystalTable, predicted: Mapping[str, Identification]) -> pd.DataFrame:
-    """The true cell of one crystal (first row) and predicted ones: a, b, c, alpha, beta, gamma."""
-    cells = {"true": [*crystal.lengths[0].tolist(), *crystal.angles[0].tolist()]}
-    cells |= {name: [*said.lengths, *said.angles] for name, said in predicted.items()}
+@torch.no_grad()
+def cells_table(
+    model: UniMat, crystal: CrystalTable, patterns: Mapping[str, Tensor], *, formula: str
+) -> pd.DataFrame:
+    """The true cell of one crystal (first row) and what a model says of some patterns ``[P]``.
+
+    Columns: a, b, c (angstrom), alpha, beta, gamma (degrees) and the likeliest crystal system.
+    """
+    rows = [[*crystal.lengths[0].tolist(), *crystal.angles[0].tolist()]]
+    composition = magpie_features([formula]).expand(len(patterns), -1)
+    output = model.eval()({"xrd": torch.stack(list(patterns.values())), "composition": composition})
+    cells = model.cell_scaler.decode(output.cell)
+    rows += torch.cat([cells["lengths"], cells["angles"]], dim=1).tolist()
+    systems = [int(crystal.crystal_system[0]), *output.system_log_probs.argmax(1).tolist()]
     columns = ["a (Å)", "b (Å)", "c (Å)", "α (°)", "β (°)", "γ (°)"]
-    return pd.DataFrame(cells.values(), index=list(cells), columns=columns).rename_axis("cell")
+    table = pd.DataFrame(rows, index=["true cell", *patterns], columns=columns)
+    table["crystal system"] = [CRYSTAL_SYSTEMS[i] for i in systems]
+    return table.rename_axis("pattern")
 
 
 def strategies_table(
@@ -71,30 +83,26 @@ def withheld_table(
     )
 
 
-def write_simulated_scan(
-    crystal: CrystalTable,
-    path: str | os.PathLike[str],
-    *,
-    two_theta_range: tuple[float, float],
-    fwhm: float,
-) -> Path:
-    """Write what a diffractometer might: two columns of text, 2theta in steps of 0.02° and counts.
+def disturbed_patterns(crystal: CrystalTable, grid: Grid, *, fwhm: float) -> dict[str, Tensor]:
+    """One crystal's pattern ``[P]`` as the training saw it, and as three instruments would show it.
 
-    Counting noise at 8,000 counts for the highest peak, over a background that slopes from 300 to
-    100 counts.
-
-    Args:
-        crystal: One crystal.
-        path: The file.
-        two_theta_range: Ends of the scan, degrees.
-        fwhm: Width of the peaks, degrees.
+    Noise is that of 8,000 counts in the highest peak over a background of 300 falling to 100; the
+    background is then taken off by its true value. The doublet is Cu K-alpha 1 and 2, two to one.
     """
-    low, high = two_theta_range
-    bench = Grid(low, high, round((high - low) / 0.02) + 1)
-    reflections = bragg_reflections(crystal, g_max=g_max_of(bench))
-    clean = render(reflections, torch.tensor([0]), bench, fwhm=fwhm)[0]
-    expected = 8000 * clean + torch.linspace(300, 100, bench.num_points)
-    counts = torch.poisson(expected, generator=torch.Generator().manual_seed(0))
-    columns = torch.stack([bench.two_theta, counts.double()], dim=1)
-    np.savetxt(path, columns.numpy(), fmt="%.3f")
-    return Path(path)
+    reflections = bragg_reflections(crystal, g_max=1.01 * g_max_of(grid))
+    first = torch.tensor([0])
+    clean = render(reflections, first, grid, fwhm=fwhm)[0]
+    background = torch.linspace(300, 100, grid.num_points)
+    generator = torch.Generator().manual_seed(0)
+    noisy = torch.poisson(8000 * clean + background, generator=generator) - background
+    lines = (
+        render(reflections, first, replace(grid, wavelength=WAVELENGTHS[name]), fwhm=fwhm)[0]
+        for name in ("CuKa1", "CuKa2")
+    )
+    doublet = next(lines) + next(lines) / 2
+    return {
+        "clean": clean,
+        "noise": noisy.clamp_min(0) / noisy.max(),
+        "K-alpha doublet": doublet / doublet.max(),
+        "up to 60°": clean * (grid.two_theta <= 60),
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -141,7 +142,7 @@ def refresh(book: Book, args: argparse.Namespace) -> None:
 
 
 def status_table(book: Book, profile: str) -> str:
-    """The stamps of a profile as a Markdown table."""
+    """The stamps of a profile as a Markdown table; :func:`check` gives its reasons in full."""
     parameters = book.parameters(profile)
     rows = ["| Chapter | Run on | Device | Minutes | Data | State |", "|---|---|---|---:|---|---|"]
     for name, chapter in book.chapters.items():
@@ -150,18 +151,34 @@ def status_table(book: Book, profile: str) -> str:
         try:
             notebook = stamps.read_notebook(path, _again("run", chapter, profile))
             stamp = notebook.metadata.get("unimat", {})
-            edited, stale = stamps.reasons_against(
-                book, chapter, notebook, profile, parameters[name]
-            )
-            state = f"stale: {'; '.join(edited + stale)}" if edited or stale else "fresh"
+            reasons = stamps.reasons_against(book, chapter, notebook, profile, parameters[name])
+            state = _state(*reasons, pending=book.pending.get(name) if profile == "full" else None)
         except BookError as error:
             state = str(error) if path.exists() else "not run"
         tables = [f"`{Path(table).stem}`" for table in stamp.get("data", {}).values()]
         minutes = f"{stamp['seconds'] / 60:.1f}" if "seconds" in stamp else "–"
-        cells = [name, stamp.get("date", "–")[:10], stamp.get("device", "–"), minutes]
+        cells = [f"{{doc}}`{name}`", stamp.get("date", "–")[:10], stamp.get("device", "–"), minutes]
         cells += [", ".join(tables) or "–", " ".join(state.split()).replace("|", "\\|")]
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
+
+
+def _state(edited: list[str], stale: list[str], *, pending: str | None) -> str:
+    """One line: fresh, pending with the reason of the list, or stale with all reasons in short."""
+    if stale and not edited and pending:
+        return f"pending: {pending}"
+    reasons = ", ".join(map(_in_few_words, edited + stale))
+    return f"stale: {reasons}" if reasons else "fresh"
+
+
+def _in_few_words(reason: str) -> str:
+    """A reason without the values and the names of modules that only :func:`check` lists."""
+    if found := re.fullmatch(r"(the code it runs) changed: (.+)", reason):
+        number = len(found[2].split(", "))
+        return f"{found[1]} ({number} module{'s' * (number > 1)})"
+    if found := re.match(r"((?:parameter|package) \S+) (?:is|was) ", reason):
+        return found[1]
+    return reason.removesuffix(" changed")
 
 
 def status(book: Book, args: argparse.Namespace) -> None:

@@ -25,6 +25,8 @@ def save_table(table: CrystalTable, path: str | os.PathLike[str]) -> Path:
         "atomic_numbers": (table.atomic_numbers.to(torch.uint8), offsets),
         "frac_coords": (table.frac_coords, 3 * offsets),
     }
+    if table.occupancy is not None:
+        columns["occupancy"] = table.occupancy, offsets
     arrow = pa.Table.from_pandas(table.info, preserve_index=False)
     for name, (values, bounds) in columns.items():
         flat = values.cpu().numpy().reshape(-1)
@@ -36,12 +38,7 @@ def save_table(table: CrystalTable, path: str | os.PathLike[str]) -> Path:
 
 
 def load_table(path: str | os.PathLike[str]) -> CrystalTable:
-    """Read a table of :func:`save_table`.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The file is not such a table.
-    """
+    """Read a table of :func:`save_table`; ``FileNotFoundError`` or ``ValueError`` if it is none."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -51,7 +48,8 @@ def load_table(path: str | os.PathLike[str]) -> CrystalTable:
         raise FileNotFoundError(f"no crystal table at {path}; {remedy}")
     try:
         arrow = pq.read_table(path)
-        flat = {name: arrow.column(name).combine_chunks() for name in _TENSOR_COLUMNS}
+        names = [*_TENSOR_COLUMNS, *({"occupancy"} & set(arrow.column_names))]
+        flat = {name: arrow.column(name).combine_chunks() for name in names}
     except (pa.ArrowInvalid, KeyError, OSError) as error:
         raise ValueError(f"{path} is not a crystal table: prepare it anew ({error})") from error
     offsets = flat["atomic_numbers"].offsets.to_numpy().astype(np.int64)
@@ -64,5 +62,6 @@ def load_table(path: str | os.PathLike[str]) -> CrystalTable:
         frac_coords=torch.as_tensor(values("frac_coords")).reshape(-1, 3),
         lattice=torch.as_tensor(values("lattice")).reshape(-1, 3, 3),
         offsets=torch.as_tensor(offsets - offsets[0]),
-        info=arrow.drop_columns(list(_TENSOR_COLUMNS)).to_pandas(),
+        info=arrow.drop_columns(names).to_pandas(),
+        occupancy=torch.as_tensor(values("occupancy")) if "occupancy" in flat else None,
     )

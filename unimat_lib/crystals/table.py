@@ -1,7 +1,6 @@
 """Lattices, coordinates and elements in, one :class:`CrystalTable` of many crystals out.
 
-A table keeps the atoms of all its crystals one after the other; ``offsets`` says where each crystal
-begins. Everything downstream (diffraction, graphs, composition) works on such a table as a whole.
+A table keeps the atoms of all its crystals one after the other; ``offsets`` says where each begins.
 """
 
 from __future__ import annotations
@@ -27,10 +26,9 @@ CRYSTAL_SYSTEMS = (
 LAST_SPACE_GROUP = (2, 15, 74, 142, 167, 194, 230)
 
 SPLITS = ("train", "val", "test")
-#: Split of crystals that only pretraining may see; no table calls them train, val or test.
-EXTRA_SPLIT = "extra"
-
+EXTRA_SPLIT = "extra"  #: Of crystals that only pretraining may see
 REQUIRED_INFO = ("material_id", "formula", "space_group", "split", "source")
+Arrays = Sequence[np.ndarray]
 
 
 class CrystalError(ValueError):
@@ -38,12 +36,7 @@ class CrystalError(ValueError):
 
 
 def gather_segments(offsets: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-    """Positions ``[M]`` of the elements of some segments in a flat array, and their new offsets.
-
-    Args:
-        offsets: ``[C+1]`` int64; segment ``c`` is ``offsets[c]:offsets[c + 1]``.
-        index: ``[B]`` int64, the segments wanted, in this order; repeats are allowed.
-    """
+    """Positions ``[M]`` of the elements of segments ``index``, int64 ``[B]``, and new offsets."""
     start = offsets[index]  # [B]
     count = offsets[index + 1] - start  # [B]
     new_offsets = torch.zeros(len(index) + 1, dtype=torch.int64, device=offsets.device)
@@ -53,13 +46,7 @@ def gather_segments(offsets: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def crystal_system_index(space_group: Tensor | np.ndarray | Sequence[int] | int) -> Tensor:
-    """Places in ``CRYSTAL_SYSTEMS``, int64, of international numbers (1 to 230) of any shape.
-
-    Trigonal (143 to 167) and hexagonal (168 to 194) are kept apart.
-
-    Raises:
-        ValueError: A number is no integer or lies outside 1 to 230.
-    """
+    """Places in ``CRYSTAL_SYSTEMS``, int64, of numbers 1 to 230; others are a ``ValueError``."""
     number = torch.as_tensor(space_group)
     if number.is_floating_point() or number.dtype == torch.bool:
         raise ValueError(f"space groups must be integers from 1 to 230, but came as {number.dtype}")
@@ -77,9 +64,9 @@ class CrystalTable:
     frac_coords: Tensor  #: ``[N, 3]`` float64, fractions of the cell vectors, in [0, 1)
     lattice: Tensor  #: ``[C, 3, 3]`` float64, rows are the cell vectors a, b, c in angstrom
     offsets: Tensor  #: ``[C+1]`` int64; crystal ``c`` has the atoms ``offsets[c]:offsets[c + 1]``
-    #: ``C`` rows with at least ``material_id``, ``formula`` (reduced), ``space_group`` (int),
-    #: ``split`` ("train", "val", "test" or "extra") and ``source``
-    info: pd.DataFrame
+    info: pd.DataFrame  #: ``C`` rows with ``REQUIRED_INFO``: reduced formula, group as int, ...
+    #: ``[N]`` float64 in (0, 1]; species of one site are atoms at one place. ``None``: all full.
+    occupancy: Tensor | None = None
 
     def __post_init__(self) -> None:
         """Refuse tables whose parts do not fit together."""
@@ -88,9 +75,12 @@ class CrystalTable:
             ("frac_coords", tuple(self.frac_coords.shape), (atoms, 3)),
             ("lattice", tuple(self.lattice.shape), (crystals, 3, 3)),
             ("info", (len(self.info),), (crystals,)),
+            ("occupancy", (atoms if (x := self.occupancy) is None else len(x),), (atoms,)),
         ):
             if came != expected:
                 raise ValueError(f"{name} must have shape {expected}, but has {came}")
+        if x is not None and not bool(((x > 0) & (x <= 1)).all()):
+            raise ValueError("occupancies must lie above 0 and not above 1")
         if crystals < 0 or int(self.offsets[0]) != 0 or int(self.offsets[-1]) != atoms:
             raise ValueError(f"offsets must run from 0 to the number of atoms, {atoms}")
         if missing := [name for name in REQUIRED_INFO if name not in self.info]:
@@ -123,7 +113,10 @@ class CrystalTable:
     @property
     def scaled_lengths(self) -> Tensor:
         """``[C, 3]`` float64, lengths over the cube root of the number of atoms, in angstrom."""
-        return self.lengths / self.num_atoms.to(self.lattice.dtype).pow(1 / 3)[:, None]
+        count = self.num_atoms.to(self.lattice.dtype)
+        if self.occupancy is not None:
+            count = count.zero_().index_add_(0, self.atom_crystal, self.occupancy)
+        return self.lengths / count.pow(1 / 3)[:, None]
 
     @property
     def angles(self) -> Tensor:
@@ -151,11 +144,7 @@ class CrystalTable:
         return crystal_system_index(self.space_group)
 
     def select(self, index: Tensor | np.ndarray | Sequence[int]) -> CrystalTable:
-        """Crystals by ``[B]`` integers (not negative, repeats allowed) or a mask ``[C]``.
-
-        Raises:
-            IndexError: An index or the length of a mask does not fit the table.
-        """
+        """Crystals by ``[B]`` integers (repeats allowed) or a mask ``[C]``, else ``IndexError``."""
         index = torch.as_tensor(index, device=self.device)
         if index.dtype == torch.bool:
             if index.shape != (last := (len(self),)):
@@ -171,6 +160,7 @@ class CrystalTable:
             self.lattice[index],
             offsets,
             self.info.iloc[index.cpu().numpy()].reset_index(drop=True),
+            None if self.occupancy is None else self.occupancy[atoms],
         )
 
     def split(self, name: str) -> CrystalTable:
@@ -179,24 +169,30 @@ class CrystalTable:
             raise ValueError(f"split must be one of {known}, but {name!r} came")
         mask = (self.info["split"] == name).to_numpy(bool, copy=True)
         if not mask.any():
-            there = self.info["split"].unique()
-            raise ValueError(f"the table has no crystal in split {name!r}; it has {there}")
+            raise ValueError(
+                f"no crystal in split {name!r}; there is {self.info['split'].unique()}"
+            )
         return self.select(mask)
 
     def to(self, device: torch.device | str) -> CrystalTable:
         """The same table with its tensors on ``device``."""
-        return CrystalTable(*(tensor.to(device) for tensor in self._tensors), info=self.info)
+        tensors = [tensor.to(device) for tensor in self._tensors]
+        return CrystalTable(*tensors[:4], self.info, *tensors[4:])
 
     @property
-    def _tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return self.atomic_numbers, self.frac_coords, self.lattice, self.offsets
+    def _tensors(self) -> tuple[Tensor, ...]:
+        first = self.atomic_numbers, self.frac_coords, self.lattice, self.offsets
+        return first if self.occupancy is None else (*first, self.occupancy)
 
     def structure(self, i: int) -> Structure:
-        """Crystal ``i`` as a pymatgen ``Structure``."""
-        from pymatgen.core import Structure
+        """Crystal ``i`` as a pymatgen ``Structure``; atoms at one place become one site."""
+        from pymatgen.core import Element, Structure
 
-        numbers, frac, lattice, _ = (part.cpu().numpy() for part in self.select([i])._tensors)
-        return Structure(lattice[0], numbers.tolist(), frac)
+        numbers, frac, lattice, _, *share = (x.cpu().numpy() for x in self.select([i])._tensors)
+        if not share:
+            return Structure(lattice[0], numbers.tolist(), frac)
+        species = [{Element.from_Z(z): n} for z, n in zip(numbers.tolist(), *share, strict=True)]
+        return Structure(lattice[0], species, frac).merge_sites(mode="sum")
 
     def content_hash(self) -> str:
         """12 hexadecimal digits over the tensors and the material ids."""
@@ -206,19 +202,23 @@ class CrystalTable:
 
 
 def table_from_arrays(
-    lattices: Sequence[np.ndarray],
-    frac_coords: Sequence[np.ndarray],
-    atomic_numbers: Sequence[np.ndarray],
-    info: pd.DataFrame,
+    lattices: Arrays, frac_coords: Arrays, atomic_numbers: Arrays, info: pd.DataFrame
 ) -> CrystalTable:
-    """A table from lattices ``[3, 3]``, coordinates ``[n, 3]`` and elements ``[n]``."""
+    """A table from lattices ``[3, 3]``, coordinates ``[n, 3]`` and elements ``[n]``.
+
+    A column ``occupancy`` of ``info`` holds ``[n]`` for crystals that have partly occupied sites.
+    """
+    pairs = zip(info.get("occupancy", ()), atomic_numbers, strict=False)
+    shares = [x if np.ndim(x) else np.ones(len(numbers)) for x, numbers in pairs]
+    partly = any((share < 1).any() for share in map(np.asarray, shares))
     counts = [0, *(len(numbers) for numbers in atomic_numbers)]
     return CrystalTable(
         atomic_numbers=torch.as_tensor(np.concatenate([[], *atomic_numbers]).astype(np.int64)),
         frac_coords=torch.as_tensor(np.concatenate([np.zeros((0, 3)), *frac_coords])),
         lattice=torch.as_tensor(np.array(lattices, dtype=np.float64).reshape(-1, 3, 3)),
         offsets=torch.as_tensor(np.cumsum(counts, dtype=np.int64)),
-        info=info.reset_index(drop=True),
+        info=info.drop(columns="occupancy", errors="ignore").reset_index(drop=True),
+        occupancy=torch.as_tensor(np.concatenate(shares)) if partly else None,
     )
 
 
@@ -227,9 +227,12 @@ def concatenate(tables: Sequence[CrystalTable]) -> CrystalTable:
     if not tables:
         raise ValueError("at least one table expected")
     counts = torch.cat([table.num_atoms for table in tables])
+    every = [(t.occupancy, t.lattice.new_ones(len(t.atomic_numbers))) for t in tables]
+    shares = [ones if occupancy is None else occupancy for occupancy, ones in every]
     common = [c for c in tables[0].info.columns if all(c in t.info.columns for t in tables)]
     return CrystalTable(
-        *map(torch.cat, list(zip(*(table._tensors for table in tables), strict=True))[:3]),
+        *map(torch.cat, zip(*(table._tensors[:3] for table in tables), strict=True)),
         offsets=torch.cat([counts.new_zeros(1), counts.cumsum(0)]),
         info=pd.concat([table.info[common] for table in tables], ignore_index=True),
+        occupancy=torch.cat(shares) if any(t.occupancy is not None for t in tables) else None,
     )

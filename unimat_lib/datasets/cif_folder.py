@@ -10,34 +10,24 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import gemmi
 import pandas as pd
 
-from unimat_lib.crystals.cif import MAX_CHARACTERS
-from unimat_lib.crystals.reduction import ReducedCrystal, reduced_formula
+from unimat_lib.crystals.cif import MAX_CHARACTERS, read_sites
+from unimat_lib.crystals.reduction import ReducedCrystal
+from unimat_lib.crystals.structures import reduce_sites, reduced_formula
 from unimat_lib.crystals.table import SPLITS
-from unimat_lib.datasets.report import (
-    SPLIT_SHARES,
-    DataError,
-    Source,
-    as_number,
-    dropped_row,
-    read_cif_row,
-    read_csv,
-)
+from unimat_lib.datasets.report import SPLIT_SHARES, DataError, Source, dropped_row, read_csv
 
 _OWN_COLUMNS = {
     *("file", "material_id", "formula", "source", "row", "space_group_spglib", "was_primitive"),
-    *("lattice", "frac_coords", "atomic_numbers"),
+    *("lattice", "frac_coords", "atomic_numbers", "occupancy"),
 }
 _GROUP_COLUMNS = ("spacegroup.number", "space_group")
 
 
 def cif_files(folder: str | os.PathLike[str] | None) -> list[Path]:
-    """The files ``*.cif`` of a folder, whatever the case of the suffix, sorted by name.
-
-    Raises:
-        DataError: There is no folder, no such file in it, or two of one name.
-    """
+    """The files ``*.cif`` of a folder, sorted; ``DataError`` if none, or two of one name."""
     if folder is None:
         raise DataError("cif_folder needs the folder: prepare('cif_folder', folder='my/cifs')")
     entries = Path(folder).expanduser().glob("*")
@@ -51,11 +41,7 @@ def cif_files(folder: str | os.PathLike[str] | None) -> list[Path]:
 
 
 def cif_folder_source(files: list[Path], properties: Path | None, limit: int | None) -> Source:
-    """Rows of the (first ``limit``) files of :func:`cif_files`; ``properties``: :class:`.Origin`.
-
-    Raises:
-        DataError: The table of properties is absent or cannot be understood.
-    """
+    """Rows of the (first ``limit``) files; :class:`.Origin` tells of ``properties``, or raises."""
     # Bytes of a name that are no UTF-8 are spelled out.
     names = [os.fsencode(file.stem).decode("utf-8", errors="backslashreplace") for file in files]
     table = _property_table(properties, names) if properties else {}
@@ -76,9 +62,12 @@ def cif_folder_source(files: list[Path], properties: Path | None, limit: int | N
 
 
 def _from_cif_file(row: Mapping[str, Any]) -> ReducedCrystal:
-    crystal = read_cif_row(row)
+    crystal, occupancy = reduce_sites(*read_sites(row["cif"]))
+    formula = reduced_formula(crystal.atomic_numbers, occupancy)
+    if occupancy is not None:
+        row["info"].update(occupancy=occupancy, formula=formula)
     if row["info"]["split"] is None:
-        row["info"]["split"] = hashed_split(reduced_formula(crystal.atomic_numbers))
+        row["info"]["split"] = hashed_split(formula)
     return crystal
 
 
@@ -92,8 +81,7 @@ def hashed_split(key: str) -> str:
 
 def _property_table(path: Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Columns of the CSV by the name of the file they belong to."""
-    # As text: a number would lose the leading zeros of a file name.
-    frame, _ = read_csv(path, text_columns=("file", "material_id", *_GROUP_COLUMNS))
+    frame, _ = read_csv(path, text_columns=("file", "material_id", *_GROUP_COLUMNS))  # as 007.cif
     key = next((name for name in ("file", "material_id") if name in frame), None)
     if key is None:
         raise DataError(f"{path} needs a column 'file' or 'material_id', not {list(frame)}")
@@ -106,8 +94,7 @@ def _property_table(path: Path, names: Sequence[str]) -> dict[str, dict[str, Any
         raise DataError(f"{path}: split must be one of {SPLITS}, but {set(frame['split'])} came")
     if taken := sorted(_OWN_COLUMNS & set(frame)):
         raise DataError(f"{path}: the table of crystals has columns {taken} itself; rename yours")
-    groups = [name for name in _GROUP_COLUMNS if name in frame]
-    if len(groups) > 1:
+    if len(groups := [name for name in _GROUP_COLUMNS if name in frame]) > 1:
         raise DataError(f"{path} has the columns {groups}: keep one of them")
     for name in groups:
         values = zip(stems, frame.pop(name), strict=True)
@@ -119,13 +106,11 @@ def _property_table(path: Path, names: Sequence[str]) -> dict[str, dict[str, Any
 
 def _space_group(value: Any, where: str) -> int | None:
     """International number of a number or symbol such as "Fm-3m", "P 21/c" or "P2(1)/c"."""
-    import gemmi
-
-    if not isinstance(value, str):
-        return None  # an empty cell
-    if (number := as_number(value)) != number:  # no number, so a symbol
-        group = gemmi.find_spacegroup_by_name(re.sub(r"[_()]", "", value))
-        number = group.number if group else 0
+    if not isinstance(value, str):  # an empty cell
+        return None
+    digits = re.fullmatch(r" *(\d{1,3})(\.0*)? *", value)
+    group = None if digits else gemmi.find_spacegroup_by_name(re.sub(r"[_()]", "", value))
+    number = int(digits[1]) if digits else group.number if group else 0
     if number not in range(1, 231):
         raise DataError(f"{where} is {value!r}: 1 to 230 or a Hermann-Mauguin symbol expected")
-    return int(number)
+    return number

@@ -191,8 +191,12 @@ def periodic_graph(
     (angstrom) has no edges and stays; a warning in the log names the first such crystal.
 
     Raises:
-        ValueError: cutoff or cap not positive, or a cell without volume.
+        ValueError: cutoff or cap not positive, a cell without volume, or a partly occupied site.
     """
+    if (share := table.occupancy) is not None and len(rows := table.atom_crystal[share < 1]):
+        raise ValueError(
+            f"crystal {int(rows[0])} has partly occupied sites: leave it out of graphs"
+        )
     if not 0 < cutoff < math.inf:
         raise ValueError(f"cutoff is {cutoff}; expected a positive number of angstrom")
     if max_neighbors is not None and max_neighbors < 1:

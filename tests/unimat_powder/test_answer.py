@@ -1,0 +1,307 @@
+"""What a search found becomes an answer: verdict, classes, cells, words, JSON, pages."""
+
+import json
+import math
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from small import make_pattern
+
+from unimat_lib.crystals.table import CRYSTAL_SYSTEMS, crystal_system_index
+from unimat_powder.answer import (
+    CONFIDENT,
+    TENTATIVE,
+    Answer,
+    Curves,
+    Match,
+    SearchResult,
+    make_answer,
+    percent,
+    space_group_prior,
+    symbol_of,
+    system_of,
+    verdict_of,
+)
+from unimat_powder.report import draw, index_row, page_name, write_index, write_page
+
+RUTILE = Match("mp-2657", "TiO2", 136, (2.959, 4.594, 4.594), (90.0,) * 3, 62.45, 0.95, 0.6, 31.0)
+ANATASE = Match("mp-390", "TiO2", 141, (3.78, 5.44, 5.44), (92.0, 110, 110), 68.0, 0.8, 0.2, 12.0)
+EVEN = space_group_prior(np.arange(1, 231))
+
+
+def answer_of(*matches, none=0.0, prior=EVEN, **more):
+    result = SearchResult(matches, none, **more)
+    return make_answer(result, make_pattern(), file="scan.xy", prior=prior)
+
+
+@pytest.mark.parametrize(
+    "probability, verdict",
+    [(1.0, "confident"), (CONFIDENT, "confident"), (0.8999, "tentative"), (TENTATIVE, "tentative"),
+     (0.4999, "none"), (0.0, "none")],
+)  # fmt: skip
+def test_verdict_follows_the_best_match(probability, verdict):
+    assert verdict_of(probability) == verdict
+    found = answer_of(replace(RUTILE, probability=probability), none=1 - probability)
+    assert found.verdict == verdict
+
+
+def test_systems_of_space_groups():
+    numbers = range(1, 231)
+    expected = [CRYSTAL_SYSTEMS[i] for i in crystal_system_index(list(numbers)).tolist()]
+    assert [system_of(number) for number in numbers] == expected
+
+
+def test_symbols_of_space_groups():
+    expected = {1: "P1", 14: "P21/c", 15: "C2/c", 62: "Pnma", 152: "P3121", 166: "R-3m"}
+    assert {number: symbol_of(number) for number in expected} == expected
+
+
+def test_classes_gather_their_matches_and_the_prior():
+    prior = space_group_prior(np.repeat([225, 62], [3000, 1000]))
+    found = answer_of(RUTILE, ANATASE, none=0.2, prior=prior)
+    systems = found.crystal_system
+    assert tuple(systems) == CRYSTAL_SYSTEMS
+    assert sum(systems.values()) == pytest.approx(1)
+    assert systems["tetragonal"] == pytest.approx(0.8, abs=1e-3)
+    assert systems["cubic"] == pytest.approx(0.2 * 0.75, rel=0.02)
+    assert systems["orthorhombic"] == pytest.approx(0.2 * 0.25, rel=0.02)
+    assert 0 < systems["triclinic"] < 1e-3  # unseen, not impossible
+    groups = dict(found.space_group)
+    assert list(groups)[:3] == [136, 141, 225] and len(groups) == 10
+    assert groups[136] == pytest.approx(0.6, abs=1e-3)
+
+
+def test_what_the_list_leaves_out_counts_as_unknown():
+    # Ten matches are shown; those beyond are as unknown as what the library lacks.
+    found = answer_of(replace(RUTILE, probability=0.3), none=0.1)
+    assert found.crystal_system["tetragonal"] < 0.3 + 0.7 * 0.4
+    assert sum(found.crystal_system.values()) == pytest.approx(1)
+    too_sure = answer_of(replace(RUTILE, probability=0.9), replace(ANATASE, probability=0.3))
+    assert sum(too_sure.crystal_system.values()) == pytest.approx(1)
+
+
+def test_no_match_is_an_answer():
+    found = answer_of(none=1.0)
+    assert found.verdict == "none" and found.phases == () and found.cells == ()
+    assert sum(found.crystal_system.values()) == pytest.approx(1)
+    assert "no confident answer" in str(found)
+    assert json.loads(json.dumps(found.to_json()))["phases"] == []
+
+
+def test_matches_with_one_cell_share_it():
+    tin = replace(
+        RUTILE, material_id="mp-856", formula="SnO2", lengths=(2.965, 4.6, 4.6), probability=0.25
+    )
+    found = answer_of(replace(RUTILE, probability=0.3), replace(ANATASE, probability=0.4), tin)
+    assert [cell.lengths for cell in found.cells] == [RUTILE.lengths, ANATASE.lengths]
+    assert [cell.probability for cell in found.cells] == pytest.approx([0.55, 0.4])
+    assert [match.material_id for match in found.phases] == ["mp-390", "mp-2657", "mp-856"]
+    turned = replace(RUTILE, angles=(90.0, 90.0, 92.0))
+    assert len(answer_of(replace(RUTILE, probability=0.4), turned).cells) == 2
+
+
+def test_lists_have_at_most_ten():
+    many = [
+        replace(RUTILE, material_id=f"m{i}", lengths=(3.0 + i, 20.0, 21.0), probability=0.05)
+        for i in range(15)
+    ]
+    found = answer_of(*many).to_json()
+    assert [len(found[name]) for name in ("phases", "cells", "space_group")] == [10, 10, 10]
+
+
+def test_json_has_the_promised_fields():
+    found = answer_of(RUTILE, ANATASE, none=0.2).to_json()
+    assert list(found) == [
+        *("file", "wavelength", "wavelength_from", "verdict", "crystal_system", "space_group"),
+        *("cells", "phases", "warnings"),
+    ]
+    assert found["wavelength_from"] == "default" and found["wavelength"] == 1.54184
+    assert sum(found["crystal_system"].values()) == pytest.approx(1, abs=1e-9)
+    assert found["space_group"][0] == {"number": 136, "probability": pytest.approx(0.6, abs=0.01)}
+    cell = found["cells"][0]
+    assert list(cell) == [
+        *("a", "b", "c", "alpha", "beta", "gamma"),
+        *("volume", "probability", "figure_of_merit", "from"),
+    ]
+    assert (cell["a"], cell["gamma"], cell["from"]) == (2.959, 90.0, "library")
+    assert found["phases"][1] == {
+        **{"material_id": "mp-390", "formula": "TiO2", "space_group": 141},
+        **{"probability": 0.2, "score": 0.8},
+    }
+
+
+def test_json_holds_finite_numbers_only():
+    odd = replace(RUTILE, figure_of_merit=math.inf, volume=np.float64(62.4))
+    text = json.dumps(answer_of(odd).to_json(), allow_nan=False)
+    assert json.loads(text)["cells"][0]["figure_of_merit"] is None
+
+
+def test_a_failure_says_only_what_failed():
+    failed = Answer("bad.xy", error="bad.xy: no numbers")
+    assert failed.to_json() == {"file": "bad.xy", "error": "bad.xy: no numbers"}
+    assert "no numbers" in str(failed) and failed.verdict == "none"
+
+
+def test_everything_known_is_said_once():
+    pattern = replace(make_pattern(), notes=("two scans were summed",))
+    strained = replace(RUTILE, warnings=("strained by 2 %", "two scans were summed"))
+    result = SearchResult([strained], 0.4, second_phase=[ANATASE], warnings=("weak texture",))
+    found = make_answer(
+        result, pattern, file="x.xy", prior=EVEN, warnings=["few lines"], elements=["O", "Ti"],
+        formula="TiO2",
+    )  # fmt: skip
+    assert found.warnings[:4] == (
+        *("two scans were summed", "few lines", "weak texture", "strained by 2 %"),
+    )
+    assert "second phase" in found.warnings[4] and len(found.warnings) == 5
+    answer = found.to_json()
+    assert answer["second_phase"][0]["material_id"] == "mp-390"
+    assert answer["elements"] == ["O", "Ti"] and answer["formula"] == "TiO2"
+    for text in ("P42/mnm (136)", "I41/amd (141)", "exactly O, Ti, as TiO2", "few lines"):
+        assert text in str(found)
+
+
+@pytest.mark.parametrize(
+    "origin, words", [("file", "stated by the file"), ("argument", "given"), ("default", "assumed")]
+)
+def test_the_wavelength_and_its_origin_are_said(origin, words):
+    pattern = replace(make_pattern(), wavelength_from=origin)
+    found = make_answer(SearchResult([RUTILE], 0.4), pattern, file="x.xy", prior=EVEN)
+    assert words in str(found) and "1.5418" in str(found)
+    assert found.to_json()["wavelength_from"] == origin
+
+
+@pytest.mark.parametrize(
+    "probability, text",
+    [(0, "0 %"), (0.001, "<1 %"), (0.5, "50 %"), (0.994, "99 %"), (0.9999, ">99 %"), (1, "100 %")],
+)
+def test_percent_claims_no_certainty(probability, text):
+    assert percent(probability) == text
+
+
+def test_a_name_cannot_write_to_the_terminal():
+    found = replace(answer_of(RUTILE), file="a\x1b[2J\nb\udcff.xy")
+    assert "\x1b" not in str(found) and str(found).splitlines()[0] == r"a\x1b[2J\nb\udcff.xy"
+
+
+# Pages.
+
+
+class Page(HTMLParser):
+    """Text of a page, and whether its elements close in order."""
+
+    void = frozenset({"meta", "br", "img", "link"})
+
+    def __init__(self, source):
+        super().__init__()
+        self.open, self.text, self.ids, self.links = [], "", [], []
+        self.feed(source)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        known = dict(attrs)
+        self.ids += [known["id"]] if "id" in known else []
+        self.links += [known[x] for x in ("src", "href", "xlink:href") if x in known]
+        if tag not in self.void:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in self.void:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def curves(points=4000, background=True):
+    x = np.linspace(10, 90, points)
+    level = 50 + 300 * np.exp(-x / 20)
+    peaks = 900 * np.exp(-((x - 27.4) ** 2) / 0.02)
+    noise = np.random.default_rng(0).normal(0, 3, points)
+    return Curves(
+        x,
+        peaks * 1.1 + level + noise,
+        peaks + level,
+        level if background else None,
+        np.array([27.4, 200.0]),
+    )
+
+
+def test_a_page_is_whole_and_needs_nothing_else(tmp_path):
+    tag = "<script>alert(1)</script> \x1b.xy"
+    found = replace(answer_of(RUTILE, ANATASE, none=0.2, curves=curves()), file=tag)
+    write_page(found, tmp_path / "page.html")
+    source = (tmp_path / "page.html").read_text(encoding="utf-8")
+    page = Page(source)
+    assert "<script" not in source and "<script>alert(1)</script> \\x1b.xy" in page.text
+    for text in ("TiO2", "mp-2657", "mp-390", "2.9590", "60\xa0%", "tetragonal", "1.54184"):
+        assert text in page.text
+    assert len(page.ids) == len(set(page.ids)), "one name twice in a page"
+    outside = [x for x in page.links if not x.startswith("#")]
+    assert outside == ["index.html"]
+    assert "http" not in re.sub(r"(<!DOCTYPE|xmlns)[^>]*>", "", source)
+    assert len(source) < 600_000
+
+
+@pytest.mark.parametrize("matches", [(), (replace(RUTILE, probability=0.1),)])
+def test_a_page_without_a_confident_answer_says_so(matches, tmp_path):
+    write_page(answer_of(*matches, none=0.9), tmp_path / "page.html")
+    text = Page((tmp_path / "page.html").read_text(encoding="utf-8")).text
+    assert "No confident answer" in text
+
+
+def test_the_same_answer_gives_the_same_page(tmp_path):
+    found = answer_of(RUTILE, curves=curves())
+    for name in ("one.html", "two.html"):
+        write_page(found, tmp_path / name)
+    assert (tmp_path / "one.html").read_bytes() == (tmp_path / "two.html").read_bytes()
+
+
+def test_drawn_curves_keep_their_peaks():
+    dense = curves(points=100_000)
+    main, ticks, below = draw(dense, (8, 5)).axes
+    lines = {line.get_label(): line.get_xydata() for line in main.get_lines()}
+    assert set(lines) == {"measured", "background", "computed"}
+    assert len(lines["measured"]) < 5000
+    assert lines["measured"][:, 1].max() == dense.measured.max()
+    assert lines["measured"][:, 1].min() == dense.measured.min()
+    assert (np.diff(lines["measured"][:, 0]) > 0).all()
+    assert len(ticks.collections[0].get_segments()) == 1  # the line at 200 degrees lies outside
+    assert below.get_lines()[1].get_ydata().max() == (dense.measured - dense.computed).max()
+    assert len(draw(replace(dense, computed=None), (4, 4)).axes) == 1
+
+
+def test_index_lists_every_file(tmp_path):
+    answers = [
+        answer_of(replace(RUTILE, probability=0.95)),
+        answer_of(none=1.0),
+        Answer("<bad>.xy", error="line 3: <nothing>"),
+    ]
+    pages = [page_name(i, found.file) for i, found in enumerate(answers, 1)]
+    rows = [index_row(found, page) for found, page in zip(answers, pages, strict=True)]
+    write_index(rows, tmp_path / "index.html")
+    page = Page((tmp_path / "index.html").read_text(encoding="utf-8"))
+    assert page.links == pages[:2]
+    for text in ("3 files", "scan.xy", "confident", "<bad>.xy", "line 3: <nothing>", "not read"):
+        assert text in page.text
+
+
+def test_names_of_pages_are_safe_and_differ():
+    names = [page_name(i, x) for i, x in enumerate(("a/b.xy", "a/b.xy", "../..", "ü\n?.xy"), 1)]
+    assert len(set(names)) == 4 and names[0] == "001-b.xy.html"
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+\.html", name) for name in names)
+    assert len(page_name(1, "x" * 500)) < 80
+
+
+def test_counts_below_zero_can_be_drawn(tmp_path):
+    x = np.linspace(5, 60, 300)
+    below = Curves(x, np.sin(x) - 0.5, np.sin(x), np.zeros(300), np.zeros(0))
+    write_page(answer_of(RUTILE, curves=below), tmp_path / "page.html")
+    assert "TiO2" in Page((tmp_path / "page.html").read_text(encoding="utf-8")).text

@@ -1,0 +1,399 @@
+"""What the search found for one pattern in, the answer that a reader sees or a program reads out.
+
+``search`` returns a :class:`SearchResult`; :func:`make_answer` turns it into an :class:`Answer`:
+a verdict, probabilities of the classes, the cells, the phases, and what to be wary of.
+"""
+
+import bisect
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import gemmi
+import numpy as np
+
+from unimat_lib.crystals.table import CRYSTAL_SYSTEMS, LAST_SPACE_GROUP
+from unimat_powder.pattern import Pattern
+
+CONFIDENT = 0.9
+"""Least probability of the best match for the verdict ``"confident"``: right nine times in ten."""
+
+TENTATIVE = 0.5
+"""Least probability for ``"tentative"``: more likely right than wrong. Below, ``"none"``."""
+
+MOST = 10
+"""Of phases, cells and space groups, as many as a list of an answer holds."""
+
+_SAME_LENGTH, _SAME_ANGLE = 0.01, 1.0  # relative, degrees: what the book calls the same cell
+_UNSEEN = 0.1  # crystals added to each space group of a library, so that none is impossible
+_ORIGIN = {
+    "file": "stated by the file",
+    "argument": "given by you",
+    "default": "assumed: the file states none; give --wavelength if it is another",
+}
+
+
+@dataclass(frozen=True)
+class Match:
+    """A crystal of the library, and how well a pattern agrees with it."""
+
+    material_id: str
+    formula: str
+    space_group: int  # international number, 1 to 230
+    lengths: tuple[float, float, float]  # of the primitive Niggli cell, relaxed; angstrom
+    angles: tuple[float, float, float]  # alpha, beta, gamma of that cell, degrees
+    volume: float  # of that cell, cubic angstrom
+    score: float  # 0 to 1, agreement of the curves
+    probability: float  # that it is the structure of the sample
+    figure_of_merit: float
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Curves:
+    """A pattern as measured and as computed from the best match, point by point."""
+
+    two_theta: np.ndarray  #: ``[P]`` degrees, increasing
+    measured: np.ndarray  #: ``[P]`` in units of the measurement
+    computed: np.ndarray | None = None  #: ``[P]``, background included; ``None`` without a match
+    background: np.ndarray | None = None  #: ``[P]``
+    ticks: np.ndarray = field(default_factory=lambda: np.zeros(0))  #: ``[L]`` lines, degrees
+
+
+@dataclass(frozen=True, eq=False)
+class SearchResult:
+    """What a search of the library says about one pattern."""
+
+    matches: Sequence[Match]  #: the best first, up to ten
+    none_probability: float  #: that no crystal of the library is the sample's
+    curves: Curves | None = None  #: of the first match
+    second_phase: Sequence[Match] | None = None  #: of what the first one leaves; None: no sign
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell that the answer offers: that of one match, or of several that share it."""
+
+    lengths: tuple[float, float, float]  # of the primitive Niggli cell, angstrom
+    angles: tuple[float, float, float]  # degrees
+    volume: float  # cubic angstrom
+    probability: float
+    figure_of_merit: float
+    source: str = "library"
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What is known about one file; ``str()`` is for reading, :meth:`to_json` for programs.
+
+    Where ``error`` is set, the file could not be answered, and the rest is empty.
+    """
+
+    file: str
+    wavelength: float = math.nan  # angstrom
+    wavelength_from: Literal["file", "argument", "default"] = "default"
+    verdict: Literal["confident", "tentative", "none"] = "none"
+    crystal_system: Mapping[str, float] = field(default_factory=dict)  # 7 names; they sum to one
+    space_group: Sequence[tuple[int, float]] = ()  # numbers and probabilities, likeliest first
+    cells: Sequence[Cell] = ()  # likeliest first
+    phases: Sequence[Match] = ()  # likeliest first
+    second_phase: Sequence[Match] = ()  # of what the first phase leaves
+    warnings: Sequence[str] = ()
+    elements: Sequence[str] = ()  # the crystal was said to consist of exactly these
+    formula: str = ""  # as it was understood, where one was given
+    curves: Curves | None = None
+    error: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain objects for ``json.dumps``; what is not finite becomes ``None``.
+
+        ``elements``, ``formula`` and ``second_phase`` are there only where they say something; a
+        file without an answer has ``file`` and ``error`` alone.
+        """
+        if self.error is not None:
+            return {"file": self.file, "error": self.error}
+        answer = {
+            "file": self.file,
+            "wavelength": _number(self.wavelength, 6),
+            "wavelength_from": self.wavelength_from,
+            "verdict": self.verdict,
+            "crystal_system": _to_one(self.crystal_system),
+            "space_group": [
+                {"number": number, "probability": _number(p)} for number, p in self.space_group
+            ],
+            "cells": [_cell_json(cell) for cell in self.cells],
+            "phases": [_phase_json(match) for match in self.phases],
+            "warnings": list(self.warnings),
+        }
+        if self.elements:
+            answer["elements"] = list(self.elements)
+        if self.formula:
+            answer["formula"] = self.formula
+        if self.second_phase:
+            answer["second_phase"] = [_phase_json(match) for match in self.second_phase]
+        return answer
+
+    @property
+    def verdict_text(self) -> str:
+        """The verdict in words."""
+        if not self.phases:
+            return "no confident answer: nothing in the library fits"
+        best = self.phases[0]
+        name = f"{best.formula}, {symbol_of(best.space_group)} ({best.space_group})"
+        if self.verdict == "confident":
+            return f"confident: {name}"
+        if self.verdict == "tentative":
+            return f"tentative: {name}; check it against the alternatives"
+        return "no confident answer: the likeliest candidates follow, none is to be relied on"
+
+    @property
+    def wavelength_text(self) -> str:
+        """The wavelength and who says so."""
+        return f"{self.wavelength:.5f} angstrom ({_ORIGIN[self.wavelength_from]})"
+
+    @property
+    def asked_text(self) -> str:
+        """What was said about the composition, or that nothing was."""
+        if not self.elements:
+            return "not given"
+        exactly = f"exactly {', '.join(self.elements)}"
+        return f"{exactly}, as {self.formula}" if self.formula else exactly
+
+    def __str__(self) -> str:
+        """A short table."""
+        if self.error is not None:
+            return f"{printable(self.file)}\n  error           {printable(self.error)}"
+        likely = sorted(self.crystal_system.items(), key=lambda item: -item[1])[:3]
+        lines = [
+            self.file,
+            f"  wavelength      {self.wavelength_text}",
+            f"  elements        {self.asked_text}",
+            f"  verdict         {self.verdict_text}",
+            f"  crystal system  {', '.join(f'{name} {percent(p)}' for name, p in likely)}",
+        ]
+        if self.cells:
+            cell, what = cell_texts(self.cells[0])
+            lines += [f"  cell            {cell}", f"                  {what}"]
+        lines += _phase_lines(self.phases)
+        if self.second_phase:
+            lines += ["  second phase, of what the first one leaves"]
+            lines += _phase_lines(self.second_phase)
+        lines += [f"  warning         {text}" for text in self.warnings]
+        return "\n".join(printable(line) for line in lines)
+
+
+def make_answer(
+    result: SearchResult,
+    pattern: Pattern,
+    *,
+    file: str,
+    prior: np.ndarray,
+    warnings: Sequence[str] = (),
+    elements: Sequence[str] = (),
+    formula: str = "",
+) -> Answer:
+    """Turn what a search found into an answer.
+
+    The probability of a class is that of its matches; what the matches leave (that no crystal of
+    the library is right, or one beyond the first ten) is spread over the classes as ``prior`` has
+    them: nothing better is known of a crystal that is not there.
+
+    Args:
+        result: What the search found.
+        pattern: The measurement.
+        file: Name to call it by.
+        prior: ``[230]`` probabilities of the space groups, see :func:`space_group_prior`.
+        warnings: What is to be said about the measurement or the library.
+        elements: Symbols that the crystal was said to consist of.
+        formula: Formula that was given, as it was understood.
+    """
+    matches = sorted(result.matches, key=lambda match: -match.probability)[:MOST]
+    groups = _space_groups(matches, prior)  # [230]
+    systems = np.split(groups, LAST_SPACE_GROUP[:-1])
+    best = matches[0].probability if matches else 0.0
+    order = np.argsort(-groups, kind="stable")[:MOST]
+    second = tuple(result.second_phase or ())[:MOST]
+    said = [*pattern.notes, *warnings, *result.warnings]
+    if matches:
+        said += matches[0].warnings
+    if second:
+        said.append(
+            "lines are left that the first phase does not explain: the sample holds a second "
+            f"phase, perhaps {second[0].formula}"
+        )
+    return Answer(
+        file=file,
+        wavelength=pattern.wavelength,
+        wavelength_from=pattern.wavelength_from or "default",
+        verdict=verdict_of(best),
+        crystal_system=dict(zip(CRYSTAL_SYSTEMS, (float(p.sum()) for p in systems), strict=True)),
+        space_group=tuple((int(i) + 1, float(groups[i])) for i in order if groups[i] > 0),
+        cells=_merged_cells(matches),
+        phases=tuple(matches),
+        second_phase=second,
+        warnings=tuple(dict.fromkeys(said)),
+        elements=tuple(elements),
+        formula=formula,
+        curves=result.curves or Curves(pattern.two_theta.numpy(), pattern.intensity.numpy()),
+    )
+
+
+def verdict_of(probability: float) -> Literal["confident", "tentative", "none"]:
+    """The verdict that a best match of this probability deserves."""
+    if probability >= CONFIDENT:
+        return "confident"
+    return "tentative" if probability >= TENTATIVE else "none"
+
+
+def space_group_prior(space_group: np.ndarray) -> np.ndarray:
+    """Probabilities ``[230]`` of the space groups, as often as the crystals ``[C]`` have them.
+
+    A tenth of a crystal is added to each, so that a small library calls nothing impossible.
+    """
+    counts = np.bincount(np.asarray(space_group), minlength=231)[1:] + _UNSEEN
+    return counts / counts.sum()
+
+
+def system_of(space_group: int) -> str:
+    """Crystal system of a space group, 1 to 230; trigonal and hexagonal are kept apart."""
+    return CRYSTAL_SYSTEMS[bisect.bisect_left(LAST_SPACE_GROUP, space_group)]
+
+
+def symbol_parts(space_group: int) -> list[str]:
+    """Lattice letter and axes of the short Hermann-Mauguin symbol in the standard setting."""
+    letter, *axes = gemmi.find_spacegroup_by_number(space_group).hm.split()
+    if len(axes) == 3 and axes[0] == axes[2] == "1":  # P 1 21/c 1
+        axes = axes[1:2]
+    return [letter, *axes]
+
+
+def symbol_of(space_group: int) -> str:
+    """Short Hermann-Mauguin symbol of a space group, such as P21/c."""
+    return "".join(symbol_parts(space_group))
+
+
+def percent(probability: float) -> str:
+    """A probability for reading; certainty is left to those who have it."""
+    if 0 < probability < 0.005:
+        return "<1 %"
+    return ">99 %" if 0.995 <= probability < 1 else f"{100 * probability:.0f} %"
+
+
+def printable(text: str) -> str:
+    """One line that a terminal or a page can show; what a file name may hold else is escaped."""
+    return "".join(x if x.isprintable() else x.encode("unicode_escape").decode() for x in text)
+
+
+def cell_texts(cell: Cell) -> tuple[str, str]:
+    """A cell in two lines: lengths and angles; what it is."""
+    edges = "  ".join(f"{x:.4f}" for x in cell.lengths)
+    corners = "  ".join(f"{x:.2f}" for x in cell.angles)
+    return (
+        f"{edges} angstrom  {corners} degrees",
+        f"Niggli cell of {cell.volume:.2f} cubic angstrom, probability {percent(cell.probability)}",
+    )
+
+
+def _space_groups(matches: Sequence[Match], prior: np.ndarray) -> np.ndarray:
+    """Probabilities ``[230]`` of the space groups; they sum to one."""
+    groups = np.zeros(230)
+    for match in matches:
+        groups[match.space_group - 1] += match.probability
+    total = groups.sum()
+    return groups + (1 - total) * prior if total < 1 else groups / total
+
+
+def _merged_cells(matches: Sequence[Match]) -> tuple[Cell, ...]:
+    """Cells of the matches, the likeliest first; those that are the same count together.
+
+    The first match of a cell gives its numbers. Two cells whose Niggli reductions are of different
+    types (angles at 90 degrees) stay apart.
+    """
+    together: list[list[Match]] = []
+    for match in matches:
+        alike = next((cells for cells in together if _same_cell(cells[0], match)), None)
+        if alike is None:
+            together.append([match])
+        else:
+            alike.append(match)
+    cells = [
+        Cell(
+            lengths=(first := same[0]).lengths,
+            angles=first.angles,
+            volume=first.volume,
+            probability=min(1.0, math.fsum(match.probability for match in same)),
+            figure_of_merit=first.figure_of_merit,
+        )
+        for same in together
+    ]
+    return tuple(sorted(cells, key=lambda cell: -cell.probability))
+
+
+def _same_cell(one: Match, other: Match) -> bool:
+    lengths = np.abs(np.divide(one.lengths, other.lengths) - 1).max()
+    return lengths <= _SAME_LENGTH and np.ptp([one.angles, other.angles], 0).max() <= _SAME_ANGLE
+
+
+def _phase_lines(phases: Sequence[Match]) -> list[str]:
+    """A table of phases: aligned columns under a head."""
+    if not phases:
+        return []
+    rows = [("", "formula", "space group", "probability", "score", "material")]
+    rows += [
+        (
+            f"{rank}",
+            match.formula,
+            f"{symbol_of(match.space_group)} ({match.space_group})",
+            percent(match.probability),
+            f"{match.score:.3f}",
+            match.material_id,
+        )
+        for rank, match in enumerate(phases, 1)
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    right = (True, False, False, True, True, False)
+    texts = (
+        "  ".join(
+            cell.rjust(width) if flush else cell.ljust(width)
+            for cell, width, flush in zip(row, widths, right, strict=True)
+        )
+        for row in rows
+    )
+    return [f"  {text}".rstrip() for text in texts]
+
+
+def _number(value: float, digits: int = 6) -> float | None:
+    """A number that JSON can hold."""
+    return round(float(value), digits) if math.isfinite(value) else None
+
+
+def _to_one(shares: Mapping[str, float]) -> dict[str, float]:
+    """Shares rounded such that they still sum to one."""
+    largest = max(shares, key=shares.__getitem__)
+    rounded = {name: round(share, 6) for name, share in shares.items()}
+    rest = math.fsum(share for name, share in rounded.items() if name != largest)
+    return rounded | {largest: round(1 - rest, 6)}
+
+
+def _cell_json(cell: Cell) -> dict[str, Any]:
+    names = ("a", "b", "c", "alpha", "beta", "gamma")
+    values = (_number(x, 5) for x in (*cell.lengths, *cell.angles))
+    return {
+        **dict(zip(names, values, strict=True)),
+        "volume": _number(cell.volume, 4),
+        "probability": _number(cell.probability),
+        "figure_of_merit": _number(cell.figure_of_merit),
+        "from": cell.source,
+    }
+
+
+def _phase_json(match: Match) -> dict[str, Any]:
+    return {
+        "material_id": match.material_id,
+        "formula": match.formula,
+        "space_group": match.space_group,
+        "probability": _number(match.probability),
+        "score": _number(match.score),
+    }

@@ -1,0 +1,1 @@
+"""Known crystals in, one memory-mapped file for the search out."""

@@ -1,0 +1,123 @@
+"""A measured curve and a library in, the few crystals that explain it best and their fits out."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from unimat_powder.library.file import Library
+from unimat_powder.library.lines import DELTA
+from unimat_powder.search.amplitude import Amplitude, amplitude_of
+from unimat_powder.search.curve import MeasuredCurve
+from unimat_powder.search.profile import Fits, fit_profiles
+from unimat_powder.search.reflections import ISOTROPIC, Candidates
+from unimat_powder.search.relax import Relaxed, relax, start_lines
+from unimat_powder.search.shifts import SHIFTS, LineIndex, overlaps
+
+RELAXED, FITTED = 300, 32
+"""Crystals whose cells are relaxed, and crystals whose whole curves are fitted."""
+
+PENALTY = 0.01
+"""What half a squared standard deviation from the prior costs, in units of the cosine."""
+
+_STARTS = 3  # isotropic starts of each crystal where there are few
+_FEW = 150
+_APART = 6  # steps of DELTA between two starts
+
+
+@dataclass(frozen=True, eq=False)
+class Ranked:
+    """The crystals whose curves were fitted, in no order.
+
+    Attributes:
+        candidates: The crystals.
+        index: int64 ``[K]``, their rows of the library.
+        fits: What the fits found.
+        coarse: float32 ``[K]``, best overlap without relaxation.
+    """
+
+    candidates: Candidates
+    index: Tensor
+    fits: Fits
+    coarse: Tensor
+
+    @property
+    def strain(self) -> Tensor:
+        """float64 ``[K, 6, 6]``, see :class:`.Candidates`."""
+        return self.candidates.strain
+
+    @property
+    def freedom(self) -> Tensor:
+        """float64 ``[K]``, number of strains that the symmetry leaves."""
+        return self.candidates.free.sum(1)
+
+    @property
+    def kinds(self) -> Tensor:
+        """int64 ``[K]``, number of elements of each crystal."""
+        table = self.candidates.table
+        pairs = torch.unique(table.atom_crystal * 128 + table.atomic_numbers)
+        return torch.bincount(pairs // 128, minlength=len(table))
+
+
+def line_index(library: Library) -> LineIndex:
+    """The library's lines, as the search of shifts reads them."""
+    columns = (library.line_offsets, library.line_position)
+    offsets, position = (torch.as_tensor(x).int() for x in columns)
+    rest = (library.line_amplitude, library.line_overlap)
+    return LineIndex(offsets, position, *(torch.as_tensor(x).float() for x in rest))
+
+
+def best_candidates(
+    curve: MeasuredCurve, library: Library, lines: LineIndex, among: Tensor | None = None
+) -> Ranked:
+    """Search the library, or the crystals ``among`` it (int64 ``[C]``), for what explains a curve.
+
+    Three sieves, each slower and sharper than the one before: isotropic strains of all crystals,
+    cells relaxed within the symmetry of the best 300, whole curves of the best 32.
+    """
+    amplitude = amplitude_of(curve)
+    if among is not None:
+        lines = lines.select(among)
+    coarse, starts = _starts(overlaps(amplitude, lines))
+    kept = coarse.topk(min(RELAXED, len(coarse))).indices
+    rows = kept if among is None else among[kept]
+    candidates = candidates_of(library, rows)
+    relaxed = _relaxed(candidates, amplitude, starts[kept])
+    score = relaxed.cosine - PENALTY * relaxed.penalty
+    best = score.topk(min(FITTED, len(score))).indices
+    candidates = candidates.select(best)
+    fits = fit_profiles(candidates, curve, relaxed.shape[best])
+    return Ranked(candidates, rows[best], fits, coarse[kept][best])
+
+
+def candidates_of(library: Library, rows: Tensor) -> Candidates:
+    """Structures and strains of some rows of a library."""
+    strain = torch.as_tensor(library.strain)[rows].double()
+    return Candidates(library.crystals(rows), strain)
+
+
+def _starts(overlap: Tensor) -> tuple[Tensor, Tensor]:
+    """Best overlap of each crystal ``[C]``, an unlikely strain counting less, and where it starts.
+
+    Starts are shifts in steps of ``DELTA``, float64 ``[C, N]``: several where crystals are few.
+    """
+    shift = torch.arange(SHIFTS[0], SHIFTS[1] + 1)
+    mean, deviation = ISOTROPIC
+    unlikely = ((-DELTA * shift.double() - mean) / deviation).square() / 2
+    score = overlap - (PENALTY * unlikely).float()
+    best, place = score.max(1)
+    starts = [shift[place]]
+    while len(starts) < _STARTS and len(overlap) <= _FEW:
+        near = (shift[None] - starts[-1][:, None]).abs() < _APART
+        score = score.masked_fill(near, -1.0)
+        starts.append(shift[score.argmax(1)])
+    return best, torch.stack(starts, dim=1).double()
+
+
+def _relaxed(candidates: Candidates, amplitude: Amplitude, starts: Tensor) -> Relaxed:
+    """Each candidate relaxed from each of its starts ``[K, N]``, the best kept."""
+    lines = start_lines(candidates, amplitude)
+    found = [relax(candidates, lines, amplitude, start) for start in starts.unbind(1)]
+    score = torch.stack([one.cosine - PENALTY * one.penalty for one in found])
+    best, row = score.argmax(0), torch.arange(len(candidates))
+    return Relaxed(*(torch.stack(column)[best, row] for column in zip(*found, strict=True)))
