@@ -202,7 +202,7 @@ def imported(path: Path) -> set[str]:
 def installed(tmp_path_factory) -> Path:
     """A folder that holds what a wheel of this tree would install."""
     tree, site = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("site")
-    for name in (*PACKAGES, "data/pretrained"):
+    for name in (*PACKAGES, "data/pretrained", "data/library"):
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / name, tree / name, symlinks=True, ignore=ignored)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
@@ -215,13 +215,16 @@ def installed(tmp_path_factory) -> Path:
     return site
 
 
-def test_wheel_brings_the_models_and_the_manifest(installed: Path) -> None:
+def test_wheel_brings_the_models_the_library_and_the_manifest(installed: Path) -> None:
     for package in PACKAGES:
         modules = {p.relative_to(ROOT) for p in python_files(package)}
         assert modules == {p.relative_to(installed) for p in (installed / package).rglob("*.py")}
     assert (installed / "unimat_lib/datasets/manifest.yml").is_file()
-    shipped = {path.name for path in (installed / "unimat_powder/pretrained").iterdir()}
-    assert shipped == {path.name for path in (ROOT / "data/pretrained").iterdir()}
+    assert (installed / "unimat_powder/search/weights.json").is_file()
+    for place, source in (("pretrained", "pretrained"), ("library/embedded", "library")):
+        shipped = {p.name: p.read_bytes() for p in (installed / "unimat_powder" / place).iterdir()}
+        assert shipped, place
+        assert shipped == {p.name: p.read_bytes() for p in (ROOT / "data" / source).iterdir()}
 
 
 def test_identify_runs_from_a_wheel_outside_of_the_checkout(installed: Path, tmp_path) -> None:

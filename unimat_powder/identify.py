@@ -17,14 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-import numpy as np
 import torch
 
 from unimat_lib.crystals.table import CRYSTAL_SYSTEMS
 from unimat_lib.model import UniMat, load_model
 from unimat_lib.paths import book_root
 from unimat_lib.views.composition import magpie_features
-from unimat_lib.views.grid import CU_K_ALPHA, Grid
+from unimat_lib.views.grid import Grid
+from unimat_powder.formulas import parse_formula
 from unimat_powder.indexing import MIN_PEAKS
 from unimat_powder.pattern import Pattern, PatternError
 from unimat_powder.peaks import find_peaks
@@ -39,7 +39,6 @@ _INSTALLED = Path(__file__).parent / "pretrained" / Path(PRETRAINED).name
 _POSITION_ERROR = 0.02  # degrees, of the peaks of an aligned diffractometer (zero, sample height)
 _MIN_EXPLAINED = 0.9  # share of the peaks for a refined cell; lines at random angles reach 0.8
 _FINEST_STEP = 5e-4  # degrees: beyond what any diffractometer resolves
-_LONGEST_FORMULA = 200  # characters
 
 
 @dataclass(frozen=True)
@@ -132,15 +131,7 @@ def identify(model: UniMat, pattern: Pattern, formula: str | None = None) -> Ide
 
 def _composition(formula: str) -> torch.Tensor:
     """Features ``[1, F]`` of a formula that somebody typed."""
-    if len(formula) <= _LONGEST_FORMULA and formula.isprintable():
-        with np.errstate(invalid="ignore"):  # amounts beyond all floating-point numbers
-            features = magpie_features([formula])
-        if bool(features.isfinite().all()):
-            return features
-    raise ValueError(
-        f"expected a chemical formula such as TiO2 with at most {_LONGEST_FORMULA} characters and "
-        f"finite amounts, but {formula[:40]!r} came"
-    )
+    return magpie_features([parse_formula(formula).reduced])
 
 
 def refine_cell(found: Identification, pattern: Pattern) -> Refinement:
@@ -215,11 +206,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m unimat_powder.identify",
         description="Predict the cell and the crystal system behind a measured powder pattern.",
     )
-    parser.add_argument("pattern", help="two-column text (.xy .txt .dat .csv) or .xrdml")
+    parser.add_argument("pattern", help="columns of text, .xrdml, .raw, .brml, .ras, CIF and more")
     parser.add_argument("--model", help=f"*.safetensors beside its .json (default: {PRETRAINED})")
     parser.add_argument("--formula", help="chemical formula, such as TiO2, if it is known")
-    what = "angstrom, for files that do not state it (default: %(default)s, Cu K-alpha)"
-    parser.add_argument("--wavelength", type=float, default=CU_K_ALPHA, help=what)
+    what = "angstrom; wins over the file (default: what the file states, else Cu K-alpha)"
+    parser.add_argument("--wavelength", type=float, help=what)
     what = "improve the cell with the positions of the peaks"
     parser.add_argument("--refine", action="store_true", help=what)
     given = parser.parse_args(arguments)

@@ -8,7 +8,16 @@ from typing import NamedTuple
 import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
-from unimat_powder.peak_profile import CHUNK, NUM_SHAPE, Drawn, Model, Points, draw_all
+from unimat_powder.peak_profile import (
+    CHUNK,
+    GAUSS_AREA,
+    LORENTZ_AREA,
+    NUM_SHAPE,
+    Drawn,
+    Model,
+    Points,
+    draw_all,
+)
 
 _OWN_WIDTH = 0.12  # standard deviation of the logarithm of a width around the common one
 # Standard deviations of the shape's parameters around where they start.
@@ -103,11 +112,23 @@ def errors_of(points: Points, model: Model, variance: np.ndarray, *, start: Mode
     matrix[np.diag_indices_from(matrix)] += precision
     covariance = _solve(matrix, np.eye(len(matrix)), 1e-9)
     own = np.diagonal(covariance)[: 3 * peaks].reshape(peaks, 3).clip(0)
-    place = 3 * np.arange(peaks)
-    mixed = covariance[place, place + 2]  # of heights and widths
-    height = np.maximum(model.height, 1e-100)
-    area = own[:, 0] / height**2 + own[:, 2] + 2 * mixed / height
+    slope = _area_slope(model, len(matrix))
+    area = np.einsum("kp,kp->k", slope @ covariance, slope)
     return Errors(np.sqrt(own[:, 0]), np.sqrt(own[:, 1]), np.sqrt(np.maximum(area, 0)))
+
+
+def _area_slope(model: Model, size: int) -> np.ndarray:
+    """Derivatives of the logarithms of areas by all parameters, ``[K, size]``."""
+    peaks = len(model.height)
+    slope = np.zeros((peaks, size))
+    each = np.arange(peaks)
+    slope[each, 3 * each] = 1 / np.maximum(model.height, 1e-100)
+    slope[each, 3 * each + 2] = 1
+    u = model.variable(model.position)
+    slope[:, -NUM_SHAPE:-NUM_SHAPE + 3] = np.stack([np.ones(peaks), u, u**2], axis=1)
+    by_share = (LORENTZ_AREA - GAUSS_AREA) / model.form
+    slope[:, -NUM_SHAPE + 3 : -NUM_SHAPE + 5] = by_share[:, None] * np.stack([0 * u + 1, u], axis=1)
+    return slope
 
 
 def _priors(model: Model, start: Model) -> tuple[np.ndarray, np.ndarray]:

@@ -93,7 +93,8 @@ def estimate_noise(
     scale = np.interp(np.arange(n), starts + size / 2, level)
     scaled = scale * _expected_variance(background, uncertainty)
     variance = np.maximum(scaled, (_RESOLUTION * most) ** 2)
-    above = np.maximum(background, 0.02 * np.abs(background).mean()) + 1e-12 * most
+    # A level that is lost in its own noise says little about counts.
+    above = np.maximum(background, 0.5 * np.sqrt(variance))
     per_count = np.minimum(variance / above, _variance_per_height(intensity, background))
     return Noise(background, variance, per_count, correlation)
 

@@ -18,6 +18,7 @@ REACH = 14.0  # widths from its position that a peak is drawn
 CHUNK = 128  # points
 NUM_SHAPE = 6
 _LN2 = np.log(2.0)
+LORENTZ_AREA, GAUSS_AREA = np.pi / 2, np.sqrt(np.pi / _LN2) / 2  # with unit height and width
 
 
 class Points(NamedTuple):
@@ -51,12 +52,12 @@ class Model:
 
     def common_width(self, two_theta: np.ndarray) -> np.ndarray:
         """The width that peaks have at some angles, degrees."""
-        u = self._variable(two_theta)
+        u = self.variable(two_theta)
         return np.exp(self.shape[0] + self.shape[1] * u + self.shape[2] * u**2)
 
     def lorentzian(self, two_theta: np.ndarray) -> np.ndarray:
         """The Lorentzian share of peaks at some angles, 0 to 1."""
-        return np.clip(self.shape[3] + self.shape[4] * self._variable(two_theta), 0.0, 1.0)
+        return np.clip(self.shape[3] + self.shape[4] * self.variable(two_theta), 0.0, 1.0)
 
     def asymmetry(self, two_theta: np.ndarray) -> np.ndarray:
         """By how much the left half is wider than the mean, as a share; axial divergence."""
@@ -65,12 +66,17 @@ class Model:
     @property
     def area(self) -> np.ndarray:
         """Integrated intensity of both lines, ``[K]``, in units of the pattern times degrees."""
-        eta = self.lorentzian(self.position)
-        form = eta * np.pi / 2 + (1 - eta) * np.sqrt(np.pi / _LN2) / 2
         lines = 1 + K_ALPHA_2_SHARE * (self.ratio > 1)
-        return self.height * self.fwhm * form * lines
+        return self.height * self.fwhm * self.form * lines
 
-    def _variable(self, two_theta: np.ndarray) -> np.ndarray:
+    @property
+    def form(self) -> np.ndarray:
+        """Areas of profiles of unit height and width, ``[K]``."""
+        eta = self.lorentzian(self.position)
+        return eta * LORENTZ_AREA + (1 - eta) * GAUSS_AREA
+
+    def variable(self, two_theta: np.ndarray) -> np.ndarray:
+        """What the shape depends on: -1 to 1 over the pattern."""
         low, high = self.ends
         return (2 * two_theta - low - high) / (high - low)
 
@@ -226,7 +232,7 @@ def draw_all(points: Points, model: Model) -> Drawn:
     band = np.zeros((n, most, 3))
     value = np.zeros(n)
     shape = np.zeros((n, NUM_SHAPE))
-    u = model._variable(model.position)
+    u = model.variable(model.position)
     eta = model.lorentzian(model.position)
     inside = (eta > 0) & (eta < 1)
     cot = _cotangent(model.position)

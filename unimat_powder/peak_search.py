@@ -31,8 +31,8 @@ _POINTS_PER_WIDTH = 6.0  # more say nothing more
 _WIDEST = 1.5  # degrees
 _MOST = 300  # peaks
 _ROUNDS = 4
-_FIRST_WIDTHS = np.array([1.0, 0.6])  # times the estimate
 _FIRST_SHAPE = (0.0, 0.0, 0.5, 0.0, 0.0)  # after the width: see peak_profile.Model
+
 
 
 class Found(NamedTuple):
@@ -138,9 +138,9 @@ def _measured_again(setting: _Setting, fit: Fit) -> _Setting:
     return setting._replace(noise=noise)
 
 
-def _first_candidates(setting: _Setting, width: float) -> Model:
-    """Maxima that may be peaks, of some width in degrees or a little wider, not yet fitted."""
-    points = setting.points
+def _first_candidates(setting: _Setting) -> Model:
+    """Maxima of the pattern and of its curvature that may be peaks, not yet fitted."""
+    points, width = setting.points, setting.width
     rest = points.y - points.basis @ setting.start.background
     smooth = gaussian_filter1d(rest, width / setting.step / 2.3548 / 1.5, mode="nearest")
     variance = setting.noise.at(smooth)
@@ -150,8 +150,7 @@ def _first_candidates(setting: _Setting, width: float) -> Model:
     least = SMALLEST * smooth.max()
     place = np.union1d(_maxima(clear, height > least), _maxima(bent, smooth > least))
     height = np.maximum(smooth[place], 0.3 * height[place])
-    shape = np.array([np.log(width), *_FIRST_SHAPE])
-    model = replace(setting.start, shape=shape).with_peaks(points.x[place], height)
+    model = setting.start.with_peaks(points.x[place], height)
     model = model.select(_apart(model, width))
     if len(model.height) > _MOST:
         model = model.select(np.sort(np.argsort(-model.height)[:_MOST]))
@@ -190,31 +189,23 @@ def _maxima(clear: np.ndarray, high: np.ndarray) -> np.ndarray:
 
 
 def _first_fit(setting: _Setting, ratio: float) -> Fit:
-    """The best of some fits of the first candidates.
+    """Fit the first candidates, with and without the second line of a doublet if there may be one.
 
-    They start from a few widths, as wide peaks may be several narrow ones; and are made with and
-    without the second line of a doublet if there may be one. A doublet must not be worse: where
-    peaks are too wide to tell, it is taken to be there, as in nearly all laboratories; the spacings
-    that follow are the same.
+    A doublet must not be worse: where peaks are too wide to tell, it is taken to be there, as in
+    nearly all laboratories; the spacings that follow are the same.
     """
-    fits = []
-    for width in _FIRST_WIDTHS * setting.width:
-        first = _first_candidates(setting, width)
-        smooth = gaussian_filter1d(
-            setting.points.y - setting.points.basis @ first.background, width / setting.step / 3
-        )
-        fits.append(_fit(setting, first, smooth, rounds=6))
-        if ratio > 1:
-            double = replace(first, ratio=ratio)
-            double = double.select(~_is_second_line(double, width))
-            fits.append(_fit(setting, double, smooth, rounds=6))
-    scale = max(min(fit.chi2 for fit in fits) / len(setting.points.x), 1.0)
-    price = 2 * np.log(len(setting.points.x))  # of a peak, as the criterion of Schwarz has it
-    scores = [
-        fit.chi2 / scale + price * len(fit.model.height) - 10 * (fit.model.ratio > 1)
-        for fit in fits
-    ]
-    return fits[int(np.argmin(scores))]
+    first = _first_candidates(setting)
+    background = setting.points.basis @ first.background
+    smooth = gaussian_filter1d(setting.points.y - background, setting.width / setting.step / 3)
+    fits = [_fit(setting, first, smooth, rounds=6)]
+    if ratio > 1:
+        double = replace(first, ratio=ratio)
+        double = double.select(~_is_second_line(double, setting.width))
+        fits.append(_fit(setting, double, smooth, rounds=6))
+    scale = max(min(fit.chi2 for fit in fits) / len(smooth), 1.0)
+    price = 2 * np.log(len(smooth))  # of a peak, as the criterion of Schwarz has it
+    scores = [fit.chi2 / scale + price * len(fit.model.height) for fit in fits]
+    return fits[-1] if scores[-1] <= scores[0] + 10 else fits[0]
 
 
 def _apart(model: Model, width: np.ndarray | float) -> np.ndarray:

@@ -527,13 +527,12 @@ def test_a_folder_of_cif_files(cifs, tmp_path):
         cif(Structure(Lattice.cubic(4), [{"Na": 0.5, "K": 0.5}], [[0, 0, 0]]))
     )
     report = prepare_dataset("cif_folder", folder=cifs, cache_dir=tmp_path / "c", workers=1)
-    assert (report.num_rows, report.num_used) == (5, 3)
+    assert (report.num_rows, report.num_used) == (5, 4)
     reasons = {d["material_id"]: d["reason"] for d in report.dropped}
     assert "unreadable CIF" in reasons["broken"]
-    assert "disordered" in reasons["mixed"]
     table = load_dataset("cif_folder", folder=cifs, cache_dir=tmp_path / "c")
-    assert table.info["material_id"].tolist() == ["blende", "rutile", "salt"]
-    assert table.space_group.tolist() == [216, 136, 225]
+    assert table.info["material_id"].tolist() == ["blende", "mixed", "rutile", "salt"]
+    assert table.space_group.tolist() == [216, 221, 136, 225]
     assert table.info["split"].tolist() == [hashed_split(f) for f in table.info["formula"]]
 
 

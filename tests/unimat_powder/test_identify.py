@@ -64,6 +64,7 @@ def test_units_do_not_matter_and_the_formula_does():
         identify(model, pattern, "TiO2").lengths, abs=1e-4
     )
     assert identify(model, pattern, "Ti2O4") == identify(model, pattern, "TiO2")
+    assert identify(model, pattern, "TiO₂") == identify(model, pattern, "TiO2")
     assert identify(model, pattern, "NaCl").lengths != identify(model, pattern, "TiO2").lengths
     model.optional_inputs = model.config.inputs  # as training with modality dropout leaves it
     assert identify(model, pattern).lengths != identify(model, pattern, "TiO2").lengths
@@ -88,6 +89,10 @@ def test_wrong_inputs_are_refused():
         identify(make_model(("xrd",)), pattern, "TiO2")
     with pytest.raises(ValueError, match="chemical formula"):
         identify(make_model(("xrd", "composition")), pattern, "Xx7")
+    with pytest.raises(ValueError, match="write TiO2 if that is meant"):
+        identify(make_model(("xrd", "composition")), pattern, "TIO2")
+    with pytest.raises(ValueError, match="not their amounts"):
+        identify(make_model(("xrd", "composition")), pattern, "(Fe,Mg)2SiO4")
     with pytest.raises(ValueError, match="give the formula"):
         identify(make_model(("xrd", "composition")), pattern)
     with pytest.raises(ValueError, match=r"do without \['structure'\]"):
@@ -102,6 +107,22 @@ def test_command_line(pattern_file, model_file, capsys):
     expected = identify(load_model(model_file), make_pattern(), "TiO2")
     assert f"{expected.lengths[0]:8.3f}" in shown
     assert expected.best_system in shown
+
+
+def test_the_wavelength_of_the_file_counts_and_the_argument_wins(pattern_file, model_file, capsys):
+    command = [str(pattern_file), "--model", str(model_file)]
+    command += ["--formula", "TiO2"]
+
+    def answer(*more):
+        assert main([*command, *more]) == 0
+        return capsys.readouterr().out
+
+    copper = answer()
+    assert answer("--wavelength", "1.54184") == copper  # nobody says: Cu K-alpha
+    cobalt = answer("--wavelength", "1.7902")
+    pattern_file.write_text("# Wavelength: 1.7902\n" + pattern_file.read_text())
+    assert answer() == cobalt != copper
+    assert answer("--wavelength", "1.54184") == copper
 
 
 def make_rutile():

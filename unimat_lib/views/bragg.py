@@ -49,13 +49,13 @@ def scattering_parameters() -> Tensor:
 
 
 def dispersion(wavelength: float) -> Tensor:
-    """Anomalous f', f'' in electrons ``[119, 2]``, NaN beyond uranium, for 0.1 to 10 angstrom.
+    """Anomalous f', f'' in electrons ``[119, 2]``, for 0.1 to 10 angstrom; 0 beyond uranium.
 
     Source: Cromer and Liberman, Acta Cryst. A37, 267 (1981), as computed by gemmi.
     """
     if not 0.1 <= wavelength <= 10:
         raise ValueError(f"wavelength is {wavelength}; 0.1 to 10 angstrom expected")
-    values = torch.full((119, 2), math.nan, dtype=torch.float64)
+    values = torch.zeros(119, 2, dtype=torch.float64)
     found = [gemmi.cromer_liberman(z=z, energy=gemmi.hc / wavelength) for z in range(1, 93)]
     values[1:93] = torch.tensor(found, dtype=torch.float64)
     return values
@@ -140,11 +140,11 @@ def bragg_reflections(
         raise ValueError(f"g_max must be positive (1/angstrom), but is {g_max}")
     present = table.atomic_numbers.unique().cpu()
     anomalous = None if wavelength is None else dispersion(wavelength)
-    needed = scattering_parameters()[:, 0] + (0 if anomalous is None else anomalous)  # [119, 2]
-    if missing := present[needed[present, 0].isnan()].tolist():
+    if missing := present[scattering_parameters()[present, 0, 0].isnan()].tolist():
         names = ", ".join(f"{gemmi.Element(z).name} (Z = {z})" for z in missing)
         raise ValueError(f"leave out crystals with {names}: they have no scattering parameters")
-    size = chunk_size or (_CHUNK_CPU if (on_cpu := table.device.type == "cpu") else _CHUNK_GPU)
+    on_cpu = table.device.type == "cpu"
+    size = chunk_size or (_CHUNK_CPU if on_cpu else _CHUNK_GPU)
     chunks = _chunks(table, g_max, size, anomalous)
     pieces = _in_threads(lambda chunk: _reflections_of(chunk, g_max), chunks, on_cpu=on_cpu)
     none = table.lattice.new_zeros(0)

@@ -20,6 +20,7 @@ from unimat_powder.search.curve import MeasuredCurve
 from unimat_powder.search.reflections import (
     Candidates,
     Sticks,
+    merged,
     prior_mean,
     prior_precision,
     sticks_of,
@@ -39,7 +40,7 @@ _WIDTHS = (0.04, 1.2)  # degrees
 _INTENSITY_ERROR = 0.12  # of a computed intensity: atoms are where theory puts them
 _CURVE_ERROR = 0.05  # of the measured signal, in the fit; in the figure of merit less
 _MERIT_ERROR = 0.03
-_FAINT = 1e-4  # of a candidate's strongest reflection: weaker ones are left out
+_FAINT = 3e-4  # of a candidate's strongest reflection: weaker ones are left out
 _STRAINS, _SHIFTS, _TEXTURE = slice(2, 8), slice(8, 10), slice(12, 18)
 # Largest change of each parameter in one step.
 _LIMITS = [0.5, 0.7, *[0.01] * 6, *[0.06] * 2, 0.3, 0.2, *[0.3] * 6, *[math.inf] * _TERMS]
@@ -114,9 +115,8 @@ def fit_profiles(candidates: Candidates, curve: MeasuredCurve, shape: Tensor) ->
     axis = _Axis(curve)
     end = 2 * math.sin(math.radians(min(curve.two_theta[-1] / 2 + 0.3, 89)))
     g_max = 1.03 * end / min(wavelength for wavelength, _ in curve.lines)
-    sticks = _seen(
-        sticks_of(candidates, g_max=g_max, wavelength=curve.wavelength), curve, len(candidates)
-    )
+    sticks = merged(sticks_of(candidates, g_max=g_max, wavelength=curve.wavelength))
+    sticks = _seen(sticks, curve, len(candidates))
     count = len(candidates)
     # Columns: ln scale, B, strains, zero, displacement, ln width, Lorentzian share, texture.
     values = torch.zeros(count, 18, dtype=torch.float64)

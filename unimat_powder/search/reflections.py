@@ -71,8 +71,8 @@ def sticks_of(candidates: Candidates, *, g_max: float, wavelength: float | None 
     A strain E turns a reciprocal vector g into g - E g, so ln g changes by -n E n along n = g/|g|.
     With a ``wavelength`` (angstrom) the intensities include anomalous dispersion.
     """
-    if int(candidates.table.atomic_numbers.max()) > 92:  # TODO
-        wavelength = None
+    if wavelength is not None and not 0.1 <= wavelength <= 10:
+        wavelength = None  # beyond, gemmi's tables of f' and f'' end
     found = bragg_reflections(candidates.table, g_max=g_max, wavelength=wavelength)
     crystal = found.crystal
     direction = torch.einsum("ri,rij->rj", found.hkl.double(), found.reciprocal[crystal])

@@ -28,6 +28,7 @@ _STEPS = 5  # at each width
 _WEIGHT = 300.0  # what the lines say against the prior: a pattern counts as this many photons
 _NEIGHBOURS = 24  # lines on either side that overlap with one, at most
 _REACH = 1.04  # lines that a strain may still pull into the range
+_FAR = 0.92  # 1/angstrom, 90 degrees of Cu K-alpha: lines beyond it are many and weak
 
 
 class Relaxed(NamedTuple):
@@ -40,7 +41,7 @@ class Relaxed(NamedTuple):
 
 def start_lines(candidates: Candidates, amplitude: Amplitude) -> Lines:
     """The lines by which candidates are placed."""
-    end = amplitude.end * _REACH
+    end = min(amplitude.end, _FAR) * _REACH
     sticks = merged(sticks_of(candidates, g_max=end))
     return strongest_lines(sticks, len(candidates), wavelength=amplitude.wavelength, end=end)
 

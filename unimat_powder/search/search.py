@@ -51,7 +51,7 @@ def search(
         PatternError: The pattern cannot be compared with anything.
     """
     curve = measured_curve(pattern)
-    among = None if elements is None else _with_elements(library, elements)
+    among = None if elements is None else with_elements(library, elements)
     if formula is not None and among is not None:
         alike = [i for i in among.tolist() if library.formula(i) == formula]
         among = torch.tensor(alike) if alike else among
@@ -74,7 +74,8 @@ def search(
     return SearchResult(matches, none, curves, second_phase=second)
 
 
-def _with_elements(library: Library, elements: Collection[str]) -> Tensor:
+def with_elements(library: Library, elements: Collection[str]) -> Tensor:
+    """Crystals of exactly these elements, with or without hydrogen, int64 ``[C]``, rising."""
     bare = frozenset(elements) - {"H"}
     found = [library.with_elements(exactly=bare | {"H"})]
     if bare:

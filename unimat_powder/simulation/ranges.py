@@ -82,7 +82,7 @@ class LaboratoryRanges:
     )
     doublet: float = 0.85
     ratio: Range = (0.45, 0.55)
-    k_beta: float = 0.1
+    k_beta: float = 0.2
     k_beta_weight: Range = (0.002, 0.03)
     tungsten: float = 0.05
     white: float = 0.3
@@ -138,7 +138,7 @@ RRUFF = LaboratoryRanges(
     doublet=1.0,
     ratio=(0.45, 0.52),
     k_beta=1.0,
-    k_beta_weight=(0.002, 0.012),
+    k_beta_weight=(0.006, 0.018),
     tungsten=0.0,
     white=1.0,
     white_length=(0.345, 0.365),
@@ -157,7 +157,7 @@ RRUFF = LaboratoryRanges(
     isotropic=(-0.02, 0.004),
     strain=0.002,
     texture=0.25,
-    b_factor=(0.0, 1.8),
+    b_factor=(-0.5, 1.5),
     misfit=(0.03, 0.2),
     spread=(0.05, 0.35),
     response=0.05,

@@ -1,0 +1,204 @@
+"""The weights that turn the evidence of a search into probabilities, from simulated measurements.
+
+``collect`` measures crystals of the library that nobody tunes on otherwise (MP-20's validation
+split and further crystals), with one laboratory's habits and with everybody's, searches for them,
+and keeps the evidence of the best candidates. ``fit`` finds the weights by which the right one
+comes out likeliest, and "none of them" where it was taken out.
+
+    python benchmarks/calibrate_search.py collect LIBRARY OUT.npz [--number 3000] [--workers 16]
+    python benchmarks/calibrate_search.py fit OUT.npz...
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from joblib import Parallel, delayed
+from pymatgen.core import Composition
+
+from unimat_lib.crystals.table import CrystalTable
+from unimat_lib.datasets.preparation import load_dataset
+from unimat_lib.views.bragg import bragg_reflections, g_max_of
+from unimat_lib.views.grid import Grid
+from unimat_powder.library.file import Library
+from unimat_powder.pattern import Pattern, PatternError
+from unimat_powder.search.candidates import best_candidates, line_index
+from unimat_powder.search.curve import measured_curve
+from unimat_powder.search.rank import EVIDENCE, WEIGHTS, evidence_of
+from unimat_powder.search.search import with_elements
+from unimat_powder.simulation.ranges import RRUFF, LaboratoryRanges, draw_instruments
+from unimat_powder.simulation.simulate import simulate
+
+GRID = Grid(5.0, 90.0, 8501)
+CHUNK = 25
+
+
+def measured(table: CrystalTable, ranges: LaboratoryRanges, seed: int) -> list[Pattern | None]:
+    """A simulated measurement of every crystal; ``None`` where nothing is left to see."""
+    generator = torch.Generator().manual_seed(seed)
+    instruments = draw_instruments(ranges, len(table), grid=GRID, generator=generator)
+    reflections = bragg_reflections(table, g_max=1.06 * g_max_of(GRID))
+    index = torch.arange(len(table))
+    counts, mask = simulate(reflections, index, GRID, instruments, generator=generator)
+    patterns: list[Pattern | None] = []
+    for row, seen in zip(counts, mask, strict=True):
+        try:
+            patterns.append(Pattern(GRID.two_theta[seen], row[seen].double()))
+        except PatternError:
+            patterns.append(None)
+    return patterns
+
+
+def bare(formula: str) -> str:
+    """Reduced formula without hydrogen, which X-rays do not see."""
+    left = {e: n for e, n in Composition(formula).items() if e.symbol not in ("H", "D")}
+    return (Composition(left) if left else Composition(formula)).reduced_formula
+
+
+def same(library: Library, rows: torch.Tensor, table: CrystalTable, i: int) -> torch.Tensor:
+    """Which rows of the library are crystal ``i`` of the table: composition and cell within 5 %."""
+    found = library.crystals(rows)
+    close = (found.lengths / table.lengths[i] - 1).abs().amax(1) < 0.05
+    formula = bare(table.info["formula"].iloc[i])
+    alike = [bare(text) == formula for text in found.info["formula"]]
+    return close & torch.tensor(alike)
+
+
+def work(library: Path, name: str, rows: list[int], ranges: str, seed: int) -> list[tuple]:
+    """Evidence of the candidates of some crystals, for both settings."""
+    torch.set_num_threads(1)
+    opened = Library.open(library)
+    lines = line_index(opened)
+    table = load_dataset(name).select(torch.tensor(rows))
+    habits = RRUFF if ranges == "rruff" else LaboratoryRanges(anodes=(("Cu", 1.0),))
+    results = []
+    for i, pattern in enumerate(measured(table, habits, seed)):
+        if pattern is None:
+            continue
+        symbols = {e.symbol for e in Composition(table.info["formula"].iloc[i]).elements}
+        for setting, among in (("pattern", None), ("elements", with_elements(opened, symbols))):
+            try:
+                ranked = best_candidates(measured_curve(pattern), opened, lines, among)
+            except PatternError:
+                continue
+            right = same(opened, ranked.index, table, i)
+            asked = len(opened) if among is None else len(among)
+            about = (setting == "elements", asked, ranges == "rruff", int(table.space_group[i]))
+            groups = opened.space_group[ranked.index]
+            results.append((evidence_of(ranked).numpy(), right.numpy(), groups.numpy(), about))
+    return results
+
+
+def collect(options: argparse.Namespace) -> None:
+    """Simulate, search, and write the evidence."""
+    start = time.perf_counter()
+    generator = np.random.default_rng(options.seed)
+    jobs = []
+    for name, split in (("mp_20", "val"), ("mp_extra", "extra")):
+        info = load_dataset(name).info
+        rows = np.flatnonzero(info["split"] == split)
+        for k, chosen in enumerate(
+            np.array_split(
+                generator.choice(rows, options.number // 2, replace=False),
+                max(options.number // 2 // CHUNK, 1),
+            )
+        ):
+            habits = "rruff" if k % 2 else "all"
+            jobs.append((options.library, name, chosen.tolist(), habits, len(jobs)))
+    parts = Parallel(options.workers)(delayed(work)(*job) for job in jobs)
+    found = [one for part in parts for one in part]
+    width = max(len(one[1]) for one in found)
+    evidence = np.full((len(found), width, len(EVIDENCE)), np.nan, dtype=np.float32)
+    right = np.zeros((len(found), width), dtype=bool)
+    groups = np.zeros((len(found), width), dtype=np.uint8)
+    for row, (values, is_right, group, _) in enumerate(found):
+        evidence[row, : len(values)] = values
+        right[row, : len(values)], groups[row, : len(values)] = is_right, group
+    about = np.array([one[3] for one in found], dtype=np.int32)
+    np.savez_compressed(options.out, evidence=evidence, right=right, groups=groups, about=about)
+    print(f"{len(found)} searches in {time.perf_counter() - start:.0f} s", flush=True)
+    for setting in (0, 1):
+        for habits in (0, 1):
+            of = (about[:, 0] == setting) & (about[:, 2] == habits)
+            print(setting, habits, of.sum(), "right one among the best:", right[of].any(1).mean())
+
+
+def fit(options: argparse.Namespace) -> None:
+    """Weights of both settings, written to the search's file."""
+    data = [np.load(path) for path in options.parts]
+    evidence, right, about = (
+        np.concatenate([part[name] for part in data]) for name in ("evidence", "right", "about")
+    )
+    weights = {}
+    for setting, name in enumerate(("pattern", "elements")):
+        of = about[:, 0] == setting
+        weights[name] = fit_weights(evidence[of], right[of], about[of, 1])
+        print(name, of.sum(), {k: np.round(v, 3).tolist() for k, v in weights[name].items()})
+    WEIGHTS.write_text(json.dumps(weights, indent=1) + "\n", encoding="utf-8")
+
+
+def fit_weights(evidence: np.ndarray, right: np.ndarray, asked: np.ndarray) -> dict[str, list]:
+    """Weights by maximum likelihood, the right crystal present and, again, taken out."""
+    there = np.isfinite(evidence[..., 0])
+    values = torch.tensor(np.nan_to_num(evidence)).double()
+    asked_log = torch.tensor(asked).double().clamp_min(1).log()
+    cases = [(torch.tensor(there), torch.tensor(right)), (torch.tensor(there & ~right), None)]
+    scale = values[torch.tensor(there)].std(0).clamp_min(1e-6)
+    parameters = torch.zeros(len(EVIDENCE) + 2, dtype=torch.float64, requires_grad=True)
+    optimiser = torch.optim.LBFGS([parameters], max_iter=500, line_search_fn="strong_wolfe")
+
+    def loss() -> torch.Tensor:
+        optimiser.zero_grad()
+        odds = values @ (parameters[:-2] / scale)
+        none = parameters[-2] + parameters[-1] * asked_log
+        total = 0.0
+        for kept, correct in cases:
+            shares = torch.log_softmax(
+                torch.cat([odds.masked_fill(~kept, -torch.inf), none[:, None]], 1), 1
+            )
+            if correct is None:
+                total = total - shares[:, -1].mean()
+            else:
+                found = correct.any(1)
+                picked = shares[:, :-1].masked_fill(~correct, -torch.inf)
+                total = (
+                    total
+                    - torch.where(
+                        found,
+                        torch.logsumexp(picked.masked_fill(~found[:, None], 0), 1),
+                        shares[:, -1],
+                    ).mean()
+                )
+        total = total + 1e-4 * parameters[:-2].square().sum()
+        total.backward()
+        return total
+
+    optimiser.step(loss)
+    found = parameters.detach()
+    return {"evidence": (found[:-2] / scale).tolist(), "none": found[-2:].tolist()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(required=True)
+    collecting = commands.add_parser("collect")
+    collecting.add_argument("library", type=Path)
+    collecting.add_argument("out", type=Path)
+    collecting.add_argument("--number", type=int, default=3000, help="crystals")
+    collecting.add_argument("--workers", type=int, default=2)
+    collecting.add_argument("--seed", type=int, default=0)
+    collecting.set_defaults(run=collect)
+    fitting = commands.add_parser("fit")
+    fitting.add_argument("parts", type=Path, nargs="+")
+    fitting.set_defaults(run=fit)
+    options = parser.parse_args()
+    options.run(options)
+
+
+if __name__ == "__main__":
+    main()
