@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from joblib import Parallel, delayed
 from pymatgen.core import Composition
+from sklearn.linear_model import LogisticRegression
 
 from unimat_lib.crystals.table import CrystalTable
 from unimat_lib.datasets.preparation import load_dataset
@@ -28,9 +29,11 @@ from unimat_lib.views.grid import Grid
 from unimat_powder.library.file import Library
 from unimat_powder.pattern import Pattern, PatternError
 from unimat_powder.search.candidates import best_candidates, line_index
-from unimat_powder.search.curve import measured_curve
-from unimat_powder.search.rank import EVIDENCE, WEIGHTS, evidence_of
+from unimat_powder.search.cells import relaxed_cells, same_cells
+from unimat_powder.search.curve import MeasuredCurve, measured_curve
+from unimat_powder.search.rank import AGREEMENT, EVIDENCE, WEIGHTS, agreement_of, evidence_of
 from unimat_powder.search.search import with_elements
+from unimat_powder.search.shifts import LineIndex
 from unimat_powder.simulation.ranges import RRUFF, LaboratoryRanges, draw_instruments
 from unimat_powder.simulation.simulate import simulate
 
@@ -83,15 +86,35 @@ def work(library: Path, name: str, rows: list[int], ranges: str, seed: int) -> l
         symbols = {e.symbol for e in Composition(table.info["formula"].iloc[i]).elements}
         for setting, among in (("pattern", None), ("elements", with_elements(opened, symbols))):
             try:
-                ranked = best_candidates(measured_curve(pattern), opened, lines, among)
+                curve = measured_curve(pattern)
+                ranked = best_candidates(curve, opened, lines, among)
             except PatternError:
                 continue
             right = same(opened, ranked.index, table, i)
             asked = len(opened) if among is None else len(among)
             about = (setting == "elements", asked, ranges == "rruff", int(table.space_group[i]))
-            groups = opened.space_group[ranked.index]
-            results.append((evidence_of(ranked).numpy(), right.numpy(), groups.numpy(), about))
+            groups = opened.space_group[ranked.index].numpy()
+            cells, truth = relaxed_cells(ranked), true_cell(opened, lines, table, i, curve)
+            evidence = evidence_of(ranked).numpy()
+            results.append((evidence, right.numpy(), groups, cells, truth, about))
     return results
+
+
+def true_cell(
+    library: Library, lines: LineIndex, table: CrystalTable, i: int, curve: MeasuredCurve
+) -> np.ndarray:
+    """The cell of crystal ``i`` as it was measured, ``[6]``: that of a fit that starts from it."""
+    rows = with_elements(library, {e.symbol for e in Composition(table.info["formula"].iloc[i])})
+    one = rows[same_crystal(library, rows, table, i)][:1]
+    if not len(one):
+        return np.full(6, np.nan)
+    return relaxed_cells(best_candidates(curve, library, lines, one))[0]
+
+
+def same_crystal(library: Library, rows: torch.Tensor, table: CrystalTable, i: int) -> torch.Tensor:
+    """Which rows of the library are crystal ``i`` itself, by its name."""
+    name = table.info["material_id"].iloc[i]
+    return torch.tensor([library.material_id(row) == name for row in rows.tolist()], dtype=bool)
 
 
 def collect(options: argparse.Namespace) -> None:
@@ -116,11 +139,14 @@ def collect(options: argparse.Namespace) -> None:
     evidence = np.full((len(found), width, len(EVIDENCE)), np.nan, dtype=np.float32)
     right = np.zeros((len(found), width), dtype=bool)
     groups = np.zeros((len(found), width), dtype=np.uint8)
-    for row, (values, is_right, group, _) in enumerate(found):
-        evidence[row, : len(values)] = values
+    cells = np.full((len(found), width, 6), np.nan, dtype=np.float32)
+    for row, (values, is_right, group, cell, _, _) in enumerate(found):
+        evidence[row, : len(values)], cells[row, : len(values)] = values, cell
         right[row, : len(values)], groups[row, : len(values)] = is_right, group
-    about = np.array([one[3] for one in found], dtype=np.int32)
-    np.savez_compressed(options.out, evidence=evidence, right=right, groups=groups, about=about)
+    truth = np.array([one[4] for one in found], dtype=np.float32)
+    about = np.array([one[5] for one in found], dtype=np.int32)
+    kept = dict(evidence=evidence, right=right, groups=groups, cells=cells, truth=truth)
+    np.savez_compressed(options.out, **kept, about=about)
     print(f"{len(found)} searches in {time.perf_counter() - start:.0f} s", flush=True)
     for setting in (0, 1):
         for habits in (0, 1):
@@ -131,15 +157,48 @@ def collect(options: argparse.Namespace) -> None:
 def fit(options: argparse.Namespace) -> None:
     """Weights of both settings, written to the search's file."""
     data = [np.load(path) for path in options.parts]
-    evidence, right, about = (
-        np.concatenate([part[name] for part in data]) for name in ("evidence", "right", "about")
-    )
+    names = ("evidence", "right", "groups", "cells", "truth", "about")
+    found = {name: np.concatenate([part[name] for part in data]) for name in names}
     weights = {}
     for setting, name in enumerate(("pattern", "elements")):
-        of = about[:, 0] == setting
-        weights[name] = fit_weights(evidence[of], right[of], about[of, 1])
-        print(name, of.sum(), {k: np.round(v, 3).tolist() for k, v in weights[name].items()})
+        part = {key: x[found["about"][:, 0] == setting] for key, x in found.items()}
+        fitted = fit_weights(part["evidence"], part["right"], part["about"][:, 1])
+        facts, labels = cell_cases(part, fitted["evidence"])
+        fitted["cell"] = fit_cell(facts, labels)
+        weights[name] = fitted
+        print(name, len(labels), {k: np.round(v, 3).tolist() for k, v in fitted.items()})
     WEIGHTS.write_text(json.dumps(weights, indent=1) + "\n", encoding="utf-8")
+
+
+def cell_cases(part: dict[str, np.ndarray], weights: list[float]) -> tuple[np.ndarray, np.ndarray]:
+    """Facts of :data:`AGREEMENT` ``[N, 6]``, and whether cell and system were right, bool ``[N]``.
+
+    Each search counts twice: as it was, and with the right crystal taken out.
+    """
+    facts, labels = [], []
+    for row in range(len(part["evidence"])):
+        there = np.isfinite(part["evidence"][row, :, 0])
+        for kept in (there, there & ~part["right"][row]):
+            if not kept.any():
+                continue
+            evidence = torch.from_numpy(part["evidence"][row, kept]).double()
+            cells, groups = part["cells"][row, kept].astype(float), part["groups"][row, kept]
+            facts.append(agreement_of(evidence, cells, torch.from_numpy(groups), tuple(weights)))
+            best = int((evidence @ torch.tensor(weights, dtype=torch.float64)).argmax())
+            both = np.stack([cells[best], part["truth"][row]])
+            systems = torch.tensor([int(groups[best]), int(part["about"][row, 3])])
+            labels.append(bool(same_cells(both, systems, 1)[0]))
+    return np.array(facts), np.array(labels)
+
+
+def fit_cell(facts: np.ndarray, labels: np.ndarray) -> list[float]:
+    """Weights of a logistic model of the cell's being right, for :data:`AGREEMENT`."""
+    scale = np.maximum(facts.std(0), 1e-6)
+    scale[-1] = 1.0
+    model = LogisticRegression(C=10.0, fit_intercept=False, max_iter=2000)
+    model.fit(facts / scale, labels)
+    assert len(scale) == len(AGREEMENT)
+    return (model.coef_[0] / scale).tolist()
 
 
 def fit_weights(evidence: np.ndarray, right: np.ndarray, asked: np.ndarray) -> dict[str, list]:

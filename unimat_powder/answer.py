@@ -17,7 +17,7 @@ from unimat_lib.crystals.table import CRYSTAL_SYSTEMS, LAST_SPACE_GROUP
 from unimat_powder.pattern import Pattern
 
 CONFIDENT = 0.9
-"""Least probability of the best match for the verdict ``"confident"``: right nine times in ten."""
+"""Least probability of the answer's cell and crystal system for the verdict ``"confident"``."""
 
 TENTATIVE = 0.5
 """Least probability for ``"tentative"``: more likely right than wrong. Below, ``"none"``."""
@@ -70,6 +70,9 @@ class SearchResult:
     curves: Curves | None = None  #: of the first match
     second_phase: Sequence[Match] | None = None  #: of what the first one leaves; None: no sign
     warnings: tuple[str, ...] = ()
+    #: that cell and crystal system of the first match are right, whichever crystal it is; without
+    #: it, what the matches that share them have together
+    cell_probability: float | None = None
 
 
 @dataclass(frozen=True)
@@ -140,13 +143,20 @@ class Answer:
         """The verdict in words."""
         if not self.phases:
             return "no confident answer: nothing in the library fits"
-        best = self.phases[0]
-        name = f"{best.formula}, {symbol_of(best.space_group)} ({best.space_group})"
+        if self.verdict == "none":
+            return "no confident answer: candidates follow, none is to be relied on"
+        best, first = self.cells[0], self.phases[0]
+        what = (
+            f"cell and crystal system ({system_of(first.space_group)}, {percent(best.probability)})"
+        )
+        same = (
+            "which crystal it is: see the phases"
+            if first.probability < CONFIDENT
+            else "and the phase"
+        )
         if self.verdict == "confident":
-            return f"confident: {name}"
-        if self.verdict == "tentative":
-            return f"tentative: {name}; check it against the alternatives"
-        return "no confident answer: the likeliest candidates follow, none is to be relied on"
+            return f"confident of {what}; {same}"
+        return f"tentative: {what}; check it against the alternatives"
 
     @property
     def wavelength_text(self) -> str:
@@ -196,9 +206,10 @@ def make_answer(
 ) -> Answer:
     """Turn what a search found into an answer.
 
-    The probability of a class is that of its matches; what the matches leave (that no crystal of
-    the library is right, or one beyond the first ten) is spread over the classes as ``prior`` has
-    them: nothing better is known of a crystal that is not there.
+    The verdict speaks of the cell and the crystal system of the first match. The matches that share
+    them have their probability together, the others the rest; what the matches leave (that no
+    crystal of the library is right, or one beyond the first ten) is spread over the space groups as
+    ``prior`` has them: nothing better is known of a crystal that is not there.
 
     Args:
         result: What the search found.
@@ -210,9 +221,9 @@ def make_answer(
         formula: Formula that was given, as it was understood.
     """
     matches = sorted(result.matches, key=lambda match: -match.probability)[:MOST]
-    groups = _space_groups(matches, prior)  # [230]
+    sure, shares = _shares(matches, result.cell_probability)
+    groups = _space_groups(matches, shares, prior)  # [230]
     systems = np.split(groups, LAST_SPACE_GROUP[:-1])
-    best = matches[0].probability if matches else 0.0
     order = np.argsort(-groups, kind="stable")[:MOST]
     second = tuple(result.second_phase or ())[:MOST]
     said = [*pattern.notes, *warnings, *result.warnings]
@@ -227,10 +238,10 @@ def make_answer(
         file=file,
         wavelength=pattern.wavelength,
         wavelength_from=pattern.wavelength_from or "default",
-        verdict=verdict_of(best),
+        verdict=verdict_of(sure),
         crystal_system=dict(zip(CRYSTAL_SYSTEMS, (float(p.sum()) for p in systems), strict=True)),
         space_group=tuple((int(i) + 1, float(groups[i])) for i in order if groups[i] > 0),
-        cells=_merged_cells(matches),
+        cells=_merged_cells(matches, shares),
         phases=tuple(matches),
         second_phase=second,
         warnings=tuple(dict.fromkeys(said)),
@@ -296,34 +307,57 @@ def cell_texts(cell: Cell) -> tuple[str, str]:
     )
 
 
-def _space_groups(matches: Sequence[Match], prior: np.ndarray) -> np.ndarray:
+def _shares(matches: Sequence[Match], cell_probability: float | None) -> tuple[float, list[float]]:
+    """Probability of the first match's cell and system, and what each match adds to its class.
+
+    Crystals that share cell and system count together: no powder pattern tells them apart where
+    they are isostructural, but they agree on this.
+    """
+    if not matches:
+        return 0.0, []
+    together = [_same_class(matches[0], match) for match in matches]
+    inside = sum(m.probability for m, same in zip(matches, together, strict=True) if same)
+    sure = min(1.0, inside if cell_probability is None else cell_probability)
+    scale = (sure / max(inside, 1e-12), (1 - sure) / max(1 - inside, 1e-12))
+    return sure, [
+        m.probability * scale[0 if same else 1] for m, same in zip(matches, together, strict=True)
+    ]
+
+
+def _same_class(one: Match, other: Match) -> bool:
+    return _same_cell(one, other) and system_of(one.space_group) == system_of(other.space_group)
+
+
+def _space_groups(
+    matches: Sequence[Match], shares: Sequence[float], prior: np.ndarray
+) -> np.ndarray:
     """Probabilities ``[230]`` of the space groups; they sum to one."""
     groups = np.zeros(230)
-    for match in matches:
-        groups[match.space_group - 1] += match.probability
+    for match, share in zip(matches, shares, strict=True):
+        groups[match.space_group - 1] += share
     total = groups.sum()
     return groups + (1 - total) * prior if total < 1 else groups / total
 
 
-def _merged_cells(matches: Sequence[Match]) -> tuple[Cell, ...]:
+def _merged_cells(matches: Sequence[Match], shares: Sequence[float]) -> tuple[Cell, ...]:
     """Cells of the matches, the likeliest first; those that are the same count together.
 
     The first match of a cell gives its numbers. Two cells whose Niggli reductions are of different
     types (angles at 90 degrees) stay apart.
     """
-    together: list[list[Match]] = []
-    for match in matches:
-        alike = next((cells for cells in together if _same_cell(cells[0], match)), None)
+    together: list[list[int]] = []
+    for i, match in enumerate(matches):
+        alike = next((cells for cells in together if _same_cell(matches[cells[0]], match)), None)
         if alike is None:
-            together.append([match])
+            together.append([i])
         else:
-            alike.append(match)
+            alike.append(i)
     cells = [
         Cell(
-            lengths=(first := same[0]).lengths,
+            lengths=(first := matches[same[0]]).lengths,
             angles=first.angles,
             volume=first.volume,
-            probability=min(1.0, math.fsum(match.probability for match in same)),
+            probability=min(1.0, math.fsum(shares[i] for i in same)),
             figure_of_merit=first.figure_of_merit,
         )
         for same in together

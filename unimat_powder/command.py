@@ -256,9 +256,11 @@ def _answers(
 def _answer(source: "str | Path | Pattern", number: int, ready: _Ready) -> "Answer":
     """The answer for one file or pattern; whatever is wrong with it is in the answer."""
     import logging
+    import traceback
 
     from unimat_powder.answer import Answer, make_answer
-    from unimat_powder.peak_finding import find_lines, pattern_warnings
+    from unimat_powder.peak_finding import find_lines
+    from unimat_powder.peak_warnings import pattern_warnings
     from unimat_powder.search.search import search
 
     named = isinstance(source, str | os.PathLike)
@@ -280,7 +282,9 @@ def _answer(source: "str | Path | Pattern", number: int, ready: _Ready) -> "Answ
         return Answer(file, error=_one_line(error))
     except Exception as error:  # a fault of ours must not cost the answers for the other files
         logging.getLogger(__name__).debug("%s", file, exc_info=True)
-        what = f"{type(error).__name__}: {_one_line(error)}"
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(place.filename).name}, line {place.lineno}"
+        what = f"{type(error).__name__}: {_one_line(error)} ({where})"
         return Answer(file, error=f"a fault of the program, please report it: {what}")
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from unimat_lib.views.grid import WAVELENGTHS
 from unimat_powder.pattern import Pattern
-from unimat_powder.peak_remarks import SPIKE, find_spikes, remarks_of
+from unimat_powder.peak_remarks import SPIKE, Peaks, find_spikes, remarks_of
 from unimat_powder.peak_search import Found, search_peaks
 
 _FEWEST_POINTS = 16
@@ -87,12 +87,14 @@ def find_lines(pattern: Pattern) -> LineList:
     if len(x) < _FEWEST_POINTS or not y.max() > y.min():
         return _no_lines(pattern.wavelength, y)
     unit = float(np.abs(y).max())
-    uncertainty = getattr(pattern, "uncertainty", None)
+    uncertainty = pattern.uncertainty
     if uncertainty is not None:
         uncertainty = uncertainty.double().numpy() / unit
     y = y / unit
     spikes = find_spikes(y)
     first, ratio = _doublet(pattern.wavelength)
+    if pattern.k_alpha_2 is False:
+        ratio = 1.0
     clean = y.copy()
     clean[spikes] = (y[spikes - 1] + y[spikes + 1]) / 2
     found = search_peaks(x, clean, uncertainty=uncertainty, ratio=ratio)
@@ -152,7 +154,8 @@ def _line_list(
         (model.fwhm, step),
         (height / np.maximum(found.errors.height, 1e-12 * height), excess / noise[spikes]),
     )
-    remark = [*remarks_of(model.position, model.area, model.fwhm, wavelength), *[SPIKE] * len(step)]
+    peaks = Peaks(model.position, model.area, model.area * found.errors.area, model.fwhm)
+    remark = [*remarks_of(peaks, wavelength, start=x[0]), *[SPIKE] * len(step)]
     both = [np.concatenate(column) for column in columns]
     order = np.argsort(both[0], kind="stable")
     width = float(np.median(model.fwhm)) if len(height) else 0.1

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-from scipy.ndimage import gaussian_filter1d, minimum_filter1d, uniform_filter1d
+from scipy.ndimage import gaussian_filter1d, percentile_filter, uniform_filter1d
 
 from unimat_powder.preparation import snip_background
 
@@ -12,7 +12,7 @@ _LAGS = 8  # over how many points noise may be correlated
 _QUIET = 0.3  # share of windows that hold no peaks
 _TEMPLATES_PER_OCTAVE = 2
 _WHITE = 1.5  # times what its differences say: the most variance of independent noise
-_RESOLUTION = 1e-6  # of the largest intensity: nobody writes noise that is smaller
+_RESOLUTION = 1e-5  # of the largest intensity: nobody writes noise that is smaller
 
 
 class Noise(NamedTuple):
@@ -69,7 +69,7 @@ def estimate_noise(
         uncertainty: Stated standard deviations ``[n]``, if there are any.
     """
     n = len(intensity)
-    most = max(intensity.max(), -intensity.min())
+    most = max(intensity.max(), -intensity.min(), 1e-100)
     size = min(_WINDOW, n)
     starts = np.linspace(0, n - size, n // size).round().astype(int)
     windows = starts[:, None] + np.arange(size)  # [w, size]
@@ -119,12 +119,8 @@ def _autocovariance(rows: np.ndarray) -> np.ndarray:
 
 def _running_quantile(relative: np.ndarray, part: float) -> np.ndarray:
     """A quantile of the windows near each, smoothed, ``[w]``."""
-    reach = min(12, len(relative))
-    low = [
-        np.quantile(relative[max(i - reach, 0) : i + reach + 1], part)
-        for i in range(len(relative))
-    ]
-    return uniform_filter1d(np.array(low), min(9, len(low)), mode="nearest")
+    low = percentile_filter(relative, 100 * part, size=min(25, len(relative)), mode="nearest")
+    return uniform_filter1d(low, min(9, len(low)), mode="nearest")
 
 
 def _variance_per_height(intensity: np.ndarray, background: np.ndarray) -> float:
@@ -209,8 +205,3 @@ def curvature(intensity: np.ndarray, width: float) -> np.ndarray:
     answer = -gaussian_filter1d(intensity, sigma, order=2, mode="nearest")
     # The sum of squares of the second derivative of a Gaussian is 3 / (8 sqrt(pi) sigma^5).
     return answer * np.sqrt(8 * np.sqrt(np.pi) * sigma**5 / 3)
-
-
-def local_minimum(values: np.ndarray, reach: int) -> np.ndarray:
-    """The smallest of the values up to ``reach`` points away, ``[n]``."""
-    return minimum_filter1d(values, 2 * reach + 1, mode="nearest")

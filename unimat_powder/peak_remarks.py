@@ -1,5 +1,7 @@
 """Lines of a measured pattern in; which of them are not the sample's, and warnings, out."""
 
+from typing import NamedTuple
+
 import numpy as np
 
 SPIKE = "spike"
@@ -11,59 +13,64 @@ _K_BETA = {
     0.559421: 0.497082,
 }  # fmt: skip
 _W_L_ALPHA = 1.47642
-_LARGEST_PART = {"K-beta": 0.25, "W L-alpha": 0.1}  # of the K-alpha line: more is another line
-_STRONG = 0.1  # of the strongest line: those whose satellites are looked for
+_LARGEST_PART = {"K-beta": 0.25, "W L-alpha": 0.05}  # of the K-alpha line: more is another line
+_FEWEST = {"K-beta": 1, "W L-alpha": 2}  # strong lines that must have the satellite
+_STRONG = 0.05  # of the strongest line: those whose satellites are looked for
+_SAME = 3.0  # factor by which shares may differ: absorption edges, overlap, texture in one scan
 
 
-def remarks_of(
-    two_theta: np.ndarray, intensity: np.ndarray, fwhm: np.ndarray, wavelength: float
-) -> list[str]:
+class Peaks(NamedTuple):
+    """``K`` peaks by rising angle."""
+
+    two_theta: np.ndarray  # [K] degrees
+    intensity: np.ndarray  # [K]
+    sigma: np.ndarray  # [K] of the intensity
+    fwhm: np.ndarray  # [K] degrees
+
+
+def remarks_of(peaks: Peaks, wavelength: float, *, start: float) -> list[str]:
     """Say which lines are those of another wavelength of the tube.
 
-    A strong line has a satellite of K-beta at the same spacing. Its share is the same for all; so
-    the wavelength is taken to be there only if the strong lines agree on it, and then lines at
-    such places are satellites as long as they are not much stronger than that share.
+    A strong line has a satellite of K-beta at the same spacing, and so has every other, in the same
+    share. So the strongest line must have one, others too as far as it would be visible, and then
+    all lines at such places are satellites that are not much stronger than that share.
 
     Args:
-        two_theta: ``[K]`` degrees, rising.
-        intensity: ``[K]``.
-        fwhm: ``[K]`` degrees.
+        peaks: All peaks of a pattern.
         wavelength: Of the lines, angstrom.
+        start: First angle of the pattern, degrees.
 
     Returns:
         ``K`` times ``""``, ``"K-beta"`` or ``"W L-alpha"``.
     """
-    remark = [""] * len(two_theta)
+    remark = [""] * len(peaks.two_theta)
     for tube, beta in _K_BETA.items():
-        if abs(wavelength / tube - 1) < 1.5e-3 and len(two_theta) > 1:
+        if abs(wavelength / tube - 1) < 1.5e-3 and len(remark) > 1:
             for name, other in (("K-beta", beta), ("W L-alpha", _W_L_ALPHA)):
                 if other < wavelength:
-                    for i in _satellites(two_theta, intensity, fwhm, other / wavelength, name):
+                    for i in _satellites(peaks, other / wavelength, name, start):
                         remark[i] = remark[i] or name
     return remark
 
 
-def _satellites(
-    two_theta: np.ndarray, intensity: np.ndarray, fwhm: np.ndarray, ratio: float, name: str
-) -> list[int]:
+def _satellites(peaks: Peaks, ratio: float, name: str, start: float) -> list[int]:
     """Places of the lines that stronger ones make by a wavelength ``ratio`` times theirs."""
-    there = np.degrees(2 * np.arcsin(np.sin(np.radians(two_theta / 2)) * ratio))
-    distance = np.abs(two_theta - there[:, None])  # [parents, K]
-    fits = distance < np.maximum(0.35 * fwhm, 0.03)
-    part = np.where(fits, intensity / intensity[:, None], 0.0)
-    part[part > _LARGEST_PART[name]] = 0
-    share = part.max(1)  # [K] of each parent's satellite
-    least = intensity.min()
-    strong = intensity > _STRONG * intensity.max()
-    strong &= there > two_theta[0] - 1
-    if not (share[strong] > 0).any():
+    x, intensity = peaks.two_theta, peaks.intensity
+    there = np.degrees(2 * np.arcsin(np.sin(np.radians(x / 2)) * ratio))
+    parents = np.flatnonzero((intensity > _STRONG * intensity.max()) & (there > start))
+    near = np.abs(x - there[parents, None]) < np.maximum(0.35 * peaks.fwhm, 0.03)  # [parents, K]
+    part = np.where(near, intensity / intensity[parents, None], 0.0)
+    free = part.max(1, initial=0) < _LARGEST_PART[name]  # else another line lies there
+    parents, part = parents[free], part[free]
+    if not len(parents):
         return []
-    typical = np.median(share[strong & (share > 0)])
-    # Satellites that would be too weak to be seen say nothing.
-    visible = strong & (intensity * typical > 1.5 * least)
-    if not visible.any() or np.mean(share[visible] > 0) < 0.6:
+    share = part.max(1)
+    expected = share[intensity[parents].argmax()]
+    visible = expected * intensity[parents] > 10 * np.median(np.sort(peaks.sigma)[: len(x) // 2])
+    agree = (share > expected / _SAME) & (share < expected * _SAME)
+    if agree.sum() < _FEWEST[name] or agree[visible].sum() < max(0.6 * visible.sum(), 1):
         return []
-    return sorted({int(k) for k in np.flatnonzero(((part > 0) & (part < 3 * typical)).any(0))})
+    return np.flatnonzero(((part > 0) & (part < _SAME * expected)).any(0)).tolist()
 
 
 def find_spikes(intensity: np.ndarray) -> np.ndarray:
@@ -95,7 +102,7 @@ def _noise_of_steps(intensity: np.ndarray) -> np.ndarray:
     size = min(101, len(steps))
     starts = np.arange(0, len(steps) - size + 1, max(size // 2, 1))
     local = np.median(steps[starts[:, None] + np.arange(size)], axis=1) / 0.954
-    least = positive.min() if len(positive) else 0.0
+    least = positive.min() if len(np.unique(positive)) > 2 else 0.0  # a count is at least that
     return np.maximum(np.interp(np.arange(len(intensity)), starts + size / 2, local), least)
 
 

@@ -19,15 +19,17 @@ from unimat_powder.peak_noise import (
 from unimat_powder.peak_profile import Model, Points, draw, second_line, spline_basis
 
 CLEAR = 4.0  # standard deviations of its height that a peak must have
+CLEAR_OF_CORRELATED = 5.0  # the same where noise is correlated, which is known less well
 SMALLEST = 5e-4  # of the highest peak: below, profiles are not known well enough
 NEAR = 0.7  # widths: peaks that are closer count as one
 MODEL_ERROR = 0.02  # of a peak's height at each of its points: no profile is a pseudo-Voigt
+_TAIL_ERROR = 0.003  # of the highest peak within some widths
 _CERTAIN = 10.0  # standard deviations that no noise has
 _CANDIDATE = 3.5  # standard deviations that make a peak worth fitting
 _SHADOW = 0.2  # of the curve of other peaks: what is lower may be an error of their profile
 _FOOT = 0.015  # the same of the highest curve within some widths: no tail is known better
 _FOOT_REACH = 2.5  # widths
-_POINTS_PER_WIDTH = 6.0  # more say nothing more
+_POINTS_PER_WIDTH = 4.5  # more say nothing more
 _WIDEST = 1.5  # degrees
 _MOST = 300  # peaks
 _ROUNDS = 4
@@ -56,7 +58,19 @@ class _Setting(NamedTuple):
     start: Model  # without peaks; its shape is where priors are centred
 
     def variance(self, peaks: np.ndarray) -> np.ndarray:
-        return self.noise.at(peaks) + (MODEL_ERROR * peaks) ** 2
+        """Of the points ``[n]`` with peaks on them, noise and what profiles are wrong by."""
+        tails = _TAIL_ERROR * self.highest_near(peaks)
+        return self.noise.at(peaks) + (MODEL_ERROR * peaks) ** 2 + tails**2
+
+    def highest_near(self, peaks: np.ndarray) -> np.ndarray:
+        """The highest of the peaks' curve within some widths of each point, ``[n]``."""
+        reach = 2 * max(int(_FOOT_REACH * self.width / self.step), 1) + 1
+        return maximum_filter1d(peaks, reach, mode="nearest")
+
+    @property
+    def clear(self) -> float:
+        """Standard deviations of its height that a peak must have."""
+        return CLEAR if len(self.noise.correlation) == 1 else CLEAR_OF_CORRELATED
 
     def inflation(self, width: np.ndarray) -> np.ndarray:
         """Of variances, for peaks of some widths in degrees."""
@@ -126,7 +140,7 @@ def _prepare(x: np.ndarray, y: np.ndarray, uncertainty: np.ndarray | None) -> _S
 def _measured_again(setting: _Setting, fit: Fit) -> _Setting:
     """The same with the noise of what a fit leaves."""
     points, model = setting.points, fit.model
-    certain = model.height > _CERTAIN * _errors(setting, fit).height
+    certain = model.height > _CERTAIN * _rough_errors(setting, fit)
     peaks = draw(points, model.select(certain))
     noise = estimate_noise(
         points.y,
@@ -136,6 +150,14 @@ def _measured_again(setting: _Setting, fit: Fit) -> _Setting:
         uncertainty=setting.uncertainty,
     )
     return setting._replace(noise=noise)
+
+
+def _rough_errors(setting: _Setting, fit: Fit) -> np.ndarray:
+    """Standard deviations of the heights ``[K]`` if no peaks overlapped."""
+    model = fit.model
+    variance = np.interp(model.position, setting.points.x, setting.variance(fit.peaks))
+    points = np.maximum(0.75 * model.fwhm / setting.step, 1)  # the square of a Gaussian, summed
+    return np.sqrt(variance / points * setting.inflation(model.fwhm))
 
 
 def _first_candidates(setting: _Setting) -> Model:
@@ -247,7 +269,7 @@ def _missing(setting: _Setting, fit: Fit) -> tuple[np.ndarray, np.ndarray]:
     width = np.clip(model.common_width(points.x), setting.step, 5 * _WIDEST)
     variance = setting.variance(fit.peaks)
     clear, height = _significance(setting, rest, variance, width)
-    least = np.maximum(_SHADOW * fit.peaks, _foot(setting, fit.peaks))
+    least = np.maximum(_SHADOW * fit.peaks, _FOOT * setting.highest_near(fit.peaks))
     least = np.maximum(least, SMALLEST * fit.peaks.max(initial=0))
     place = _maxima(clear, height > least)
     if len(model.height) and len(place):
@@ -256,12 +278,6 @@ def _missing(setting: _Setting, fit: Fit) -> tuple[np.ndarray, np.ndarray]:
     room = max(_MOST - len(model.height), 0)
     place = np.sort(place[np.argsort(-clear[place])[:room]])
     return points.x[place], height[place]
-
-
-def _foot(setting: _Setting, peaks: np.ndarray) -> np.ndarray:
-    """Heights ``[n]`` that errors of the tails of a fit's peaks may reach."""
-    reach = 2 * max(int(_FOOT_REACH * setting.width / setting.step), 1) + 1
-    return _FOOT * maximum_filter1d(peaks, reach, mode="nearest")
 
 
 def _errors(setting: _Setting, fit: Fit) -> Errors:
@@ -278,7 +294,7 @@ def _clear_of_residual(setting: _Setting, fit: Fit) -> tuple[Fit, Errors]:
     while True:
         lack = _lack_of_fit(setting, fit)
         errors = Errors(*(each * lack for each in _errors(setting, fit)))
-        keep = fit.model.height > CLEAR * errors.height
+        keep = fit.model.height > setting.clear * errors.height
         if keep.all():
             return fit, errors
         fit = _fit(setting, fit.model.select(keep), fit.peaks, rounds=3)
@@ -302,9 +318,9 @@ def _kept(setting: _Setting, fit: Fit) -> np.ndarray:
     if not len(model.height):
         return np.ones(0, dtype=bool)
     errors = _errors(setting, fit)
-    shadow = np.interp(model.position, x, _foot(setting, fit.peaks))
+    shadow = np.interp(model.position, x, _FOOT * setting.highest_near(fit.peaks))
     others = np.interp(model.position, x, fit.peaks) - model.height
-    least = np.maximum(CLEAR * errors.height, SMALLEST * model.height.max())
+    least = np.maximum(setting.clear * errors.height, SMALLEST * model.height.max())
     least = np.maximum(least, np.maximum(shadow, _SHADOW * others))
     keep = model.height > least
     keep &= (model.position >= x[0]) & (model.position <= x[-1])

@@ -171,10 +171,11 @@ def draw(curves: Curves, size: tuple[float, float]) -> "Figure":
         ticks.vlines(inside, 0, 1, color=_BLUE, lw=0.8, label="its lines")
         ticks.set(ylim=(-0.1, 1.1))
         ticks.axis("off")
-        difference = curves.measured - curves.computed
+        # Of roots: counting noise is as wide at a strong line as beside it, and a misfit shows.
+        difference = _root(curves.measured) - _root(curves.computed)
         below.axhline(0, color=_LIGHT, lw=0.8)
         below.plot(*_thinned(x, difference), color=_MUTED, lw=0.8)
-        below.set_ylabel("difference")
+        below.set_ylabel("difference\nof roots")
         below.yaxis.set_major_locator(MaxNLocator(3))
     lowest = max(float(curves.measured.min()), 0.0)
     main.set(xlim=(x[0], x[-1]), ylim=(0.8 * lowest, 1.08 * top), ylabel="intensity, root scale")
@@ -239,7 +240,7 @@ def _figure(curves: Curves | None) -> str:
     if curves.computed is not None:
         what = (
             "Measured pattern and the one computed from the first candidate, on a root scale that "
-            "shows weak lines; where its lines are; measured minus computed"
+            "shows weak lines; where its lines are; root of measured minus root of computed"
         )
     return f"<figure>{drawings}<figcaption>{what}.</figcaption></figure>"
 

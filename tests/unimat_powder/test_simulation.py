@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import fields, replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,6 +13,8 @@ from unimat_lib.datasets.preparation import load_dataset
 from unimat_lib.views.bragg import bragg_reflections, g_max_of
 from unimat_lib.views.grid import CU_K_ALPHA, Grid
 from unimat_powder.simulation.curve import expected_curve, row_axes
+from unimat_powder.simulation.fit import fit_instrument
+from unimat_powder.simulation.gate import pattern_features, tell_apart
 from unimat_powder.simulation.instruments import ANODES
 from unimat_powder.simulation.prepare import background_of, prepare
 from unimat_powder.simulation.ranges import RRUFF, LaboratoryRanges, draw_instruments
@@ -178,6 +181,17 @@ def test_white_radiation_makes_a_ghost_at_a_quarter_of_the_sine(reflections):
     assert float(GRID.two_theta[near][ghosts[near].argmax()]) == pytest.approx(expected, abs=0.4)
     assert float(ghosts.max()) < 0.1 * float(plain.max())
     assert float(ghosts[GRID.two_theta > 40].abs().max()) < 1e-3 * float(plain.max())
+
+
+def test_lines_beyond_the_grid_do_no_harm(reflections):
+    """K-beta reaches reflections whose K-alpha lies far outside, in the last row as well."""
+    index = torch.arange(len(reflections))
+    weights = torch.tensor([[1.0, 0.5, 0.3, 0.3]]).expand(len(index), 4)
+    shifts = torch.linspace(-5, 5, len(index))
+    wide = replace(drawn(QUIET, len(index)), line_weights=weights, zero=shifts)
+    curve = expected_curve(reflections, index, GRID, wide)
+    assert curve.isfinite().all()
+    assert curve.amin() > -0.05 * curve.amax()
 
 
 # ----------------------------------------------------------------------------------------- strains
@@ -410,3 +424,46 @@ def test_nothing_to_prepare():
     assert (prepare(torch.zeros(mask.shape), mask, GRID) == 0).all()
     with pytest.raises(ValueError, match="4096"):
         prepare(torch.zeros(2, 100), torch.ones(2, 100, dtype=torch.bool), GRID)
+
+
+# -------------------------------------------------------------------------------- fits and the gate
+
+
+def test_a_fit_finds_what_was_simulated(reflections):
+    grid = Grid(10.0, 80.0, 2801)
+    alone = reflections.select(torch.tensor([7]))
+    ranges = replace(RRUFF, isotropic=(0.002, 0.002), strain=0.0, counts=(5000.0, 5000.0))
+    ranges = replace(ranges, impurity=0.0, misfit=(1e-6, 1e-6), spread=(1e-6, 1e-6), spill=(0, 0))
+    ranges = replace(ranges, response=0.0, ratio=(0.48, 0.48), step=(0.01, 0.01))
+    instruments = draw_instruments(ranges, 1, grid=grid, generator=generator(1))
+    instruments = replace(instruments, displacement=torch.tensor([0.06]))
+    counts, _ = simulate(alone, torch.tensor([0]), grid, instruments, generator=generator(2))
+    fit = fit_instrument(counts[0].numpy(), alone, grid)
+    assert fit.chi2 < 1.2
+    assert fit.parameters["ratio"] == pytest.approx(0.48, abs=0.03)
+    # Zero, displacement and cell are hardly apart; together they put the peaks where they are.
+    assert abs(fit.calculated.argmax() - int(counts[0].argmax())) <= 2
+    with pytest.raises(ValueError, match="one crystal"):
+        fit_instrument(counts[0].numpy(), reflections, grid)
+
+
+def test_the_gate_tells_what_differs_and_nothing_else(reflections):
+    grid = Grid(5.0, 90.0, 2048)
+    index = torch.arange(8).repeat(4)
+
+    def features(ranges, seed):
+        source = generator(seed)
+        instruments = draw_instruments(ranges, len(index), grid=grid, generator=source)
+        counts, _ = simulate(reflections, index, grid, instruments, generator=source)
+        return [pattern_features(pattern, grid) for pattern in counts.numpy()]
+
+    one, same = features(RRUFF, 1), features(RRUFF, 2)
+    other = features(replace(RRUFF, level=(0.5, 0.5)), 3)
+    names, crystal = list(one[0]), np.tile(index.numpy(), 2)
+    measured = np.arange(64) < 32
+    for simulations, tells in ((same, False), (other, True)):
+        table = np.array([list(row.values()) for row in one + simulations])
+        assert np.isfinite(table).all()
+        gate = tell_apart(table, names, measured, crystal, seed=0)
+        assert (gate.accuracy > 0.85) == tells
+        assert (gate.low > 0.7) == tells

@@ -14,7 +14,7 @@ from unimat_powder.search.reflections import ISOTROPIC, Candidates
 from unimat_powder.search.relax import Relaxed, relax, start_lines
 from unimat_powder.search.shifts import SHIFTS, LineIndex, overlaps
 
-RELAXED, FITTED = 300, 32
+RELAXED, FITTED = 200, 20
 """Crystals whose cells are relaxed, and crystals whose whole curves are fitted."""
 
 PENALTY = 0.01
@@ -73,7 +73,7 @@ def best_candidates(
     """Search the library, or the crystals ``among`` it (int64 ``[C]``), for what explains a curve.
 
     Three sieves, each slower and sharper than the one before: isotropic strains of all crystals,
-    cells relaxed within the symmetry of the best 300, whole curves of the best 32.
+    cells relaxed within the symmetry of the best 200, whole curves of the best 20.
     """
     amplitude = amplitude_of(curve)
     if among is not None:

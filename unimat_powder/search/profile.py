@@ -27,7 +27,7 @@ from unimat_powder.search.reflections import (
 )
 
 _STEPS = 6
-_DU = 0.02  # step of the axis, degrees at low angles
+_DU = 0.025  # step of the axis, degrees at low angles
 _TERMS = 8  # Chebyshev terms of what is left of the background
 _WIDTH, _LORENTZ, _DISPLACEMENT = (
     0.15,

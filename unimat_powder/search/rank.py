@@ -1,4 +1,10 @@
-"""Fits of candidates in, the probability of each out, and that none of them is right."""
+"""Fits of candidates in, the probability of each out, and that of the cell that they agree on.
+
+Two questions, two calibrated answers. Which crystal is it? Neighbours in the periodic table make
+isostructural crystals that no powder pattern tells apart, so their probabilities are shared. Which
+cell and crystal system is it? There they count together, and a crystal that nobody knows may still
+be answered through a relative that has its cell.
+"""
 
 import json
 from dataclasses import dataclass
@@ -9,13 +15,18 @@ import torch
 from torch import Tensor
 
 from unimat_powder.search.candidates import Ranked
+from unimat_powder.search.cells import same_cells
 
 WEIGHTS = Path(__file__).with_name("weights.json")
-"""Weights of the evidence, fitted by ``python -m benchmarks.calibrate_search``."""
+"""Weights of the evidence, fitted by ``benchmarks/calibrate_search.py``."""
 
 EVIDENCE = ("residual", "cosine", "penalty", "texture", "freedom", "kinds")
 """What counts: minus ln of the profile residual, cosine of the root curves, minus the penalties of
 cell and texture, minus the number of strains that the symmetry leaves, minus that of elements."""
+
+AGREEMENT = ("lead", "residual", "cosine", "penalty", "freedom", "one")
+"""What counts for a cell: by how much its crystals lead all others (in log odds), and the evidence
+of the best of them."""
 
 
 @dataclass(frozen=True)
@@ -26,16 +37,18 @@ class Weights:
         evidence: One weight for each of :data:`EVIDENCE`.
         none: Log odds of "none of them" before any evidence: constant, and what it gains with the
             number of crystals that were asked (per ln).
+        cell: One weight for each of :data:`AGREEMENT`.
     """
 
     evidence: tuple[float, ...]
     none: tuple[float, float]
+    cell: tuple[float, ...]
 
 
 def load_weights(setting: str) -> Weights:
     """Weights of ``"pattern"`` (nothing else is known) or of ``"elements"``."""
     found = json.loads(WEIGHTS.read_text(encoding="utf-8"))[setting]
-    return Weights(tuple(found["evidence"]), tuple(found["none"]))
+    return Weights(tuple(found["evidence"]), tuple(found["none"]), tuple(found["cell"]))
 
 
 def evidence_of(ranked: Ranked) -> Tensor:
@@ -65,3 +78,31 @@ def probabilities(evidence: Tensor, weights: Weights, *, asked: int) -> tuple[Te
     none = torch.tensor([constant + per_log * np.log(max(asked, 1))], dtype=torch.float64)
     shares = torch.softmax(torch.cat([odds, none]), dim=0)
     return shares[:-1], float(shares[-1])
+
+
+def cell_probability(
+    evidence: Tensor, cells: np.ndarray, space_group: Tensor, weights: Weights
+) -> float:
+    """Probability that cell and crystal system of the best candidate are right.
+
+    Args:
+        evidence: Of :func:`evidence_of`.
+        cells: Of :func:`.relaxed_cells`.
+        space_group: International numbers, int64 ``[K]``.
+        weights: How evidence counts.
+    """
+    facts = agreement_of(evidence, cells, space_group, weights.evidence)
+    return float(1 / (1 + np.exp(-np.clip(facts @ np.array(weights.cell), -50, 50))))
+
+
+def agreement_of(
+    evidence: Tensor, cells: np.ndarray, space_group: Tensor, weights: tuple[float, ...]
+) -> np.ndarray:
+    """The facts of :data:`AGREEMENT`, float64 ``[6]``."""
+    odds = evidence @ torch.tensor(weights, dtype=torch.float64)
+    best = int(odds.argmax())
+    together = torch.from_numpy(same_cells(cells, space_group, best))
+    rest = torch.logsumexp(odds[~together], 0) if bool((~together).any()) else odds[best] - 20
+    lead = float((torch.logsumexp(odds[together], 0) - rest).clamp(-20, 20))
+    residual, cosine, penalty, _, freedom, _ = evidence[best].tolist()
+    return np.array([lead, residual, cosine, penalty, freedom, 1.0])

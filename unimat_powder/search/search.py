@@ -2,27 +2,32 @@
 
 import functools
 from collections.abc import Collection
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from unimat_lib.crystals.reduction import niggli_cell
-from unimat_lib.crystals.table import CrystalTable
 from unimat_powder.answer import MOST, Curves, Match, SearchResult
 from unimat_powder.library.file import Library
 from unimat_powder.pattern import Pattern
 from unimat_powder.search.candidates import Ranked, best_candidates, line_index
+from unimat_powder.search.cells import relaxed_cells, volumes
 from unimat_powder.search.curve import MeasuredCurve, measured_curve
-from unimat_powder.search.profile import Fits
-from unimat_powder.search.rank import evidence_of, load_weights, probabilities
+from unimat_powder.search.rank import (
+    cell_probability,
+    evidence_of,
+    load_weights,
+    probabilities,
+)
 from unimat_powder.search.reflections import sticks_of
 from unimat_powder.search.shifts import LineIndex
 
 _LEFT = 0.1  # of the signal: less of it left over is no sign of a second phase
 _TOLERANCE = 0.15  # of a computed curve: what its misfit may leave behind
-_SURE = 0.5  # probability of a first phase before a second is looked for
+_SURE = (
+    0.5  # probability of a first phase's cell before a second is looked for, and of the second's
+)
 _TICK = 0.005  # of the strongest line: fainter ones get no tick
 
 
@@ -37,6 +42,7 @@ def search(
     *,
     elements: Collection[str] | None = None,
     formula: str | None = None,
+    without: Collection[int] = (),
 ) -> SearchResult:
     """Which crystals of a library can explain a measured pattern.
 
@@ -46,32 +52,58 @@ def search(
         elements: Symbols that the crystal consists of, exactly these; hydrogen may be there too,
             which neither X-ray diffraction nor fluorescence sees. ``None``: unknown.
         formula: Reduced formula; crystals of another one are left out where it has some.
+        without: Rows of the library that are treated as if they were not there, to see what an
+            answer is worth whose crystal nobody knows.
 
     Raises:
         PatternError: The pattern cannot be compared with anything.
     """
     curve = measured_curve(pattern)
+    setting = "pattern" if elements is None else "elements"
     among = None if elements is None else with_elements(library, elements)
     if formula is not None and among is not None:
         alike = [i for i in among.tolist() if library.formula(i) == formula]
         among = torch.tensor(alike) if alike else among
+    if without:
+        every = torch.arange(len(library)) if among is None else among
+        among = every[~torch.isin(every, torch.tensor(sorted(without)))]
     if among is not None and len(among) == 0:
         what = f"the library holds no crystal of {', '.join(sorted(elements or ()))} alone"
         return SearchResult((), 1.0, _measured(curve), warnings=(what,))
-    ranked, shares, none = _ranked(curve, library, among)
+    found = _found(curve, library, among, setting)
+    curves = _curves(curve, found.ranked, found.best)
+    second: tuple[Match, ...] | None = None
+    if found.cell > _SURE and (rest := _rest(curve, curves)) is not None:
+        other = _found(rest, library, None, "pattern")
+        if other.cell > _SURE:
+            second = other.matches
+    return SearchResult(
+        found.matches, found.none, curves, second_phase=second, cell_probability=found.cell
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """One search: the candidates and what they are worth."""
+
+    ranked: Ranked
+    matches: tuple[Match, ...]
+    best: int  # place among the candidates
+    none: float  # probability that no crystal is right
+    cell: float  # probability that cell and crystal system of the best are right
+
+
+def _found(curve: MeasuredCurve, library: Library, among: Tensor | None, setting: str) -> _Found:
+    ranked = best_candidates(curve, library, _lines_of(library), among)
+    weights = load_weights(setting)
+    evidence = evidence_of(ranked)
+    asked = len(library) if among is None else len(among)
+    shares, none = probabilities(evidence, weights, asked=asked)
+    cells = relaxed_cells(ranked)
+    cell = cell_probability(evidence, cells, library.space_group[ranked.index], weights)
     order = torch.argsort(shares, descending=True)
-    matches = _matches(library, ranked, shares, order[:MOST])
-    best = int(order[0])
-    curves = _curves(curve, ranked.fits, best, library, ranked)
-    second = None
-    if float(shares[best]) > _SURE:
-        rest = _rest(curve, curves)
-        if rest is not None:
-            other, its_shares, its_none = _ranked(rest, library, among=None)
-            if its_none < 1 - _SURE:
-                its_order = torch.argsort(its_shares, descending=True)[:MOST]
-                second = _matches(library, other, its_shares, its_order)
-    return SearchResult(matches, none, curves, second_phase=second)
+    matches = _matches(library, ranked, cells, shares, order[:MOST])
+    return _Found(ranked, matches, int(order[0]), none, cell)
 
 
 def with_elements(library: Library, elements: Collection[str]) -> Tensor:
@@ -83,58 +115,36 @@ def with_elements(library: Library, elements: Collection[str]) -> Tensor:
     return torch.cat([torch.as_tensor(x) for x in found]).unique()
 
 
-def _ranked(
-    curve: MeasuredCurve, library: Library, among: Tensor | None
-) -> tuple[Ranked, Tensor, float]:
-    """Candidates, their probabilities, and that of none of them."""
-    ranked = best_candidates(curve, library, _lines_of(library), among)
-    asked = len(library) if among is None else len(among)
-    weights = load_weights("pattern" if among is None else "elements")
-    return ranked, *probabilities(evidence_of(ranked), weights, asked=asked)
-
-
-def _matches(library: Library, ranked: Ranked, shares: Tensor, order: Tensor) -> tuple[Match, ...]:
-    table = library.crystals(ranked.index[order])
-    fits = ranked.fits
+def _matches(
+    library: Library, ranked: Ranked, cells: np.ndarray, shares: Tensor, order: Tensor
+) -> tuple[Match, ...]:
+    volume = volumes(cells)
     matches = []
-    for place, i in enumerate(order.tolist()):
+    for i in order.tolist():
         row = int(ranked.index[i])
-        lattice = niggli_cell(_strained(table, ranked, place, i))
-        lengths = np.linalg.norm(lattice, axis=1)
-        a, b, c = lattice / lengths[:, None]
-        cosines = np.clip([b @ c, a @ c, a @ b], -1, 1)
         matches.append(
             Match(
                 material_id=library.material_id(row),
                 formula=library.formula(row),
                 space_group=int(library.space_group[row]),
-                lengths=tuple(lengths.tolist()),
-                angles=tuple(np.degrees(np.arccos(cosines)).tolist()),
-                volume=abs(float(np.linalg.det(lattice))),
-                score=float(fits.cosine[i].clamp(0, 1)),
+                lengths=tuple(cells[i, :3].tolist()),
+                angles=tuple(cells[i, 3:].tolist()),
+                volume=float(volume[i]),
+                score=float(ranked.fits.cosine[i].clamp(0, 1)),
                 probability=float(shares[i]),
-                figure_of_merit=float(1 / fits.residual[i].clamp_min(1e-3)),
+                figure_of_merit=float(1 / ranked.fits.residual[i].clamp_min(1e-3)),
             )
         )
     return tuple(matches)
-
-
-def _strained(table: CrystalTable, ranked: Ranked, place: int, i: int) -> np.ndarray:
-    """Cell vectors ``[3, 3]`` of a candidate after the strain that its fit found."""
-    six = ranked.fits.shape[i, :6] @ ranked.strain[i]
-    x, y, z, yz, xz, xy = (six / torch.tensor([1, 1, 1, 2**0.5, 2**0.5, 2**0.5])).tolist()
-    strain = np.array([[x, xy, xz], [xy, y, yz], [xz, yz, z]])
-    return table.lattice[place].numpy() @ (np.eye(3) + strain)
 
 
 def _measured(curve: MeasuredCurve) -> Curves:
     return Curves(curve.two_theta, curve.counts, background=curve.background)
 
 
-def _curves(
-    curve: MeasuredCurve, fits: Fits, best: int, library: Library, ranked: Ranked
-) -> Curves:
+def _curves(curve: MeasuredCurve, ranked: Ranked, best: int) -> Curves:
     """The measured curve, the best candidate's computed one, and where its lines are."""
+    fits = ranked.fits
     levels = (fits.background[best], fits.computed[best])
     level, computed = (np.interp(curve.two_theta, fits.two_theta, x.numpy()) for x in levels)
     background = curve.background + level

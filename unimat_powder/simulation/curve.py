@@ -248,9 +248,10 @@ def _put_sticks(rows: Tensor, axes: Axes, sticks: Sticks) -> None:
     flat = axes.u.reshape(-1)
     left, right = flat.index_select(0, at), flat.index_select(0, at + 1)
     u = left + part * (right - left)
+    n = rows.shape[1]
+    u = u.clamp(1, n - 2)  # what lies beside the tables has no weight, but needs a place
     nearest = u.round()
     t = u - nearest  # -1/2 to 1/2
-    n = rows.shape[1]
     target = row * n + nearest.long()
     middle = 0.75 - t * t
     values = [(0.5 - t).square() / 2, middle, (0.5 + t).square() / 2]

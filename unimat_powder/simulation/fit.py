@@ -193,9 +193,15 @@ class _Problem:
 
     def _instruments(self, trials: torch.Tensor) -> Instruments:
         n, k = len(trials), self.basis.shape[1]
+        # Ten standard deviations around what is expected: no step may leave what can be drawn.
+        middle, reach = (torch.from_numpy(x).float() for x in (self.expected, 10 * self.sigma))
+        trials = torch.minimum(torch.maximum(trials, middle - reach), middle + reach)
         value = dict(zip(_PARAMETERS, trials[:, k:].unbind(1), strict=True))
         one, zero, every = torch.ones(n), torch.zeros(n), torch.arange(n)
-        widths = value["log_fwhm"].exp(), value["log_growth"].exp()
+        widths = (
+            value["log_fwhm"].clamp(-5.0, 1.0).exp(),
+            value["log_growth"].clamp(-1.0, 2.5).exp(),
+        )
         axis = torch.tensor(self.axis, dtype=torch.float32).expand(n, 2, 3)
         white = value["white_length"].clamp(0.3, 0.5), 0.08 * one, value["log_white"].exp()
         return Instruments(

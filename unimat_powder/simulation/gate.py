@@ -7,6 +7,7 @@ at, and a small convolutional network on whole curves.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -81,7 +82,7 @@ def _background_features(counts: np.ndarray, under: np.ndarray, grid: Grid) -> d
     angle, last = grid.two_theta.numpy(), _EDGES[-2]
     end = under[angle >= last].mean() + 1
     found = {"level": np.log(np.median(under) + 1), "top": np.log(counts.max())}
-    for low, high in zip(_EDGES[:-2], _EDGES[1:-1], strict=True):
+    for low, high in itertools.pairwise(_EDGES[:-1]):
         inside = (angle >= low) & (angle < high)
         found[f"background at {low:g}"] = np.log((under[inside].mean() + 1) / end)
     return found

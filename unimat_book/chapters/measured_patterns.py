@@ -1,0 +1,288 @@
+"""Labelled patterns and a library in, the tables of the chapter on measured patterns out.
+
+Where the measured patterns are not at hand, simulated measurements of the embedded library's
+crystals take their place, so that the page is made from the same code everywhere.
+"""
+
+import itertools
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from unimat_book.ledger.measured import (
+    MEASURED_METRICS,
+    MEASURED_SETTINGS,
+    MEASURED_VARIANTS,
+    TAKEN_OUT,
+    Outcomes,
+    measured_metrics,
+)
+from unimat_book.measured import (
+    FIRST_HALF,
+    KINDS,
+    Labelled,
+    baseline,
+    load_rruff,
+    outcomes,
+    simulated_measurements,
+)
+from unimat_book.statistics import bootstrap_mean, wilson_interval
+from unimat_powder.library.file import Library, default_library, embedded_library
+
+DATA = "UNIMAT_DATA"
+"""Environment variable that names the folder in which ``experimental/`` with the patterns lies."""
+
+_WHOLE = 100_000  # crystals that a library for measured patterns has at least
+
+AIMS: Mapping[str, tuple[str, str]] = {
+    "structure_first": ("60", "95"),
+    "structure_among_5": ("80", "99"),
+    "crystal_system_accuracy": ("80", "93"),
+    "wrong_among_confident": ("3", "3"),
+    "confident_share": ("50", "75"),
+}
+"""What this edition set out to reach on measured patterns, by setting, per cent."""
+
+_STATED = (0.0, 0.1, 0.5, 0.9, 0.99, 1.0 + 1e-9)  # ends of the bins of stated probabilities
+
+
+# ---- what is searched, and in what ---------------------------------------------------------------
+
+
+def open_library(patterns: str) -> Library:
+    """The library in which ``patterns`` (``"simulated"`` or ``"rruff"``) are searched.
+
+    Raises:
+        ValueError: Measured patterns are to be searched in a small library.
+    """
+    if patterns == "simulated":
+        return Library.open(embedded_library())
+    library = Library.open(default_library())
+    if len(library) < _WHOLE:
+        raise ValueError(
+            f"expected a library of at least {_WHOLE:,} crystals for measured patterns, but "
+            f"{library.path.name} has {len(library):,}: build one with `unimat library build mp`"
+        )
+    return library
+
+
+def labelled_patterns(
+    patterns: str, library: Library, *, number: int, seed: int
+) -> tuple[list[Labelled], dict[str, object]]:
+    """The first ``number`` labelled patterns, and what :func:`.data_note` says of them.
+
+    Args:
+        patterns: ``"rruff"``, measured ones below the folder that ``UNIMAT_DATA`` names, or
+            ``"simulated"``.
+        library: Of :func:`open_library`.
+        number: How many.
+        seed: Of the simulation.
+
+    Raises:
+        FileNotFoundError: There are no measured patterns.
+    """
+    about = {"library": {"crystals": len(library)}}
+    if patterns == "simulated":
+        text = (
+            "Simulated measurements of crystals of the embedded prototypes. They show that "
+            "everything works and prove nothing about measured patterns."
+        )
+        found = simulated_measurements(library, number, seed=seed)
+        return found, {"name": patterns, "text": text, "patterns": {"simulated": number}, **about}
+    folder = Path(os.environ.get(DATA, "")) / "experimental"
+    if not (folder / "rruff_labelled.npz").is_file():
+        raise FileNotFoundError(
+            "The measured patterns are not there: let the environment variable "
+            f"{DATA} name the folder with experimental/rruff_labelled.csv and .npz"
+        )
+    found = load_rruff(folder)[:number]
+    text = (
+        "Measured patterns of minerals from the RRUFF project (Lafuente et al., 2015), Cu Kα, with "
+        "the structures that a public retrieval benchmark assigned to them. They are for testing "
+        "only, and none of them is part of this book. Constants were chosen with the first half."
+    )
+    halves = {"first half": min(number, FIRST_HALF), "second half": max(number - FIRST_HALF, 0)}
+    return found, {"name": "RRUFF, labelled", "text": text, "patterns": halves, **about}
+
+
+def search_all(labelled: Sequence[Labelled], library: Library) -> dict[tuple[str, str], object]:
+    """Outcomes of every setting and variant, the one without the right crystal included."""
+    found = {}
+    for setting in MEASURED_SETTINGS:
+        told = setting == "measured_elements"
+        found[setting, "ours"] = outcomes(labelled, library, elements=told, known=True)
+        found[setting, TAKEN_OUT] = outcomes(labelled, library, elements=told, known=False)
+        found[setting, "baseline"] = baseline(labelled, library, elements=told)
+    return found
+
+
+# ---- what came out -------------------------------------------------------------------------------
+
+
+def summary(outcomes: Outcomes, *, num_resamples: int) -> pd.DataFrame:
+    """Mean and 95 % interval over patterns, one row per metric, setting and variant.
+
+    Columns ``metric``, ``setting``, ``variant`` (as tables call them), ``mean``, ``low``, ``high``.
+    """
+    rows = []
+    for (setting, variant), frame in outcomes.items():
+        if variant not in MEASURED_VARIANTS:
+            continue
+        for metric, values in measured_metrics(frame).items():
+            if len(values):
+                ends = bootstrap_mean(values, num_resamples=num_resamples)
+                names = MEASURED_SETTINGS[setting], MEASURED_VARIANTS[variant]
+                rows.append((metric, *names, float(values.mean()), *ends))
+    return pd.DataFrame(rows, columns=["metric", "setting", "variant", "mean", "low", "high"])
+
+
+def main_table(outcomes: Outcomes, *, num_resamples: int) -> pd.DataFrame:
+    """The result in one table: a row per metric, columns per setting and variant, and the aims."""
+    found = summary(outcomes, num_resamples=num_resamples)
+    text = {
+        (row.metric, row.setting, row.variant): f"{row.mean:.1f} [{row.low:.0f}, {row.high:.0f}]"
+        for row in found.itertuples()
+    }
+    rows = []
+    for metric, name in MEASURED_METRICS.items():
+        row = {"measured": name}
+        for place, setting in enumerate(MEASURED_SETTINGS.values()):
+            for variant in MEASURED_VARIANTS.values():
+                row[f"{setting}: {variant}"] = text.get((metric, setting, variant))
+            row[f"{setting}: aim"] = AIMS.get(metric, (None, None))[place]
+        rows.append(row)
+    return pd.DataFrame(rows).fillna("–")
+
+
+def halves_table(outcomes: Outcomes) -> pd.DataFrame:
+    """Our means for the patterns that were looked at and those that were scored once."""
+    rows = []
+    for metric, name in MEASURED_METRICS.items():
+        row = {"measured": name}
+        for setting, words in MEASURED_SETTINGS.items():
+            frame = outcomes[setting, "ours"]
+            halves = {"first half": frame[:FIRST_HALF], "second half": frame[FIRST_HALF:]}
+            for half, part in halves.items():
+                values = measured_metrics(part)[metric]
+                row[f"{words}, {half}"] = values.mean() if len(values) else np.nan
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def taken_out_table(outcomes: Outcomes) -> pd.DataFrame:
+    """What is said with confidence of patterns whose crystal is not in the library.
+
+    One row per setting: patterns; confident answers and their share with Wilson's 95 % interval; and
+    how many of them are wrong about the cell or the crystal system.
+    """
+    rows = []
+    for setting, words in MEASURED_SETTINGS.items():
+        frame = outcomes[setting, TAKEN_OUT]
+        sure = frame[frame["confident"]]
+        share = 100 * len(sure) / len(frame)
+        low, high = wilson_interval(share, len(frame))
+        row = {"library": words, "patterns": len(frame), "confident": len(sure)}
+        row["share (%)"] = f"{share:.1f} [{low:.0f}, {high:.0f}]"
+        row["cell or system wrong"] = int((~sure["answer_right"]).sum())
+        rows.append(row | {"system wrong": int((~sure["system_right"]).sum())})
+    return pd.DataFrame(rows)
+
+
+def reliability(outcomes: Outcomes, *, said: str, happened: str) -> pd.DataFrame:
+    """How often came true what was said with some probability, our variant.
+
+    Args:
+        outcomes: All outcomes.
+        said: Column of a probability.
+        happened: Column of what it was about; an integer counts as true where it is 0.
+
+    Returns:
+        One row per setting and bin that is not empty: ``setting``, ``from``, ``to``, ``n`` and, in
+        per cent, ``said`` (mean), ``happened``, ``low``, ``high`` (Wilson's 95 % interval).
+    """
+    rows = []
+    for setting, words in MEASURED_SETTINGS.items():
+        frame = outcomes[setting, "ours"]
+        truth = frame[happened]
+        truth = truth if truth.dtype == bool else truth == 0
+        for start, end in itertools.pairwise(_STATED):
+            inside = (frame[said] >= start) & (frame[said] < end)
+            if not inside.any():
+                continue
+            share, n = 100 * truth[inside].mean(), int(inside.sum())
+            mean = 100 * frame[said][inside].mean()
+            ends = 100 * start, 100 * min(end, 1.0)
+            rows.append((words, *ends, n, mean, share, *wilson_interval(share, n)))
+    names = ["setting", "from", "to", "n", "said", "happened", "low", "high"]
+    return pd.DataFrame(rows, columns=names)
+
+
+def reliability_table(found: pd.DataFrame) -> pd.DataFrame:
+    """:func:`reliability` as a page shows it."""
+
+    def span(low: str, high: str, spec: str) -> list[str]:
+        ends = zip(found[low], found[high], strict=True)
+        return [f"{a:{spec}} to {b:{spec}}" for a, b in ends]
+
+    return pd.DataFrame(
+        {
+            "library": found["setting"],
+            "stated (%)": span("from", "to", "g"),
+            "patterns": found["n"],
+            "said, mean (%)": found["said"],
+            "happened (%)": found["happened"],
+            "95 % interval": span("low", "high", ".0f"),
+        }
+    )
+
+
+def kinds_table(outcomes: Outcomes) -> pd.DataFrame:
+    """How many first answers are of each of :data:`.KINDS`, a column per setting."""
+    counts = {
+        words: np.bincount(outcomes[setting, "ours"]["kind"], minlength=len(KINDS))
+        for setting, words in MEASURED_SETTINGS.items()
+    }
+    return pd.DataFrame({"first answer": KINDS, **counts})
+
+
+def failures_table(frame: pd.DataFrame, read: Mapping[int, str], *, number: int) -> pd.DataFrame:
+    """Wrong first answers among the patterns that may be looked at, the surest first.
+
+    Args:
+        frame: Outcomes of one setting.
+        read: What a person saw, by the pattern's place (from 1) in the list sorted by sample.
+        number: Rows at most.
+
+    Returns:
+        ``pattern``, ``probability (%)``, ``right one at``, ``system right``, ``first answer``,
+        ``read by hand``. One row of dashes where nothing is wrong.
+    """
+    first = frame[:FIRST_HALF]
+    wrong = first[first["rank"] != 0].sort_values("probability", ascending=False, kind="stable")
+    rows = [
+        {
+            "pattern": i + 1,
+            "probability (%)": 100 * row.probability,
+            "right one at": row.rank + 1 if row.rank >= 0 else "not among ten",
+            "system right": "yes" if row.system_right else "no",
+            "first answer": KINDS[row.kind],
+            "read by hand": read.get(i + 1, "not read"),
+        }
+        for i, row in zip(wrong.index, wrong.itertuples(index=False), strict=True)
+    ]
+    columns = ["pattern", "probability (%)", "right one at", "system right", "first answer"]
+    return pd.DataFrame(rows[:number] or [dict.fromkeys([*columns, "read by hand"], "–")])
+
+
+def typical_places(frame: pd.DataFrame) -> dict[str, int]:
+    """Rows of three rightly named patterns of the first half: a good, a usual and a poor fit."""
+    right = frame[:FIRST_HALF]
+    right = right[right["rank"] == 0]["residual"].sort_values(kind="stable")
+    if not len(right):
+        return {"best fit of a wrong answer": int(frame["residual"].idxmin())}
+    last = len(right) - 1
+    parts = {"good fit": 0.1, "usual fit": 0.5, "poor fit": 0.9}
+    return {name: int(right.index[round(part * last)]) for name, part in parts.items()}

@@ -1,0 +1,275 @@
+"""Measured patterns of known crystals in, how often a search names them out.
+
+The patterns are those of the RRUFF project as labelled in a public retrieval benchmark; they lie
+outside of the book and are for testing only. Where they are not there, simulated measurements of
+the embedded prototypes stand in, so that every page can be built.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from pymatgen.core import Composition, Lattice
+
+from unimat_lib.crystals.reduction import niggli_cell
+from unimat_lib.views.bragg import Reflections, bragg_reflections, g_max_of
+from unimat_lib.views.grid import Grid
+from unimat_powder.answer import Answer, Cell, make_answer, space_group_prior, system_of
+from unimat_powder.library.file import Library
+from unimat_powder.pattern import Pattern
+from unimat_powder.search.amplitude import amplitude_of
+from unimat_powder.search.candidates import line_index
+from unimat_powder.search.curve import measured_curve
+from unimat_powder.search.search import search, with_elements
+from unimat_powder.search.shifts import SHIFTS, LineIndex, overlaps
+from unimat_powder.simulation.instruments import Instruments
+from unimat_powder.simulation.ranges import RRUFF, draw_instruments
+from unimat_powder.simulation.simulate import simulate
+from unimat_powder.simulation.symmetry import strain_projectors, tensor_of
+
+SHA256 = {
+    "rruff_labelled.csv": "85becebb7672692c9599002dd53e60d12dc539e59b9fedd887456d4557d353c2",
+    "rruff_labelled.npz": "9479fc1625a4fef3b36584de4d27b9361949a49b912f504e41051b10f19c669e",
+}
+FIRST_HALF = 56
+"""Patterns by sorted name that may be looked at; the others are scored once per number."""
+
+SAME = 0.05
+"""Relative difference of lengths up to which a computed cell is that of the sample."""
+
+KINDS = (
+    "right",
+    "not in the library",
+    "another structure of the same elements",
+    "the same structure type with other elements",
+    "unlike in both",
+)
+"""What a first answer is; its place here is the number on file."""
+
+
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """A measured pattern whose crystal is known."""
+
+    sample: str
+    pattern: Pattern
+    formula: str
+    space_group: int
+    lengths: tuple[float, float, float]  # of the primitive Niggli cell, angstrom
+    angles: tuple[float, float, float]  # degrees
+
+
+def load_rruff(folder: Path) -> list[Labelled]:
+    """The labelled RRUFF patterns, sorted by sample.
+
+    Args:
+        folder: Where ``rruff_labelled.csv`` and ``.npz`` lie.
+
+    Raises:
+        FileNotFoundError: They are not there.
+        ValueError: They are others than those of the published numbers.
+    """
+    for name, expected in SHA256.items():
+        found = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        if found != expected:
+            raise ValueError(f"{folder / name}: expected sha256 {expected}, but found {found}")
+    table = pd.read_csv(folder / "rruff_labelled.csv")
+    with np.load(folder / "rruff_labelled.npz") as arrays:
+        flat = {name: arrays[name].astype(np.float64) for name in ("two_theta", "intensity")}
+        offsets = arrays["offsets"]
+    labelled = []
+    for place, row in enumerate(table.itertuples()):
+        inside = slice(*offsets[place : place + 2])
+        two_theta, intensity = (torch.from_numpy(flat[name][inside]) for name in flat)
+        cell = [float(x) for x in row.niggli.split()]
+        pattern = Pattern(two_theta, intensity)
+        labelled.append(
+            Labelled(
+                row.sample, pattern, row.formula, row.space_group, tuple(cell[:3]), tuple(cell[3:])
+            )
+        )
+    return sorted(labelled, key=lambda one: one.sample)
+
+
+def simulated_measurements(library: Library, number: int, *, seed: int) -> list[Labelled]:
+    """Some crystals of a library as one laboratory would measure them, for a page without data.
+
+    The cells stated are those of the strained crystals, as a refinement would find them.
+    """
+    rows = torch.randperm(len(library), generator=torch.Generator().manual_seed(seed))[:number]
+    table = library.crystals(rows)
+    generator = torch.Generator().manual_seed(seed)
+    grid = Grid(5.0, 90.0, 8501)
+    instruments = draw_instruments(RRUFF, number, grid=grid, generator=generator)
+    reflections = bragg_reflections(table, g_max=1.06 * g_max_of(grid))
+    counts, _ = simulate(reflections, torch.arange(number), grid, instruments, generator=generator)
+    cells = _strained_cells(table.lattice, reflections, instruments)
+    return [
+        Labelled(
+            sample=f"simulated {i + 1}",
+            pattern=Pattern(grid.two_theta, counts[i].double()),
+            formula=table.info["formula"].iloc[i],
+            space_group=int(table.space_group[i]),
+            lengths=cells[i].lengths,
+            angles=cells[i].angles,
+        )
+        for i in range(number)
+    ]
+
+
+def _strained_cells(
+    lattice: torch.Tensor, reflections: Reflections, instruments: Instruments
+) -> list[Lattice]:
+    """Niggli cells of the main crystals of some instruments."""
+    number = len(lattice)
+    projector = strain_projectors(reflections.reciprocal)
+    strain = tensor_of((projector @ instruments.strain[:number, :, None])[..., 0]).double()
+    scale = (1 + instruments.isotropic[:number]).double()[:, None, None]
+    strained = lattice @ (torch.eye(3, dtype=torch.float64) + strain) * scale
+    return [Lattice(niggli_cell(cell)) for cell in strained.numpy()]
+
+
+def bare_formula(formula: str) -> str:
+    """Reduced formula without hydrogen, which many refinements leave out."""
+    left = {e: n for e, n in Composition(formula).items() if e.symbol not in ("H", "D")}
+    return (Composition(left) if left else Composition(formula)).reduced_formula
+
+
+def right_rows(labelled: Labelled, library: Library) -> list[int]:
+    """Rows of the library that are the sample's crystal.
+
+    The same formula, hydrogen aside, and the same cell within 5 per cent and 12 per cent of its
+    volume; or the same formula and space group, and a quarter of the volume: theory gets some soft
+    crystals that wrong.
+    """
+    rows = with_elements(library, _symbols(labelled))
+    table = library.crystals(rows)
+    volume = Lattice.from_parameters(*labelled.lengths, *labelled.angles).volume
+    right = []
+    for i, row in enumerate(rows.tolist()):
+        formula = library.formula(row)
+        if bare_formula(formula) != bare_formula(labelled.formula):
+            continue
+        off = np.abs(np.sort(table.lengths[i]) / np.sort(labelled.lengths) - 1).max()
+        larger = abs(float(table.volume[i]) / volume - 1)
+        exact = (
+            Composition(formula).reduced_formula == Composition(labelled.formula).reduced_formula
+        )
+        alike = exact and int(table.space_group[i]) == labelled.space_group
+        if (off < SAME and larger < 0.12) or (alike and larger < 0.25):
+            right.append(row)
+    return right
+
+
+def outcomes(
+    labelled: Sequence[Labelled], library: Library, *, elements: bool, known: bool
+) -> pd.DataFrame:
+    """What the search answers, one row a pattern.
+
+    Args:
+        labelled: The patterns.
+        library: The known crystals.
+        elements: Whether the search is told the sample's elements.
+        known: Whether the right crystal may stay in the library.
+
+    Returns:
+        Columns ``in_library``; ``rank`` of the right crystal, from 0 (-1: not among ten) and
+        ``probability`` of the first one (0 without any); ``cell_rank`` of the right cell and
+        ``p_cell`` of the first one; ``system_right`` and ``p_system`` of the likeliest crystal
+        system; ``confident``, the verdict, and ``answer_right``, whether the cell and the crystal
+        system that it speaks of are right; ``residual``, what the first match's fit leaves;
+        ``kind``, place in :data:`KINDS`.
+    """
+    prior = space_group_prior(library.space_group.numpy())
+    rows = []
+    for one in labelled:
+        right = right_rows(one, library)
+        symbols = _symbols(one) if elements else None
+        found = search(
+            one.pattern, library, elements=symbols, without=() if known else frozenset(right)
+        )
+        answer = make_answer(found, one.pattern, file=one.sample, prior=prior)
+        rows.append(_outcome(one, answer, {library.material_id(i) for i in right}, known))
+    return pd.DataFrame(rows)
+
+
+def _symbols(one: Labelled) -> set[str]:
+    return {element.symbol for element in Composition(one.formula).elements}
+
+
+def _outcome(one: Labelled, answer: Answer, right: set[str], known: bool) -> dict[str, object]:
+    ranks = [i for i, match in enumerate(answer.phases) if match.material_id in right]
+    cells = [i for i, cell in enumerate(answer.cells) if cell_is_right(cell, one)]
+    system = max(answer.crystal_system, key=answer.crystal_system.__getitem__)
+    first = answer.phases[0] if answer.phases else None
+    return {
+        "in_library": bool(right) and known,
+        "rank": ranks[0] if ranks else -1,
+        "confident": answer.verdict == "confident",
+        "probability": first.probability if first else 0.0,
+        "system_right": system == system_of(one.space_group),
+        "p_system": answer.crystal_system[system],
+        "cell_rank": cells[0] if cells else -1,
+        "p_cell": answer.cells[0].probability if answer.cells else 0.0,
+        "answer_right": cells[:1] == [0] and system == system_of(one.space_group),
+        "residual": 1 / first.figure_of_merit if first else 1.0,
+        "kind": KINDS.index(_kind(one, answer, ranks[:1] == [0], bool(right) and known)),
+    }
+
+
+def _kind(one: Labelled, answer: Answer, first_right: bool, there: bool) -> str:
+    """What the first answer is, a word of :data:`KINDS`."""
+    if first_right:
+        return "right"
+    if not there or not answer.phases:
+        return "not in the library"
+    first = answer.phases[0]
+    if {e.symbol for e in Composition(first.formula).elements} - {"H"} == _symbols(one) - {"H"}:
+        return "another structure of the same elements"
+    larger = abs(first.volume / Lattice.from_parameters(*one.lengths, *one.angles).volume - 1)
+    if first.space_group == one.space_group and larger < 0.1:
+        return "the same structure type with other elements"
+    return "unlike in both"
+
+
+def cell_is_right(cell: Cell, one: Labelled) -> bool:
+    """All lengths within 1 per cent and all angles within 1 degree of the sample's cell."""
+    lengths = np.abs(np.divide(cell.lengths, one.lengths) - 1).max()
+    return bool(lengths <= 0.01 and np.abs(np.subtract(cell.angles, one.angles)).max() <= 1.0)
+
+
+def baseline(labelled: Sequence[Labelled], library: Library, *, elements: bool) -> pd.DataFrame:
+    """The same for the plain cosine of root intensities over 25 isotropic scales, with no fit.
+
+    Columns ``in_library``, ``rank``, ``system_right`` as in :func:`outcomes`.
+    """
+    lines = line_index(library)
+    rows = []
+    for one in labelled:
+        right = right_rows(one, library)
+        among = with_elements(library, _symbols(one)) if elements else None
+        some = lines if among is None else lines.select(among)
+        score = _plain_cosine(one.pattern, some)
+        order = torch.argsort(score, descending=True)[:10]
+        best = order if among is None else among[order]
+        ranks = [i for i, row in enumerate(best.tolist()) if row in right]
+        first = int(library.space_group[best[0]]) if len(best) else 1
+        rows.append(
+            {
+                "in_library": bool(right),
+                "rank": ranks[0] if ranks else -1,
+                "system_right": system_of(first) == system_of(one.space_group),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _plain_cosine(pattern: Pattern, lines: LineIndex) -> torch.Tensor:
+    """Best cosine over 25 scales, 0.15 per cent apart, ``[C]``."""
+    scores = overlaps(amplitude_of(measured_curve(pattern)), lines)  # [C, S]
+    middle = -SHIFTS[0]
+    return scores[:, middle - 12 : middle + 13].max(1).values
