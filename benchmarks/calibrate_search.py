@@ -171,7 +171,7 @@ def fit(options: argparse.Namespace) -> None:
 
 
 def cell_cases(part: dict[str, np.ndarray], weights: list[float]) -> tuple[np.ndarray, np.ndarray]:
-    """Facts of :data:`AGREEMENT` ``[N, 6]``, and whether cell and system were right, bool ``[N]``.
+    """Facts of :data:`AGREEMENT` ``[N, 7]``, and whether cell and system were right, bool ``[N]``.
 
     Each search counts twice: as it was, and with the right crystal taken out.
     """

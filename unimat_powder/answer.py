@@ -98,6 +98,7 @@ class Answer:
     wavelength: float = math.nan  # angstrom
     wavelength_from: Literal["file", "argument", "default"] = "default"
     verdict: Literal["confident", "tentative", "none"] = "none"
+    probability: float = 0.0  # of the first phase's cell and crystal system, what the verdict says
     crystal_system: Mapping[str, float] = field(default_factory=dict)  # 7 names; they sum to one
     space_group: Sequence[tuple[int, float]] = ()  # numbers and probabilities, likeliest first
     cells: Sequence[Cell] = ()  # likeliest first
@@ -145,9 +146,9 @@ class Answer:
             return "no confident answer: nothing in the library fits"
         if self.verdict == "none":
             return "no confident answer: candidates follow, none is to be relied on"
-        best, first = self.cells[0], self.phases[0]
+        first = self.phases[0]
         what = (
-            f"cell and crystal system ({system_of(first.space_group)}, {percent(best.probability)})"
+            f"cell and crystal system ({system_of(first.space_group)}, {percent(self.probability)})"
         )
         same = (
             "which crystal it is: see the phases"
@@ -239,6 +240,7 @@ def make_answer(
         wavelength=pattern.wavelength,
         wavelength_from=pattern.wavelength_from or "default",
         verdict=verdict_of(sure),
+        probability=sure,
         crystal_system=dict(zip(CRYSTAL_SYSTEMS, (float(p.sum()) for p in systems), strict=True)),
         space_group=tuple((int(i) + 1, float(groups[i])) for i in order if groups[i] > 0),
         cells=_merged_cells(matches, shares),

@@ -92,6 +92,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments = sys.argv[1:]
         if arguments[:1] == ["identify"]:
             signal.signal(signal.SIGINT, _end_at_once)
+            # The tensors are small: threads wait for one another, on a busy computer four times
+            # as long as one alone takes.
+            os.environ.setdefault("OMP_NUM_THREADS", "1")
     try:
         if list(arguments[:1]) == ["library"]:  # has a command line of its own
             from unimat_powder.library.build import main as library_main

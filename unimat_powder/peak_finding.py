@@ -72,7 +72,9 @@ def find_lines(pattern: Pattern) -> LineList:
     at once with split pseudo-Voigt profiles, whose width, Lorentzian share and asymmetry are smooth
     functions of the angle; with the second line of the K-alpha doublet where the wavelength is that
     of a tube and the pattern does not say otherwise. A line is kept when its height is four
-    standard deviations or more, 0.05 % of the highest and 3 % of other peaks' tails at its place.
+    standard deviations or more, 0.2 % of the highest, 2 % of the
+    highest within three widths, and a fifth of the curve of other peaks at its place. At most
+    300 are looked for, the clearest.
 
     Args:
         pattern: The measurement, any number of points; below 16 there are no lines.

@@ -14,7 +14,7 @@ import numpy as np
 from scipy.interpolate import BSpline
 
 K_ALPHA_2_SHARE = 0.5  # height of the second line of a doublet; theory and measurements agree
-REACH = 10.0  # widths from its position that a peak is drawn
+REACH = 12.0  # widths from its position that a peak is drawn
 CHUNK = 128  # points
 NUM_SHAPE = 6
 _LN2 = np.log(2.0)

@@ -20,18 +20,20 @@ from unimat_powder.peak_profile import Model, Points, draw, second_line, spline_
 
 CLEAR = 4.0  # standard deviations of its height that a peak must have
 CLEAR_OF_CORRELATED = 5.0  # the same where noise is correlated, which is known less well
-SMALLEST = 5e-4  # of the highest peak: below, profiles are not known well enough
+SMALLEST = 2e-3  # of the highest peak: below, profiles are not known well enough
 NEAR = 0.7  # widths: peaks that are closer count as one
 MODEL_ERROR = 0.02  # of a peak's height at each of its points: no profile is a pseudo-Voigt
+_WIDE = 0.3  # logarithm of a width over the common one that one peak hardly has
+_STRONG = 0.1  # of the highest: peaks that decide whether there is a doublet
 _TAIL_ERROR = 0.003  # of the highest peak within some widths
 _CERTAIN = 10.0  # standard deviations that no noise has
 _CANDIDATE = 3.5  # standard deviations that make a peak worth fitting
 _SHADOW = 0.2  # of the curve of other peaks: what is lower may be an error of their profile
-_FOOT = 0.015  # the same of the highest curve within some widths: no tail is known better
-_FOOT_REACH = 2.5  # widths
-_POINTS_PER_WIDTH = 4.5  # more say nothing more
+_FOOT = 0.02  # the same of the highest curve within some widths: no tail is known better
+_FOOT_REACH = 3.0  # widths
+_POINTS_PER_WIDTH = 5.0  # more say nothing more
 _WIDEST = 1.5  # degrees
-_MOST = 300  # peaks
+MOST_PEAKS = 300
 _ROUNDS = 4
 _FIRST_SHAPE = (0.0, 0.0, 0.5, 0.0, 0.0)  # after the width: see peak_profile.Model
 
@@ -99,6 +101,7 @@ def search_peaks(
     """
     setting = _prepare(two_theta, intensity, uncertainty)
     fit = _first_fit(setting, ratio)
+    fit = _fit(setting, _split(fit.model), fit.peaks, rounds=4)
     for _ in range(_ROUNDS):
         setting = _measured_again(setting, fit)
         keep = _kept(setting, fit)
@@ -174,8 +177,8 @@ def _first_candidates(setting: _Setting) -> Model:
     height = np.maximum(smooth[place], 0.3 * height[place])
     model = setting.start.with_peaks(points.x[place], height)
     model = model.select(_apart(model, width))
-    if len(model.height) > _MOST:
-        model = model.select(np.sort(np.argsort(-model.height)[:_MOST]))
+    if len(model.height) > MOST_PEAKS:
+        model = model.select(np.sort(np.argsort(-model.height)[:MOST_PEAKS]))
     return model
 
 
@@ -219,15 +222,44 @@ def _first_fit(setting: _Setting, ratio: float) -> Fit:
     first = _first_candidates(setting)
     background = setting.points.basis @ first.background
     smooth = gaussian_filter1d(setting.points.y - background, setting.width / setting.step / 3)
-    fits = [_fit(setting, first, smooth, rounds=6)]
+    models = [first]
     if ratio > 1:
         double = replace(first, ratio=ratio)
-        double = double.select(~_is_second_line(double, setting.width))
-        fits.append(_fit(setting, double, smooth, rounds=6))
-    scale = max(min(fit.chi2 for fit in fits) / len(smooth), 1.0)
-    price = 2 * np.log(len(smooth))  # of a peak, as the criterion of Schwarz has it
-    scores = [fit.chi2 / scale + price * len(fit.model.height) for fit in fits]
+        models.append(double.select(~_is_second_line(double, setting.width)))
+    fits = [_fit(setting, model, smooth, rounds=6) for model in models]
+    fits = [
+        _fit(setting, fit.model.select(_kept(setting, fit)), fit.peaks, rounds=3) for fit in fits
+    ]
+    scores = _scores(setting, fits)
     return fits[-1] if scores[-1] <= scores[0] + 10 else fits[0]
+
+
+def _split(model: Model) -> Model:
+    """The same with two peaks for each that is far wider than the others; the fit will tell."""
+    wide = model.own_width > _WIDE
+    offset = 0.35 * model.fwhm[wide]
+    position, height = model.position[wide], 0.6 * model.height[wide]
+    both = np.concatenate([position - offset, position + offset])
+    return model.select(~wide).with_peaks(both, np.concatenate([height, height]))
+
+
+def _scores(setting: _Setting, fits: list[Fit]) -> list[float]:
+    """Of models by the criterion of Schwarz, the lower the better, where there are strong peaks.
+
+    Weak lines of other wavelengths and phases may be single or wide; they must not decide.
+    """
+    points = setting.points
+    highest = np.max([setting.highest_near(fit.peaks) for fit in fits], axis=0)
+    strong = highest > _STRONG * highest.max(initial=0)
+    variance = setting.variance(np.mean([fit.peaks for fit in fits], axis=0))
+    chi2, count = [], []
+    for fit in fits:
+        rest = points.y - fit.peaks - points.basis @ fit.model.background
+        chi2.append(float((rest**2 / variance)[strong].sum()))
+        count.append(int((fit.model.height > 0.1 * _STRONG * highest.max(initial=0)).sum()))
+    scale = max(min(chi2) / max(strong.sum(), 1), 1.0)
+    price = 2 * np.log(len(points.x))
+    return [one / scale + price * number for one, number in zip(chi2, count, strict=True)]
 
 
 def _apart(model: Model, width: np.ndarray | float) -> np.ndarray:
@@ -250,7 +282,7 @@ def _is_second_line(model: Model, width: float) -> np.ndarray:
     for i in np.argsort(-model.height, kind="stable"):
         if not gone[i] and np.isfinite(second[i]):
             part = model.height / model.height[i]
-            near = np.abs(model.position - second[i]) < 0.35 * width
+            near = np.abs(model.position - second[i]) < 0.6 * width
             gone |= near & (part > 0.25) & (part < 0.75)
     return gone
 
@@ -275,7 +307,7 @@ def _missing(setting: _Setting, fit: Fit) -> tuple[np.ndarray, np.ndarray]:
     if len(model.height) and len(place):
         near = np.abs(points.x[place][:, None] - model.position).min(1)
         place = place[near > NEAR * width[place]]
-    room = max(_MOST - len(model.height), 0)
+    room = max(MOST_PEAKS - len(model.height), 0)
     place = np.sort(place[np.argsort(-clear[place])[:room]])
     return points.x[place], height[place]
 

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 
 from unimat_powder.peak_finding import LineList
-from unimat_powder.peak_search import CLEAR
+from unimat_powder.peak_search import CLEAR, MOST_PEAKS
 from unimat_powder.pattern import Pattern
 
 _FEWEST_LINES = 6
@@ -30,7 +30,7 @@ def pattern_warnings(pattern: Pattern, lines: LineList) -> tuple[str, ...]:
     own = ~lines.spurious
     checks = (
         _narrow_range(pattern),
-        _few_lines(int(own.sum())),
+        _number_of_lines(int(own.sum())),
         _broad_lines(lines.fwhm[own], lines.intensity[own]),
         _amorphous_hump(pattern, lines),
         _smoothed(lines.correlation),
@@ -51,7 +51,9 @@ def _narrow_range(pattern: Pattern) -> str:
     )
 
 
-def _few_lines(count: int) -> str:
+def _number_of_lines(count: int) -> str:
+    if count >= MOST_PEAKS:
+        return f"too many peaks: the search ended at {MOST_PEAKS}, the clearest"
     if count >= _FEWEST_LINES:
         return ""
     found = {0: "no line", 1: "one line"}.get(count, f"{count} lines")
@@ -78,7 +80,8 @@ def _amorphous_hump(pattern: Pattern, lines: LineList) -> str:
     top = int(hump.argmax())
     area = float((np.diff(x) * (hump[1:] + hump[:-1]) / 2).sum())
     high = hump[top] > max(_HUMP_HEIGHT * level[top], lines.noise[top] / 2)
-    if not high or area < _HUMP * lines.intensity[~lines.spurious].sum():
+    sure = 10 * float(lines.noise.mean()) * (x[-1] - x[0]) / np.sqrt(len(x))
+    if not high or area < max(_HUMP * lines.intensity[~lines.spurious].sum(), sure):
         return ""
     return (
         f"amorphous hump: a broad maximum of the background near {x[top]:.0f} degrees holds "

@@ -24,6 +24,7 @@ from unimat_powder.answer import (
     percent,
     printable,
     symbol_parts,
+    system_of,
 )
 
 if TYPE_CHECKING:
@@ -113,8 +114,8 @@ def write_page(answer: Answer, path: Path) -> None:
         "</section></div><h2>What was given</h2>",
         f"<p>Wavelength: {_text(answer.wavelength_text)}.<br>",
         f"Elements: {_text(answer.asked_text)}.</p>",
-        f'<p class="muted">Confident means a probability of at least {_percent(CONFIDENT)}, '
-        f"tentative of at least {_percent(TENTATIVE)}.</p>",
+        '<p class="muted">Confident means that the cell and its crystal system have a probability '
+        f"of at least {_percent(CONFIDENT)}, tentative of at least {_percent(TENTATIVE)}.</p>",
     ]
     _write(path, name, "\n".join(parts))
 
@@ -128,7 +129,9 @@ def index_row(answer: Answer, page: str) -> str:
     cells = ["", "", ""]
     if answer.phases:
         best = answer.phases[0]
-        cells = [_formula(best.formula), _group(best.space_group), _bar(best.probability)]
+        system, share = max(answer.crystal_system.items(), key=lambda item: item[1])
+        crystal = f"{_formula(best.formula)}, {_group(best.space_group)}"
+        cells = [f"{system} {_percent(share)}", crystal, _bar(best.probability)]
     link = f'<a href="{html.escape(page)}">{name}</a>'
     rest = "".join(f"<td>{cell}</td>" for cell in (_chip(answer.verdict), *cells))
     return f'<tr><td class="text">{link}</td>{rest}</tr>'
@@ -137,7 +140,7 @@ def index_row(answer: Answer, page: str) -> str:
 def write_index(rows: Sequence[str], path: Path) -> None:
     """Write the page that lists all files, from the rows of :func:`index_row`."""
     count = f"{len(rows)} file{'' if len(rows) == 1 else 's'}"
-    head = ("file", "verdict", "best candidate", "space group", "probability")
+    head = ("file", "verdict", "crystal system", "likeliest crystal", "its probability")
     body = f'<div class="top"><h1>{count}</h1></div>{_table(head, rows, "files")}'
     _write(path, count, body)
 
@@ -252,11 +255,14 @@ def _headline(answer: Answer) -> str:
         if answer.phases:
             words = "The candidates below are the likeliest; none of them is to be relied on."
         return f'<p class="best">No confident answer</p><p>{words}</p>'
-    best = answer.phases[0]
-    line = f"{_formula(best.formula)} <small>{_group(best.space_group)}</small>"
-    words = f"Probability {_percent(best.probability)}"
-    if answer.verdict == "tentative":
-        words += "; check it against the other candidates"
+    best, cell = answer.phases[0], answer.cells[0]
+    if best.probability >= TENTATIVE:
+        line = f"{_formula(best.formula)} <small>{_group(best.space_group)}</small>"
+    else:  # the cell is known, but not which of the crystals that share it
+        edges = " × ".join(f"{x:.3f}" for x in cell.lengths)
+        line = f"{system_of(best.space_group).capitalize()} <small>{edges} Å</small>"
+    words = _text(answer.verdict_text)
+    words = words[:1].upper() + words[1:]
     return f'<p class="best">{line} {_chip(answer.verdict)}</p><p class="muted">{words}.</p>'
 
 

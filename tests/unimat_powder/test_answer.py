@@ -257,6 +257,18 @@ def test_a_page_without_a_confident_answer_says_so(matches, tmp_path):
     assert "No confident answer" in text
 
 
+def test_a_page_names_no_crystal_that_is_one_of_many(tmp_path):
+    alike = [replace(RUTILE, formula=f"Ti{x}O2", probability=0.31) for x in (2, 3, 4)]
+    found = answer_of(*alike, none=0.07)
+    assert found.verdict == "confident"
+    write_page(found, tmp_path / "page.html")
+    source = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert '<p class="best">Tetragonal <small>2.959 × 4.594 × 4.594 Å' in source
+    write_page(answer_of(replace(RUTILE, probability=0.95)), tmp_path / "page.html")
+    source = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert '<p class="best">TiO<sub>2</sub>' in source
+
+
 def test_the_same_answer_gives_the_same_page(tmp_path):
     found = answer_of(RUTILE, curves=curves())
     for name in ("one.html", "two.html"):
@@ -290,6 +302,7 @@ def test_index_lists_every_file(tmp_path):
     write_index(rows, tmp_path / "index.html")
     page = Page((tmp_path / "index.html").read_text(encoding="utf-8"))
     assert page.links == pages[:2]
+    assert page.text.count("scan.xy") == 2 and "tetragonal 96\xa0%TiO2, P42" in page.text
     for text in ("3 files", "scan.xy", "confident", "<bad>.xy", "line 3: <nothing>", "not read"):
         assert text in page.text
 

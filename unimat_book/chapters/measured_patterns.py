@@ -175,7 +175,7 @@ def halves_table(outcomes: Outcomes) -> pd.DataFrame:
 def taken_out_table(outcomes: Outcomes) -> pd.DataFrame:
     """What is said with confidence of patterns whose crystal is not in the library.
 
-    One row per setting: patterns; confident answers and their share with Wilson's 95 % interval; and
+    One row per setting: patterns, confident answers, their share with Wilson's 95 % interval, and
     how many of them are wrong about the cell or the crystal system.
     """
     rows = []

@@ -49,7 +49,8 @@ def plot_measured_summary(frame: pd.DataFrame, *, metrics: Mapping[str, str]) ->
                 for row in rows.itertuples():
                     draw.interval(axes, at, row.low, row.high, look["color"])
                     axes.plot(row.mean, at, ls="", ms=7, zorder=4, **look)
-        draw.row_axis(axes, list(metrics.values()), 0.55)
+        names = [name.replace(" (%)", "").replace(", ", ",\n") for name in metrics.values()]
+        draw.row_axis(axes, names, 0.55)
         axes.set(title=setting, xlabel="per cent of the patterns", xlim=(-4, 104))
     handles = [Line2D([], [], ls="", ms=7, label=name, **look) for name, look in _LOOKS.items()]
     figure.legend(handles=handles, loc="outside upper right", ncols=2)
@@ -111,7 +112,7 @@ def plot_reliability(panels: Mapping[str, pd.DataFrame]) -> Figure:
 
     Columns `setting`, `said`, `happened`, `low`, `high`, in per cent, and `n`.
     """
-    figure = new_figure(3.9)
+    figure = new_figure(3.1)
     drawn = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
     looks = {"markersize": 6, "elinewidth": 1.8, "linestyle": ""}
     for axes, (title, frame) in zip(drawn, panels.items(), strict=True):

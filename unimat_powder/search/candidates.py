@@ -1,6 +1,6 @@
 """A measured curve and a library in, the few crystals that explain it best and their fits out."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ PENALTY = 0.01
 _STARTS = 3  # isotropic starts of each crystal where there are few
 _FEW = 150
 _APART = 6  # steps of DELTA between two starts
+_CLEARLY = 0.9  # of the residual
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,8 +87,21 @@ def best_candidates(
     score = relaxed.cosine - PENALTY * relaxed.penalty
     best = score.topk(min(FITTED, len(score))).indices
     candidates = candidates.select(best)
-    fits = fit_profiles(candidates, curve, relaxed.shape[best])
+    fits = _fits(candidates, curve, relaxed.shape[best])
     return Ranked(candidates, rows[best], fits, coarse[kept][best])
+
+
+def _fits(candidates: Candidates, curve: MeasuredCurve, shape: Tensor) -> Fits:
+    """Fits with K-alpha 2, or without where that explains the best three clearly better."""
+    fits = fit_profiles(candidates, curve, shape)
+    if curve.otherwise is None:
+        return fits
+    alone = replace(curve, lines=curve.otherwise)
+    few = fits.residual.topk(min(3, len(candidates)), largest=False).indices
+    tried = fit_profiles(candidates.select(few), alone, shape[few])
+    if float(tried.residual.min()) > _CLEARLY * float(fits.residual.min()):
+        return fits
+    return fit_profiles(candidates, alone, shape)
 
 
 def candidates_of(library: Library, rows: Tensor) -> Candidates:

@@ -32,6 +32,7 @@ class MeasuredCurve:
         variance: ``[P]`` of the counting noise of ``counts``.
         signal: ``[P]``, ``counts`` smoothed, without background; zero where noise explains it.
         lines: Wavelength (angstrom) and share of each line of the radiation.
+        otherwise: The same if K-alpha 2 is not there, where nobody says whether it is.
     """
 
     two_theta: np.ndarray
@@ -40,6 +41,7 @@ class MeasuredCurve:
     variance: np.ndarray
     signal: np.ndarray
     lines: tuple[tuple[float, float], ...]
+    otherwise: tuple[tuple[float, float], ...] | None = None
 
     @property
     def wavelength(self) -> float:
@@ -77,7 +79,9 @@ def measured_curve(pattern: Pattern) -> MeasuredCurve:
     if not signal.any():
         raise PatternError("nothing rises above the background; check the intensity column")
     lines = lines_of(pattern.wavelength, k_alpha_2=pattern.k_alpha_2)
-    return MeasuredCurve(two_theta, counts, background, variance, signal, lines)
+    otherwise = lines[:1] if pattern.k_alpha_2 is None and len(lines) > 1 else None
+    otherwise = otherwise and ((otherwise[0][0], 1.0),)
+    return MeasuredCurve(two_theta, counts, background, variance, signal, lines, otherwise)
 
 
 def lines_of(wavelength: float, *, k_alpha_2: bool | None) -> tuple[tuple[float, float], ...]:

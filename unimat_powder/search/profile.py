@@ -26,20 +26,19 @@ from unimat_powder.search.reflections import (
     sticks_of,
 )
 
-_STEPS = 6
+_STEPS = 8
+_WIDE = 3  # first steps with wide peaks, whose flanks reach lines that are not met yet
+_WIDE_WIDTH = 0.35  # degrees
 _DU = 0.025  # step of the axis, degrees at low angles
 _TERMS = 8  # Chebyshev terms of what is left of the background
-_WIDTH, _LORENTZ, _DISPLACEMENT = (
-    0.15,
-    0.5,
-    0.7,
-)  # degrees, share, square angstrom: where fits start
+# Where fits start: full width in degrees, Lorentzian share, B in square angstrom.
+_WIDTH, _LORENTZ, _DISPLACEMENT = 0.15, 0.5, 0.7
 # Standard deviations of the prior: of B, of ln width, of the Lorentzian share, of the texture.
 _PRIOR = {"displacement": 0.7, "width": 0.5, "lorentz": 0.3, "texture": 0.35}
 _WIDTHS = (0.04, 1.2)  # degrees
 _INTENSITY_ERROR = 0.12  # of a computed intensity: atoms are where theory puts them
-_CURVE_ERROR = 0.05  # of the measured signal, in the fit; in the figure of merit less
-_MERIT_ERROR = 0.03
+_CURVE_ERROR = 0.05  # of the measured signal
+_MERIT_ERRORS = 0.03, 0.1  # of the measured and the computed signal, in the weighted residual
 _FAINT = 3e-4  # of a candidate's strongest reflection: weaker ones are left out
 _STRAINS, _SHIFTS, _TEXTURE = slice(2, 8), slice(8, 10), slice(12, 18)
 # Largest change of each parameter in one step.
@@ -55,7 +54,8 @@ class Fits:
         measured: ``[M]`` counts without background.
         computed: ``[K, M]`` without background.
         background: ``[K, M]`` what the fit added to the smooth background.
-        residual: ``[K]`` weighted profile residual, 0 (all is explained) to about 1.
+        residual: ``[K]`` profile residual of the root curves, 0 (all is explained) to about 1.
+        weighted: ``[K]`` the same of the curves themselves, weighted by counting noise.
         cosine: ``[K]`` of the measured and the computed root curve.
         penalty: ``[K]`` half the squared distance of cell and shifts from the prior.
         texture: ``[K]`` the same of the texture.
@@ -68,6 +68,7 @@ class Fits:
     computed: Tensor
     background: Tensor
     residual: Tensor
+    weighted: Tensor
     cosine: Tensor
     penalty: Tensor
     texture: Tensor
@@ -86,6 +87,8 @@ class _Axis:
         self.net = torch.from_numpy(np.interp(self.two_theta, fine, net)).float()
         smooth = gaussian_filter1d(curve.variance, 3)
         self.variance = torch.from_numpy(np.interp(self.two_theta, fine, smooth)).float()
+        base = np.clip(curve.background, 0, None) + np.sqrt(smooth)
+        self.base = torch.from_numpy(np.interp(self.two_theta, fine, base)).float()
         root = np.sqrt(np.interp(self.two_theta, fine, curve.signal))
         self.root = torch.from_numpy(root).float()
         angles = np.arange(0, 180, 0.01)
@@ -120,7 +123,7 @@ def fit_profiles(candidates: Candidates, curve: MeasuredCurve, shape: Tensor) ->
     count = len(candidates)
     # Columns: ln scale, B, strains, zero, displacement, ln width, Lorentzian share, texture.
     values = torch.zeros(count, 18, dtype=torch.float64)
-    values[:, 1], values[:, 10], values[:, 11] = _DISPLACEMENT, math.log(_WIDTH), _LORENTZ
+    values[:, 1], values[:, 10], values[:, 11] = _DISPLACEMENT, math.log(_WIDE_WIDTH), _LORENTZ
     values[:, 2:10] = shape
     mean, precision, free = _prior(candidates)
     limits = torch.tensor(_LIMITS, dtype=torch.float64)
@@ -150,6 +153,8 @@ def fit_profiles(candidates: Candidates, curve: MeasuredCurve, shape: Tensor) ->
         damping = 1e-4 * hessian.diagonal(dim1=1, dim2=2) + 1e-9
         change = torch.linalg.solve(hessian + torch.diag_embed(damping), gradient * free)
         change = torch.maximum(torch.minimum(change, limits), -limits)
+        if step < _WIDE:
+            change[:, 10:12] = 0
         scale = scale * (1 + change[:, 0]).float()
         values = values + torch.cat([change.new_zeros(count, 1), change[:, 1:18]], dim=1)
         values[:, 1].clamp_(-0.5, 5)
@@ -161,8 +166,16 @@ def fit_profiles(candidates: Candidates, curve: MeasuredCurve, shape: Tensor) ->
 
 def _judged(axis: _Axis, model: Tensor, level: Tensor, values: Tensor, free: Tensor) -> Fits:
     """How good the fitted curves are."""
-    weight = 1 / (axis.variance + (_MERIT_ERROR * axis.net) ** 2)
-    left = (weight * (axis.net - model - level).square()).sum(1)
+    # On the root scale counting noise is equal everywhere, and a line that is not there weighs no
+    # more than one that is not explained.
+    base = axis.base.sqrt()
+    seen = (axis.net.clamp_min(0) + axis.base).sqrt()
+    drawn = ((model + level).clamp_min(0) + axis.base).sqrt()
+    residual = (seen - drawn).square().sum(1) / (seen - base).square().sum().clamp_min(1e-30)
+    known = axis.variance + (_MERIT_ERRORS[0] * axis.net) ** 2
+    error = known + (_MERIT_ERRORS[1] * model) ** 2
+    weighted = ((axis.net - model - level).square() / error).sum(1)
+    weighted = weighted / (axis.net.square() / known).sum().clamp_min(1e-30)
     root = model.clamp_min(0).sqrt()
     cosine = (root @ axis.root) / (root.norm(dim=1) * axis.root.norm()).clamp_min(1e-30)
     off = (values[:, 2:10] - prior_mean()) * free[:, 2:10]
@@ -172,7 +185,8 @@ def _judged(axis: _Axis, model: Tensor, level: Tensor, values: Tensor, free: Ten
         measured=axis.net.double().numpy(),
         computed=model,
         background=level,
-        residual=(left / (weight * axis.net.square()).sum()).sqrt().double(),
+        residual=residual.sqrt().double(),
+        weighted=weighted.sqrt().double(),
         cosine=cosine.double(),
         penalty=(prior_precision() * off.square()).sum(1) / 2,
         texture=texture.square().sum(1) / (2 * _PRIOR["texture"] ** 2),

@@ -20,11 +20,11 @@ from unimat_powder.search.cells import same_cells
 WEIGHTS = Path(__file__).with_name("weights.json")
 """Weights of the evidence, fitted by ``benchmarks/calibrate_search.py``."""
 
-EVIDENCE = ("residual", "cosine", "penalty", "texture", "freedom", "kinds")
-"""What counts: minus ln of the profile residual, cosine of the root curves, minus the penalties of
-cell and texture, minus the number of strains that the symmetry leaves, minus that of elements."""
+EVIDENCE = ("residual", "weighted", "cosine", "penalty", "texture", "freedom", "kinds")
+"""What counts: minus ln of the two profile residuals, cosine of the root curves, minus the
+penalties of cell and texture, minus the number of free strains, minus that of elements."""
 
-AGREEMENT = ("lead", "residual", "cosine", "penalty", "freedom", "one")
+AGREEMENT = ("lead", "residual", "weighted", "cosine", "penalty", "freedom", "one")
 """What counts for a cell: by how much its crystals lead all others (in log odds), and the evidence
 of the best of them."""
 
@@ -52,10 +52,11 @@ def load_weights(setting: str) -> Weights:
 
 
 def evidence_of(ranked: Ranked) -> Tensor:
-    """Evidence for each candidate, float64 ``[K, 6]``."""
+    """Evidence for each candidate, float64 ``[K, 7]``."""
     fits = ranked.fits
     columns = (
         -fits.residual.clamp_min(1e-6).log(),
+        -fits.weighted.clamp_min(1e-6).log(),
         fits.cosine,
         -fits.penalty,
         -fits.texture,
@@ -98,11 +99,11 @@ def cell_probability(
 def agreement_of(
     evidence: Tensor, cells: np.ndarray, space_group: Tensor, weights: tuple[float, ...]
 ) -> np.ndarray:
-    """The facts of :data:`AGREEMENT`, float64 ``[6]``."""
+    """The facts of :data:`AGREEMENT`, float64 ``[7]``."""
     odds = evidence @ torch.tensor(weights, dtype=torch.float64)
     best = int(odds.argmax())
     together = torch.from_numpy(same_cells(cells, space_group, best))
     rest = torch.logsumexp(odds[~together], 0) if bool((~together).any()) else odds[best] - 20
     lead = float((torch.logsumexp(odds[together], 0) - rest).clamp(-20, 20))
-    residual, cosine, penalty, _, freedom, _ = evidence[best].tolist()
-    return np.array([lead, residual, cosine, penalty, freedom, 1.0])
+    residual, weighted, cosine, penalty, _, freedom, _ = evidence[best].tolist()
+    return np.array([lead, residual, weighted, cosine, penalty, freedom, 1.0])

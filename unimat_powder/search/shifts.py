@@ -48,8 +48,9 @@ def overlaps(amplitude: Amplitude, lines: LineIndex) -> Tensor:
     g = G_START * torch.exp(DELTA * torch.arange(-margin, _BINS + margin, dtype=torch.float64))
     value, _, inside = amplitude.at(g, WIDTHS[-1])
     factor = line_factor(g, amplitude.wavelength) * inside
-    seen = _moved((value * factor.sqrt()).float(), torch.arange(low, high + 1), margin)
-    norms = _moved(factor.float(), torch.arange(low, high + 1, _COARSE), margin)
+    device = lines.position.device
+    seen = _moved((value * factor.sqrt()).float(), torch.arange(low, high + 1), margin).to(device)
+    norms = _moved(factor.float(), torch.arange(low, high + 1, _COARSE), margin).to(device)
     start = lines.offsets[:-1]
     how = dict(mode="sum", include_last_offset=False)
     found = functional.embedding_bag(

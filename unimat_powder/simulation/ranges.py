@@ -81,6 +81,7 @@ class LaboratoryRanges:
         smoothed: Share of patterns whose counts were smoothed, once to ``smoothings`` times.
         smoothings: Most times.
         subtracted: Share of patterns whose background was subtracted before they were saved.
+        cut: How far below the background the line ran that was subtracted, standard deviations.
     """
 
     anodes: tuple[tuple[str, float], ...] = (
@@ -130,6 +131,7 @@ class LaboratoryRanges:
     smoothed: float = 0.1
     smoothings: int = 4
     subtracted: float = 0.1
+    cut: Range = (0.0, 2.5)
 
     def __post_init__(self) -> None:
         """Refuse ranges that are reversed and anodes that are not known."""
@@ -182,6 +184,7 @@ RRUFF = LaboratoryRanges(
     step=(0.005, 0.01),
     smoothed=0.0,
     subtracted=0.0,
+    cut=(1.0, 1.5),
 )
 """What one laboratory does, that of the RRUFF project: fits to 39 of its scans and, for background,
 counts and widths, comparison of what a classifier saw in simulated and measured ones."""
@@ -254,7 +257,7 @@ def draw_instruments(
         humps=torch.stack(humps, 1)[:, None],
         counts=counts,
         coarse=step / (grid.step * to_own),
-        cut=torch.where(draw.flat((0, 1), b) < r.subtracted, draw.flat((0, 2.5), b), math.inf),
+        cut=torch.where(draw.flat((0, 1), b) < r.subtracted, draw.flat(r.cut, b), math.inf),
         smoothing=smoothing,
     )
 

@@ -17,6 +17,7 @@ from unimat_powder.simulation.curve import (
     row_axes,
 )
 from unimat_powder.simulation.instruments import Instruments
+from unimat_powder.simulation.prepare import HALF_WINDOW, background_of
 
 
 def simulate(
@@ -61,7 +62,7 @@ def simulate(
     under = background(instruments, axes) * instruments.counts[:, None]  # [B, T]
     rate = curve.mul_(instruments.counts[:, None]).add_(between_knots(under, grid))
     counts = _smoothed(_counted(rate, instruments, generator), instruments.smoothing)
-    counts = _without_background(counts, under, instruments.cut, grid)
+    counts = _without_background(counts, instruments.cut, grid)
     mask = covered(instruments, grid)
     return counts.mul_(between_knots(conversion(instruments, axes, grid), grid)).mul_(mask), mask
 
@@ -122,11 +123,12 @@ def _poisson(rate: Tensor, draw: Tensor) -> Tensor:
     return factor.mul_(draw).add_(rate).add_(1 / 3).floor_().clamp_min_(0)
 
 
-def _without_background(counts: Tensor, under: Tensor, cut: Tensor, grid: Grid) -> Tensor:
+def _without_background(counts: Tensor, cut: Tensor, grid: Grid) -> Tensor:
     """Rows from which a program took the background, rounded to a thousandth of the highest."""
     rows = cut.isfinite().nonzero()[:, 0]
-    line = under[rows] - cut[rows, None] * under[rows].sqrt()
-    left = (counts[rows] - between_knots(line.clamp_min(0), grid)).clamp_min(0)
+    line = background_of(counts[rows], half_window=HALF_WINDOW / grid.step).clamp_min(0)
+    line = (line - cut[rows, None] * line.sqrt()).clamp_min(0)
+    left = (counts[rows] - line).clamp_min(0)
     step = left.amax(1, keepdim=True).clamp_min(1e-3) / 1000
     counts[rows] = (left / step).round() * step
     return counts

@@ -1,0 +1,416 @@
+"""Labelled patterns: what counts as right, what is kept on file, and what the chapter shows."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from unimat_book.chapters.measured_patterns import (
+    AIMS,
+    failures_table,
+    halves_table,
+    labelled_patterns,
+    main_table,
+    open_library,
+    reliability,
+    search_all,
+    summary,
+    taken_out_table,
+    typical_places,
+)
+from unimat_book.chapters.measurement_effects import (
+    EFFECTS,
+    effect_instruments,
+    effects_table,
+    measured_step_by_step,
+)
+from unimat_book.figures.measured import (
+    plot_effects,
+    plot_fits,
+    plot_measured_summary,
+    plot_reliability,
+)
+from unimat_book.ledger.measured import (
+    MEASURED_METRICS,
+    MEASURED_SETTINGS,
+    MEASURED_VARIANTS,
+    TAKEN_OUT,
+    load_outcomes,
+    measured_metrics,
+    measured_rows,
+    save_outcomes,
+)
+from unimat_book.measured import (
+    FIRST_HALF,
+    KINDS,
+    READ_BY_HAND,
+    Labelled,
+    bare_formula,
+    cell_is_right,
+    load_rruff,
+    outcomes,
+    right_rows,
+    simulated_measurements,
+)
+from unimat_book.record import project_root
+from unimat_lib.datasets.prototypes import worked_crystal
+from unimat_lib.views.bragg import bragg_reflections, g_max_of
+from unimat_lib.views.grid import Grid
+from unimat_powder.answer import Cell
+from unimat_powder.library.lines import line_index
+from unimat_powder.pattern import Pattern
+from unimat_powder.search.shifts import LineIndex
+
+RESULTS = project_root() / "data/results"
+PATTERN = Pattern(torch.linspace(5, 90, 100, dtype=torch.float64), torch.ones(100).double())
+RUTILE = Labelled("x", PATTERN, "TiO2", 136, (2.9587, 4.5937, 4.5937), (90.0, 90.0, 90.0))
+
+
+@pytest.fixture(scope="module")
+def library():
+    return open_library("simulated")
+
+
+@pytest.fixture(scope="module")
+def found(library):
+    """What a search says of three simulated patterns."""
+    return search_all(simulated_measurements(library, 3, seed=0), library)
+
+
+def frame_of(**columns) -> pd.DataFrame:
+    """Outcomes of as many patterns as the columns have, right and confident unless they say no."""
+    n = len(next(iter(columns.values())))
+    usual = {
+        **{"in_library": True, "rank": 0, "probability": 0.95, "cell_rank": 0, "p_cell": 0.95},
+        **{"system_right": True, "p_system": 0.97, "confident": True, "answer_right": True},
+        **{"residual": 0.2, "kind": 0},
+    }
+    return pd.DataFrame({name: [value] * n for name, value in usual.items()} | columns)
+
+
+def outcomes_of(**columns):
+    """The same frame for all settings and variants."""
+    frame = frame_of(**columns)
+    bare = frame[["in_library", "rank", "system_right"]]
+    variants = {"ours": frame, TAKEN_OUT: frame, "baseline": bare}
+    return {(s, v): part for s in MEASURED_SETTINGS for v, part in variants.items()}
+
+
+# ---------------------------------------------------------------- what is right
+
+
+def rutile_row(library) -> int:
+    return next(i for i in range(len(library)) if library.material_id(i).endswith("f_a:TiO2"))
+
+
+def test_the_same_crystal_is_right_and_its_polymorph_is_not(library):
+    (row,) = right_rows(RUTILE, library)
+    assert row == rutile_row(library)
+    assert sum(library.formula(i) == "TiO2" for i in range(len(library))) > 1
+
+
+@pytest.mark.parametrize(("scale", "right"), [(1.03, True), (1.2, False)])
+def test_a_cell_that_is_too_far_off_is_another_crystal(library, scale, right):
+    lengths = tuple(scale * x for x in RUTILE.lengths)
+    one = dataclasses.replace(RUTILE, lengths=lengths)
+    assert bool(right_rows(one, library)) == right
+
+
+def test_another_formula_is_another_crystal(library):
+    assert right_rows(dataclasses.replace(RUTILE, formula="SnO2"), library) != [rutile_row(library)]
+
+
+def test_hydrogen_is_not_asked_for():
+    assert bare_formula("Cu3As2H2PbO10") == bare_formula("Cu3As2PbO10")
+    assert bare_formula("H2") == "H2"
+
+
+@pytest.mark.parametrize(
+    ("stretch", "tilt", "right"),
+    [(1.0, 0.0, True), (1.009, 0.9, True), (1.012, 0.0, False), (1.0, 1.2, False)],
+)
+def test_a_cell_is_right_within_one_per_cent_and_one_degree(stretch, tilt, right):
+    a, b, c = RUTILE.lengths
+    cell = Cell((a * stretch, b, c), (90.0, 90.0, 90.0 + tilt), 1.0, 1.0, 1.0)
+    assert cell_is_right(cell, RUTILE) == right
+
+
+def test_simulated_cells_are_those_of_the_strained_crystals(library):
+    for one in simulated_measurements(library, 6, seed=1):
+        rows = right_rows(one, library)
+        assert rows, one.formula
+        own = library.crystals(rows).lengths.sort(dim=1).values
+        change = (own / torch.tensor(sorted(one.lengths)) - 1).abs().max(dim=1).values.min()
+        assert 1e-4 < change < 0.03
+
+
+# ---------------------------------------------------------------- what a search says
+
+
+def test_a_search_finds_simulated_crystals_and_misses_what_was_taken_out(found):
+    ours, missing = (found["measured_elements", v] for v in ("ours", TAKEN_OUT))
+    assert ours["in_library"].all()
+    assert (ours["rank"] == 0).all()
+    assert (ours["kind"] == KINDS.index("right")).all()
+    assert not missing["in_library"].any()
+    assert (missing["rank"] == -1).all()
+    assert not (missing["kind"] == KINDS.index("right")).any()
+
+
+def test_outcomes_are_numbers_and_probabilities_are_some(found):
+    for (_, variant), frame in found.items():
+        assert {x.kind for x in frame.dtypes} <= set("bif")
+        for name in ("probability", "p_cell", "p_system") * (variant != "baseline"):
+            assert frame[name].between(0, 1).all()
+
+
+def test_a_right_answer_has_the_right_cell_and_system(found):
+    frame = found["measured_pattern", "ours"]
+    expected = (frame["cell_rank"] == 0) & frame["system_right"]
+    assert (frame["answer_right"] == expected).all()
+
+
+def test_without_patterns_there_is_nothing(library):
+    assert len(outcomes([], library, elements=False, known=True)) == 0
+
+
+# ---------------------------------------------------------------- metrics, files and rows
+
+
+def test_metrics_count_what_they_say():
+    frame = frame_of(
+        rank=[0, 3, 7, -1],
+        in_library=[True, True, True, False],
+        confident=[True, False, True, False],
+        answer_right=[True, True, False, False],
+        cell_rank=[0, 0, 2, -1],
+        system_right=[True, True, False, False],
+    )
+    means = {name: values.mean() for name, values in measured_metrics(frame).items()}
+    assert means == pytest.approx(
+        {
+            "structure_first": 100 / 3,
+            "structure_among_5": 200 / 3,
+            "crystal_system_accuracy": 50,
+            "cell_first": 50,
+            "wrong_among_confident": 50,
+            "confident_share": 50,
+        }
+    )
+
+
+def test_files_come_back_and_hold_no_text(tmp_path):
+    saved = outcomes_of(rank=[0, 1, -1], probability=[0.1, 0.123456789, 1.0])
+    save_outcomes(saved, tmp_path)
+    loaded = load_outcomes(tmp_path, made_by="make", taken_out=True)
+    assert set(loaded) == set(saved)
+    for key, frame in saved.items():
+        pd.testing.assert_frame_equal(loaded[key], frame)
+    saved["measured_pattern", "ours"]["sample"] = "a name"
+    with pytest.raises(ValueError, match="numbers and flags, got \\['sample'\\]"):
+        save_outcomes(saved, tmp_path)
+
+
+def test_a_missing_file_names_the_command(tmp_path):
+    with pytest.raises(FileNotFoundError, match="unimat-book run 08"):
+        load_outcomes(tmp_path, made_by="unimat-book run 08")
+
+
+def test_rows_have_every_metric_an_interval_and_no_empty_ones():
+    rows = measured_rows(outcomes_of(rank=[0, 0, 1, -1]), num_resamples=200)
+    keys = {(row["setting"], row["variant"], row["metric"]) for row in rows}
+    assert {m for _, v, m in keys if v == "ours"} == set(MEASURED_METRICS)
+    assert {m for _, v, m in keys if v == "baseline"} == set(list(MEASURED_METRICS)[:3])
+    assert len(keys) == len(rows) == 2 * 9
+    for row in rows:
+        low, high = row["ci95"]
+        assert low <= row["mean"] <= high
+        assert row["seeds"] == 1
+    nobody = measured_rows(outcomes_of(confident=[False, False]), num_resamples=50)
+    assert "wrong_among_confident" not in {row["metric"] for row in nobody}
+
+
+# ---------------------------------------------------------------- tables
+
+
+def test_the_main_table_has_all_that_the_rows_have():
+    rows = outcomes_of(rank=[0, 0, 1, -1])
+    table = main_table(rows, num_resamples=100)
+    assert list(table["measured"]) == list(MEASURED_METRICS.values())
+    assert table.shape[1] == 1 + 2 * 3
+    assert table["pattern alone: this book"].iloc[0].startswith("50.0 [")
+    assert (table["pattern alone: plain cosine"].iloc[3:] == "–").all()
+    assert set(AIMS) < set(MEASURED_METRICS)
+
+
+def test_halves_are_cut_where_looking_ends():
+    number = FIRST_HALF + 4
+    table = halves_table(outcomes_of(rank=[0] * FIRST_HALF + [1] * (number - FIRST_HALF)))
+    first = table.iloc[0]
+    assert first["pattern alone, first half"] == 100
+    assert first["pattern alone, second half"] == 0
+    short = halves_table(outcomes_of(rank=[0, 1]))
+    assert np.isnan(short["pattern alone, second half"]).all()
+
+
+def test_reliability_sorts_by_what_was_said():
+    rows = outcomes_of(rank=[0, 1, 0, 0], probability=[0.3, 0.3, 0.95, 1.0])
+    table = reliability(rows, said="probability", happened="rank")
+    part = table[table["setting"] == "pattern alone"]
+    assert part["n"].tolist() == [2, 1, 1]
+    assert part["happened"].tolist() == [50, 100, 100]
+    assert part["said"].tolist() == pytest.approx([30, 95, 100])
+    assert (part["low"] < part["happened"] + 1e-9).all()
+
+
+def test_strangers_that_are_answered_are_counted():
+    table = taken_out_table(
+        outcomes_of(confident=[True, True, False], answer_right=[True, False, False])
+    )
+    assert table["confident"].tolist() == [2, 2]
+    assert table["cell or system wrong"].tolist() == [1, 1]
+
+
+def test_failures_come_from_the_first_half_only_the_surest_first():
+    rank = [0, 1, -1] + [0] * (FIRST_HALF - 3) + [1, 1]
+    probability = [0.9, 0.2, 0.4] + [0.9] * (FIRST_HALF - 3) + [0.99, 0.99]
+    frame = frame_of(rank=rank, probability=probability, kind=[1] * len(rank))
+    table = failures_table(frame, {3: "seen"}, number=10)
+    assert table["pattern"].tolist() == [3, 2]
+    assert table["read by hand"].tolist() == ["seen", "not read"]
+    assert table["right one at"].tolist() == ["not among ten", 2]
+    assert len(failures_table(frame_of(rank=[0, 0]), {}, number=10)) == 1
+
+
+def test_what_was_read_by_hand_may_be_looked_at():
+    assert set(READ_BY_HAND) <= set(range(1, FIRST_HALF + 1))
+    assert len(READ_BY_HAND) >= 10
+
+
+def test_typical_places_are_of_rightly_named_patterns_of_the_first_half():
+    rank = [0, 0, 0, 1, 0] + [0] * FIRST_HALF
+    frame = frame_of(rank=rank, residual=list(np.linspace(0.1, 0.9, len(rank))))
+    places = typical_places(frame)
+    assert all(place < FIRST_HALF and rank[place] == 0 for place in places.values())
+    assert list(places.values()) == sorted(places.values())
+    assert len(typical_places(frame_of(rank=[1, 1]))) == 1
+
+
+def test_measured_patterns_are_asked_for_by_name(monkeypatch, tmp_path, library):
+    monkeypatch.setenv("UNIMAT_DATA", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="UNIMAT_DATA"):
+        labelled_patterns("rruff", library, number=3, seed=0)
+    monkeypatch.setenv("UNIMAT_LIBRARY", str(library.path))
+    with pytest.raises(ValueError, match="unimat library build mp"):
+        open_library("rruff")
+
+
+def test_other_files_than_the_published_ones_are_refused(tmp_path):
+    (tmp_path / "rruff_labelled.csv").write_text("sample\n")
+    with pytest.raises(ValueError, match="expected sha256"):
+        load_rruff(tmp_path)
+
+
+def test_measured_patterns_are_whole(real_data_dir: Path):
+    found = load_rruff(real_data_dir / "experimental")
+    assert len(found) == 113
+    assert [one.sample for one in found] == sorted(one.sample for one in found)
+    for one in found[:FIRST_HALF]:
+        assert (one.pattern.two_theta.diff() > 0).all()
+        assert len(one.pattern.intensity) > 5000
+
+
+# ---------------------------------------------------------------- effects and figures
+
+GRID = Grid(5.0, 90.0, 8501)
+
+
+@pytest.fixture(scope="module")
+def curves():
+    reflections = bragg_reflections(worked_crystal(), g_max=1.06 * g_max_of(GRID))
+    return measured_step_by_step(reflections, GRID, seed=0)
+
+
+def test_effects_are_added_one_at_a_time(curves):
+    instruments = effect_instruments(GRID)
+    assert len(instruments) == len(EFFECTS) == len(curves)
+    assert torch.isfinite(curves).all()
+    peak = curves.argmax(dim=1)
+    assert peak[0] != peak[3]  # the smaller cell moves the lines
+    noise = [float((row[:1000] - row[:1000].mean()).abs().max() / row.max()) for row in curves]
+    assert max(noise[:5]) < 0.02 < noise[5]
+
+
+def test_a_shift_repairs_what_a_strain_breaks(curves):
+    stored = line_index(worked_crystal())
+    amounts = stored.amplitude.float(), stored.overlap.float()
+    lines = LineIndex(stored.offsets.int(), stored.position.int(), *amounts)
+    table = effects_table(curves, GRID, lines)
+    moved = table.iloc[3]
+    assert moved["point by point"] < 0.3
+    assert moved["root sticks"] < 0.7 < 0.8 < moved["best shift"]
+    assert (table["best shift"] >= table["root sticks"]).all()
+
+
+def test_figures_show_what_they_are_given(curves):
+    rows = outcomes_of(rank=[0, 0, 1, -1])
+    drawn = plot_measured_summary(summary(rows, num_resamples=50), metrics=MEASURED_METRICS)
+    assert [axes.get_title(loc="left") for axes in drawn.axes] == list(MEASURED_SETTINGS.values())
+    assert len(plot_effects(GRID.two_theta, curves, EFFECTS).axes) == len(EFFECTS)
+    x = np.linspace(5, 90, 50)
+    fit = {"two_theta": x, "measured": x, "computed": x, "background": 0 * x, "ticks": x[:3]}
+    assert len(plot_fits({"one": fit, "two": fit}).axes) == 2
+    panels = {"structure": reliability(rows, said="probability", happened="rank")}
+    (axes,) = plot_reliability(panels).axes
+    assert axes.get_xlabel()
+
+
+# ---------------------------------------------------------------- the published run
+
+needs_outcomes = pytest.mark.skipif(
+    not (RESULTS / "measured/measured_pattern-ours.parquet").is_file(),
+    reason="no published outcomes: unimat-book run 08 --profile full",
+)
+
+
+@needs_outcomes
+def test_published_tables_follow_from_the_published_outcomes():
+    loaded = load_outcomes(RESULTS / "measured", made_by="unimat-book run 08", taken_out=True)
+    recorded = json.loads((RESULTS / "08_measured_patterns.json").read_text("utf-8"))
+    assert {v for _, v in loaded} == {*MEASURED_VARIANTS, TAKEN_OUT}
+    assert len({len(frame) for frame in loaded.values()}) == 1
+    for name, frame in (("alone", "measured_pattern"), ("told", "measured_elements")):
+        for metric, values in measured_metrics(loaded[frame, "ours"]).items():
+            if len(values):
+                assert recorded[f"{name}_{metric}"] == pytest.approx(values.mean())
+    halves = halves_table(loaded).astype(object).where(lambda x: x.notna(), None)
+    assert recorded["measured_halves"] == halves.to_dict("records")
+    assert recorded["measured_taken_out"] == taken_out_table(loaded).to_dict("records")
+
+
+@needs_outcomes
+def test_published_rows_are_counted_anew_from_the_files():
+    """Means and counts once more, past the ledger's own code."""
+    rows = json.loads((RESULTS / "ledger.json").read_text("utf-8"))
+    rows = [row for row in rows if row["setting"] in MEASURED_SETTINGS]
+    for row in rows:
+        frame = pd.read_parquet(RESULTS / f"measured/{row['setting']}-{row['variant']}.parquet")
+        hits = {
+            "structure_first": frame.loc[frame["in_library"], "rank"].eq(0),
+            "structure_among_5": frame.loc[frame["in_library"], "rank"].isin(range(5)),
+            "crystal_system_accuracy": frame["system_right"],
+        }
+        if row["variant"] == "ours":
+            sure = frame.query("confident")
+            hits["cell_first"] = frame["cell_rank"].eq(0)
+            hits["wrong_among_confident"] = ~sure["answer_right"]
+            hits["confident_share"] = frame["confident"]
+        flags = hits[row["metric"]]
+        assert row["n_test"] == len(flags), row
+        assert row["mean"] == pytest.approx(100 * flags.sum() / len(flags)), row
