@@ -213,7 +213,8 @@ def fit_weights(evidence: np.ndarray, right: np.ndarray, asked: np.ndarray) -> d
 
     def loss() -> torch.Tensor:
         optimiser.zero_grad()
-        odds = values @ (parameters[:-2] / scale)
+        # Better evidence never counts against a crystal, however the columns are correlated.
+        odds = values @ (torch.nn.functional.softplus(parameters[:-2]) / scale)
         none = parameters[-2] + parameters[-1] * asked_log
         total = 0.0
         for kept, correct in cases:
@@ -233,13 +234,14 @@ def fit_weights(evidence: np.ndarray, right: np.ndarray, asked: np.ndarray) -> d
                         shares[:, -1],
                     ).mean()
                 )
-        total = total + 1e-4 * parameters[:-2].square().sum()
+        total = total + 1e-4 * torch.nn.functional.softplus(parameters[:-2]).square().sum()
         total.backward()
         return total
 
     optimiser.step(loss)
     found = parameters.detach()
-    return {"evidence": (found[:-2] / scale).tolist(), "none": found[-2:].tolist()}
+    evidence_weights = torch.nn.functional.softplus(found[:-2]) / scale
+    return {"evidence": evidence_weights.tolist(), "none": found[-2:].tolist()}
 
 
 def main() -> None:

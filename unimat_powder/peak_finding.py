@@ -13,6 +13,7 @@ from unimat_powder.peak_search import Found, search_peaks
 
 _FEWEST_POINTS = 16
 _TUBE = 1e-3  # relative: how near a wavelength must be to be that of a tube
+_SKEW_ERROR = 0.3  # of the difference of both half widths
 _LARGEST_POSITION_ERROR = 0.5  # widths: a line lies somewhere in its peak
 
 
@@ -147,10 +148,13 @@ def _line_list(
     excess = y[spikes] - (y[spikes - 1] + y[spikes + 1]) / 2
     step = (x[spikes + 1] - x[spikes - 1]) / 2
     height = np.maximum(model.height, 1e-300)
+    # Where an asymmetric peak has its line depends on what made it so.
+    skew = _SKEW_ERROR * model.asymmetry(model.position) * model.fwhm
+    position_error = np.hypot(found.errors.position, skew)
     limit = _LARGEST_POSITION_ERROR * model.fwhm
     columns = (
         (model.position, x[spikes]),
-        (np.minimum(found.errors.position, limit), step / 2),
+        (np.minimum(position_error, limit), step / 2),
         (unit * model.area, unit * excess * step),
         (unit * model.area * found.errors.area, unit * noise[spikes] * step),
         (model.fwhm, step),
@@ -168,7 +172,5 @@ def _line_list(
         k_alpha_2=model.ratio > 1,
         background=unit * background,
         noise=unit * noise,
-        correlation=float(
-            found.noise.inflation(width / np.median(np.diff(points.x)))
-        ),
+        correlation=float(found.noise.inflation(width / np.median(np.diff(points.x)))),
     )

@@ -1,4 +1,4 @@
-"""Points of a pattern and a model to start from in, the model of least squares and its errors out."""
+"""Points of a pattern and a first model in, the model of least squares and its errors out."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def _area_slope(model: Model, size: int) -> np.ndarray:
     slope[each, 3 * each] = 1 / np.maximum(model.height, 1e-100)
     slope[each, 3 * each + 2] = 1
     u = model.variable(model.position)
-    slope[:, -NUM_SHAPE:-NUM_SHAPE + 3] = np.stack([np.ones(peaks), u, u**2], axis=1)
+    slope[:, -NUM_SHAPE : -NUM_SHAPE + 3] = np.stack([np.ones(peaks), u, u**2], axis=1)
     by_share = (LORENTZ_AREA - GAUSS_AREA) / model.form
     slope[:, -NUM_SHAPE + 3 : -NUM_SHAPE + 5] = by_share[:, None] * np.stack([0 * u + 1, u], axis=1)
     return slope

@@ -56,9 +56,10 @@ def estimate_noise(
     Where differences of neighbouring points are as large as independent noise would make them in
     the quietest parts, they give the variance, which peaks hardly disturb. Otherwise the noise was
     smoothed or rebinned: what the peaks leave is cut into windows of 32 points, straight lines are
-    taken out. The quiet third of the windows near each point, compared with what Poisson noise of their level
-    would be, gives the variance as a multiple of the level or of stated uncertainties squared.
-    Windows with no more variance than that give the autocorrelation at lags of up to 8 points.
+    taken out. The quiet third of the windows near each point, compared with what Poisson noise of
+    their level would be, gives the variance as a multiple of the level or of stated uncertainties
+    squared. Windows with no more variance than that give the autocorrelation at lags of up to 8
+    points.
 
     Args:
         intensity: ``[n]``, nearly equidistant.
@@ -200,7 +201,7 @@ def instrument_width(intensity: np.ndarray, *, longest: int) -> float:
 
 
 def curvature(intensity: np.ndarray, width: float) -> np.ndarray:
-    """How well a peak ``width`` points wide sits at each point, in units of white noise, ``[n]``."""
+    """How well a peak ``width`` points wide sits at each point, in units of noise, ``[n]``."""
     sigma = max(width / 2.3548, 0.4)
     answer = -gaussian_filter1d(intensity, sigma, order=2, mode="nearest")
     # The sum of squares of the second derivative of a Gaussian is 3 / (8 sqrt(pi) sigma^5).

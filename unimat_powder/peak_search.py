@@ -23,6 +23,7 @@ CLEAR_OF_CORRELATED = 5.0  # the same where noise is correlated, which is known 
 SMALLEST = 2e-3  # of the highest peak: below, profiles are not known well enough
 NEAR = 0.7  # widths: peaks that are closer count as one
 MODEL_ERROR = 0.02  # of a peak's height at each of its points: no profile is a pseudo-Voigt
+_LEAST_BENT = 0.5  # standard deviations of the curvature that a peak must have
 _WIDE = 0.3  # logarithm of a width over the common one that one peak hardly has
 _STRONG = 0.1  # of the highest: peaks that decide whether there is a doublet
 _TAIL_ERROR = 0.003  # of the highest peak within some widths
@@ -36,7 +37,6 @@ _WIDEST = 1.5  # degrees
 MOST_PEAKS = 300
 _ROUNDS = 4
 _FIRST_SHAPE = (0.0, 0.0, 0.5, 0.0, 0.0)  # after the width: see peak_profile.Model
-
 
 
 class Found(NamedTuple):
@@ -131,7 +131,7 @@ def _prepare(x: np.ndarray, y: np.ndarray, uncertainty: np.ndarray | None) -> _S
         uncertainty = np.sqrt(np.add.reduceat(uncertainty**2, edges[:-1])) / size
     background = first_background(y, width=width)
     noise = estimate_noise(y, background, np.zeros_like(y), uncertainty=uncertainty)
-    points = Points(x, y, spline_basis(x, max(5.0, 8 * width * step)))
+    points = Points(x, y, spline_basis(x, max(4.0, 8 * width * step)))
     some = slice(None, None, max(len(x) // 4000, 1))
     splines = np.linalg.lstsq(points.basis[some], background[some], rcond=None)[0]
     none = np.zeros(0)
@@ -341,6 +341,21 @@ def _lack_of_fit(setting: _Setting, fit: Fit) -> np.ndarray:
     return np.sqrt(np.maximum(np.interp(model.position, points.x, chi2), 1))
 
 
+def _bent(setting: _Setting, fit: Fit) -> np.ndarray:
+    """Which peaks ``[K]`` the pattern bends at, or at a higher one that they are a shoulder of.
+
+    A hump that is wider than a peak can be a row of overlapping peaks, none of which is there.
+    """
+    points, model = setting.points, fit.model
+    width = float(np.median(model.fwhm))
+    bent = curvature(points.y, 1.5 * width / setting.step)
+    bent = bent / np.sqrt(setting.noise.at(fit.peaks))
+    bent = maximum_filter1d(bent, 2 * int(0.3 * width / setting.step) + 1, mode="nearest")
+    own = np.interp(model.position, points.x, bent) > _LEAST_BENT
+    near = np.abs(model.position[:, None] - model.position) < 2.5 * model.fwhm
+    return own | (near & own & (model.height > model.height[:, None])).any(1)
+
+
 def _kept(setting: _Setting, fit: Fit) -> np.ndarray:
     """Which peaks of a fit ``[K]`` are clear of noise, of errors of other profiles and of others.
 
@@ -356,7 +371,7 @@ def _kept(setting: _Setting, fit: Fit) -> np.ndarray:
     least = np.maximum(least, np.maximum(shadow, _SHADOW * others))
     keep = model.height > least
     keep &= (model.position >= x[0]) & (model.position <= x[-1])
-    keep &= _apart(model, model.fwhm)
+    keep &= _apart(model, model.fwhm) & _bent(setting, fit)
     for i in np.flatnonzero(~keep):
         near = np.abs(model.position - model.position[i]) < 1.5 * model.fwhm[i]
         near[i] = False

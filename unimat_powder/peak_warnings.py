@@ -4,9 +4,9 @@ from collections import Counter
 
 import numpy as np
 
+from unimat_powder.pattern import Pattern
 from unimat_powder.peak_finding import LineList
 from unimat_powder.peak_search import CLEAR, MOST_PEAKS
-from unimat_powder.pattern import Pattern
 
 _FEWEST_LINES = 6
 _NARROWEST_RANGE = 0.35  # in 1/d, 1/angstrom: 10 to 42 degrees with copper

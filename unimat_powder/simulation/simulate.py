@@ -19,6 +19,8 @@ from unimat_powder.simulation.curve import (
 from unimat_powder.simulation.instruments import Instruments
 from unimat_powder.simulation.prepare import HALF_WINDOW, background_of
 
+_COARSE = 1.15  # grid steps; measured points no further apart are taken as the grid's own
+
 
 def simulate(
     reflections: Reflections,
@@ -94,7 +96,7 @@ def background(instruments: Instruments, axes: Axes) -> Tensor:
 def _counted(rate: Tensor, instruments: Instruments, generator: torch.Generator) -> Tensor:
     """Counts for rates ``[B, P]``; points further apart than the grid's are joined by lines."""
     draw = torch.randn(rate.shape, generator=generator, device=rate.device)
-    coarse = (instruments.coarse > 1.01).nonzero()[:, 0]
+    coarse = (instruments.coarse > _COARSE).nonzero()[:, 0]
     points = torch.arange(rate.shape[1], device=rate.device)
     step = instruments.coarse[coarse, None]
     rate[coarse] = _at(rate[coarse], points * step)  # those measured points come first now
