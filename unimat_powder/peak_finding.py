@@ -160,7 +160,8 @@ def _line_list(
         (model.fwhm, step),
         (height / np.maximum(found.errors.height, 1e-12 * height), excess / noise[spikes]),
     )
-    peaks = Peaks(model.position, model.area, model.area * found.errors.area, model.fwhm)
+    faintest = model.area * found.errors.height / height  # with a known width
+    peaks = Peaks(model.position, model.area, faintest, model.fwhm)
     remark = [*remarks_of(peaks, wavelength, start=x[0]), *[SPIKE] * len(step)]
     both = [np.concatenate(column) for column in columns]
     order = np.argsort(both[0], kind="stable")

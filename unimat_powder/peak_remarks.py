@@ -15,6 +15,7 @@ _K_BETA = {
 _W_L_ALPHA = 1.47642
 _LARGEST_PART = {"K-beta": 0.25, "W L-alpha": 0.05}  # of the K-alpha line: more is another line
 _FEWEST = {"K-beta": 1, "W L-alpha": 2}  # strong lines that must have the satellite
+_LEAK = 0.05  # of the K-alpha line: more than a filter lets through needs a second witness
 _STRONG = 0.05  # of the strongest line: those whose satellites are looked for
 _SAME = 3.0  # factor by which shares may differ: absorption edges, overlap, texture in one scan
 
@@ -24,7 +25,7 @@ class Peaks(NamedTuple):
 
     two_theta: np.ndarray  # [K] degrees
     intensity: np.ndarray  # [K]
-    sigma: np.ndarray  # [K] of the intensity
+    sigma: np.ndarray  # [K] of the intensity, if the width is known
     fwhm: np.ndarray  # [K] degrees
 
 
@@ -66,9 +67,10 @@ def _satellites(peaks: Peaks, ratio: float, name: str, start: float) -> list[int
         return []
     share = part.max(1)
     expected = share[intensity[parents].argmax()]
-    visible = expected * intensity[parents] > 10 * np.median(np.sort(peaks.sigma)[: len(x) // 2])
     agree = (share > expected / _SAME) & (share < expected * _SAME)
-    if agree.sum() < _FEWEST[name] or agree[visible].sum() < max(0.6 * visible.sum(), 1):
+    fewest = _FEWEST[name] if expected < _LEAK else 2
+    visible = expected * intensity[parents] > 6 * np.median(np.sort(peaks.sigma)[: len(x) // 2])
+    if agree.sum() < fewest or agree[visible].sum() < 0.6 * visible.sum():
         return []
     return np.flatnonzero(((part > 0) & (part < _SAME * expected)).any(0)).tolist()
 

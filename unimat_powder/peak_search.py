@@ -25,6 +25,7 @@ NEAR = 0.7  # widths: peaks that are closer count as one
 MODEL_ERROR = 0.02  # of a peak's height at each of its points: no profile is a pseudo-Voigt
 _LEAST_BENT = 0.5  # standard deviations of the curvature that a peak must have
 _WIDE = 0.3  # logarithm of a width over the common one that one peak hardly has
+_DOUBT = 1.3, 30.0  # times and plus the score of single lines: a doublet may be worse by that
 _STRONG = 0.1  # of the highest: peaks that decide whether there is a doublet
 _TAIL_ERROR = 0.003  # of the highest peak within some widths
 _CERTAIN = 10.0  # standard deviations that no noise has
@@ -35,7 +36,7 @@ _FOOT_REACH = 3.0  # widths
 _POINTS_PER_WIDTH = 5.0  # more say nothing more
 _WIDEST = 1.5  # degrees
 MOST_PEAKS = 300
-_ROUNDS = 4
+_ROUNDS, _LAST_ROUNDS = 4, 8
 _FIRST_SHAPE = (0.0, 0.0, 0.5, 0.0, 0.0)  # after the width: see peak_profile.Model
 
 
@@ -111,7 +112,10 @@ def search_peaks(
         model = fit.model.select(keep).with_peaks(position, height)
         fit = _fit(setting, model, fit.peaks, rounds=4)
     setting = _measured_again(setting, fit)
-    while not (keep := _kept(setting, fit)).all():
+    for _ in range(_LAST_ROUNDS):
+        keep = _kept(setting, fit)
+        if keep.all():
+            break
         fit = _fit(setting, fit.model.select(keep), fit.peaks, rounds=3)
     fit, errors = _clear_of_residual(setting, fit)
     return Found(fit.model, errors, setting.points, fit.peaks, setting.noise)
@@ -216,8 +220,8 @@ def _maxima(clear: np.ndarray, high: np.ndarray) -> np.ndarray:
 def _first_fit(setting: _Setting, ratio: float) -> Fit:
     """Fit the first candidates, with and without the second line of a doublet if there may be one.
 
-    A doublet must not be worse: where peaks are too wide to tell, it is taken to be there, as in
-    nearly all laboratories; the spacings that follow are the same.
+    A doublet must not be much worse: where peaks are too wide to tell, it is taken to be there, as
+    in nearly all laboratories; the spacings that follow are the same.
     """
     first = _first_candidates(setting)
     background = setting.points.basis @ first.background
@@ -231,7 +235,7 @@ def _first_fit(setting: _Setting, ratio: float) -> Fit:
         _fit(setting, fit.model.select(_kept(setting, fit)), fit.peaks, rounds=3) for fit in fits
     ]
     scores = _scores(setting, fits)
-    return fits[-1] if scores[-1] <= scores[0] + 10 else fits[0]
+    return fits[-1] if scores[-1] <= _DOUBT[0] * scores[0] + _DOUBT[1] else fits[0]
 
 
 def _split(model: Model) -> Model:
