@@ -3,10 +3,11 @@
 ``collect`` measures crystals of the library that nobody tunes on otherwise (MP-20's validation
 split and further crystals), with one laboratory's habits and with everybody's, searches for them,
 and keeps the evidence of the best candidates. ``fit`` finds the weights by which the right one
-comes out likeliest, and "none of them" where it was taken out.
+comes out likeliest, and those of "none of them" and of the cell, with the right one there and taken
+out. The evidence of measured patterns that may be looked at can be added.
 
     python benchmarks/calibrate_search.py collect LIBRARY OUT.npz [--number 3000] [--workers 16]
-    python benchmarks/calibrate_search.py fit OUT.npz...
+    python benchmarks/calibrate_search.py fit OUT.npz [MEASURED.npz]
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import torch
 from joblib import Parallel, delayed
 from pymatgen.core import Composition
 from sklearn.linear_model import LogisticRegression
+from torch.nn import functional
 
 from unimat_lib.crystals.table import CrystalTable
 from unimat_lib.datasets.preparation import load_dataset
@@ -39,6 +41,12 @@ from unimat_powder.simulation.simulate import simulate
 
 GRID = Grid(5.0, 90.0, 8501)
 CHUNK = 25
+MEASURED = 20
+"""How often a measured pattern of the half that may be looked at counts, beside simulated ones."""
+
+UNKNOWN = {"pattern": 1 / 3, "elements": 1.0}
+"""Crystals that the library lacks, for one that it has, among those that laboratories measure. With
+the elements known a wrong polymorph is all that is left: there the two count alike."""
 
 
 def measured(table: CrystalTable, ranges: LaboratoryRanges, seed: int) -> list[Pattern | None]:
@@ -156,26 +164,39 @@ def collect(options: argparse.Namespace) -> None:
 
 def fit(options: argparse.Namespace) -> None:
     """Weights of both settings, written to the search's file."""
-    data = [np.load(path) for path in options.parts]
     names = ("evidence", "right", "groups", "cells", "truth", "about")
-    found = {name: np.concatenate([part[name] for part in data]) for name in names}
+    found = {name: [] for name in names}
+    for path in (options.simulated, *options.measured):
+        with np.load(path) as part:
+            repeats = 1 if path == options.simulated else MEASURED
+            for name in names:
+                found[name] += [part[name]] * repeats
+    joined = {name: np.concatenate(parts) for name, parts in found.items()}
     weights = {}
     for setting, name in enumerate(("pattern", "elements")):
-        part = {key: x[found["about"][:, 0] == setting] for key, x in found.items()}
-        fitted = fit_weights(part["evidence"], part["right"], part["about"][:, 1])
-        facts, labels = cell_cases(part, fitted["evidence"])
-        fitted["cell"] = fit_cell(facts, labels)
-        weights[name] = fitted
-        print(name, len(labels), {k: np.round(v, 3).tolist() for k, v in fitted.items()})
+        part = {key: x[joined["about"][:, 0] == setting] for key, x in joined.items()}
+        evidence = fit_weights(part["evidence"], part["right"])
+        facts, same, known, there = cell_cases(part, evidence)
+        counts = np.where(known, 1.0, UNKNOWN[name])
+        weights[name] = {
+            "evidence": evidence,
+            "none": fit_logistic(facts, ~there, counts),
+            "cell": fit_logistic(facts, same, counts),
+        }
+        print(name, len(same), {k: np.round(v, 3).tolist() for k, v in weights[name].items()})
     WEIGHTS.write_text(json.dumps(weights, indent=1) + "\n", encoding="utf-8")
 
 
-def cell_cases(part: dict[str, np.ndarray], weights: list[float]) -> tuple[np.ndarray, np.ndarray]:
-    """Facts of :data:`AGREEMENT` ``[N, 7]``, and whether cell and system were right, bool ``[N]``.
+def cell_cases(
+    part: dict[str, np.ndarray], weights: list[float]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Each search as it was, and with the right crystal taken out.
 
-    Each search counts twice: as it was, and with the right crystal taken out.
+    Returns:
+        Facts of :data:`AGREEMENT` ``[N, 16]``; and, bool ``[N]`` each, whether cell and system were
+        right, whether nothing was taken out, and whether the right crystal was among the best.
     """
-    facts, labels = [], []
+    facts, same, known, found = [], [], [], []
     for row in range(len(part["evidence"])):
         there = np.isfinite(part["evidence"][row, :, 0])
         for kept in (there, there & ~part["right"][row]):
@@ -183,65 +204,53 @@ def cell_cases(part: dict[str, np.ndarray], weights: list[float]) -> tuple[np.nd
                 continue
             evidence = torch.from_numpy(part["evidence"][row, kept]).double()
             cells, groups = part["cells"][row, kept].astype(float), part["groups"][row, kept]
-            facts.append(agreement_of(evidence, cells, torch.from_numpy(groups), tuple(weights)))
+            asked = int(part["about"][row, 1])
+            facts.append(
+                agreement_of(evidence, cells, torch.from_numpy(groups), weights, asked=asked)
+            )
             best = int((evidence @ torch.tensor(weights, dtype=torch.float64)).argmax())
             both = np.stack([cells[best], part["truth"][row]])
             systems = torch.tensor([int(groups[best]), int(part["about"][row, 3])])
-            labels.append(bool(same_cells(both, systems, 1)[0]))
-    return np.array(facts), np.array(labels)
+            same.append(bool(same_cells(both, systems, 1)[0]))
+            known.append(kept is there)
+            found.append(bool((part["right"][row] & kept).any()))
+    return np.array(facts), np.array(same), np.array(known), np.array(found)
 
 
-def fit_cell(facts: np.ndarray, labels: np.ndarray) -> list[float]:
-    """Weights of a logistic model of the cell's being right, for :data:`AGREEMENT`."""
+def fit_logistic(facts: np.ndarray, labels: np.ndarray, counts: np.ndarray) -> list[float]:
+    """Weights of a logistic model for :data:`AGREEMENT`; each case counts ``counts`` times."""
     scale = np.maximum(facts.std(0), 1e-6)
     scale[-1] = 1.0
-    model = LogisticRegression(C=10.0, fit_intercept=False, max_iter=2000)
-    model.fit(facts / scale, labels)
+    model = LogisticRegression(C=10.0, fit_intercept=False, max_iter=5000)
+    model.fit(facts / scale, labels, sample_weight=counts)
     assert len(scale) == len(AGREEMENT)
     return (model.coef_[0] / scale).tolist()
 
 
-def fit_weights(evidence: np.ndarray, right: np.ndarray, asked: np.ndarray) -> dict[str, list]:
-    """Weights by maximum likelihood, the right crystal present and, again, taken out."""
-    there = np.isfinite(evidence[..., 0])
-    values = torch.tensor(np.nan_to_num(evidence)).double()
-    asked_log = torch.tensor(asked).double().clamp_min(1).log()
-    cases = [(torch.tensor(there), torch.tensor(right)), (torch.tensor(there & ~right), None)]
-    scale = values[torch.tensor(there)].std(0).clamp_min(1e-6)
-    parameters = torch.zeros(len(EVIDENCE) + 2, dtype=torch.float64, requires_grad=True)
-    optimiser = torch.optim.LBFGS([parameters], max_iter=500, line_search_fn="strong_wolfe")
+def fit_weights(evidence: np.ndarray, right: np.ndarray) -> list[float]:
+    """Weights by which the right one is likeliest among the candidates, where it is one of them."""
+    found = right.any(1)
+    there = torch.tensor(np.isfinite(evidence[found][..., 0]))
+    values = torch.tensor(np.nan_to_num(evidence[found])).double()
+    correct = torch.tensor(right[found])
+    scale = values[there].std(0).clamp_min(1e-6)
+    parameters = torch.zeros(len(EVIDENCE), dtype=torch.float64, requires_grad=True)
+    optimiser = torch.optim.LBFGS([parameters], max_iter=300, line_search_fn="strong_wolfe")
+
+    def weights() -> torch.Tensor:
+        # Better evidence never counts against a crystal, however the columns are correlated.
+        return functional.softplus(parameters) / scale
 
     def loss() -> torch.Tensor:
         optimiser.zero_grad()
-        # Better evidence never counts against a crystal, however the columns are correlated.
-        odds = values @ (torch.nn.functional.softplus(parameters[:-2]) / scale)
-        none = parameters[-2] + parameters[-1] * asked_log
-        total = 0.0
-        for kept, correct in cases:
-            shares = torch.log_softmax(
-                torch.cat([odds.masked_fill(~kept, -torch.inf), none[:, None]], 1), 1
-            )
-            if correct is None:
-                total = total - shares[:, -1].mean()
-            else:
-                found = correct.any(1)
-                picked = shares[:, :-1].masked_fill(~correct, -torch.inf)
-                total = (
-                    total
-                    - torch.where(
-                        found,
-                        torch.logsumexp(picked.masked_fill(~found[:, None], 0), 1),
-                        shares[:, -1],
-                    ).mean()
-                )
-        total = total + 1e-4 * torch.nn.functional.softplus(parameters[:-2]).square().sum()
+        shares = torch.log_softmax((values @ weights()).masked_fill(~there, -torch.inf), dim=1)
+        picked = torch.logsumexp(shares.masked_fill(~correct, -torch.inf), dim=1)
+        total = 1e-4 * parameters.square().sum() - picked.mean()
         total.backward()
         return total
 
     optimiser.step(loss)
-    found = parameters.detach()
-    evidence_weights = torch.nn.functional.softplus(found[:-2]) / scale
-    return {"evidence": evidence_weights.tolist(), "none": found[-2:].tolist()}
+    return weights().detach().tolist()
 
 
 def main() -> None:
@@ -255,7 +264,8 @@ def main() -> None:
     collecting.add_argument("--seed", type=int, default=0)
     collecting.set_defaults(run=collect)
     fitting = commands.add_parser("fit")
-    fitting.add_argument("parts", type=Path, nargs="+")
+    fitting.add_argument("simulated", type=Path)
+    fitting.add_argument("measured", type=Path, nargs="*", help="the half that may be looked at")
     fitting.set_defaults(run=fit)
     options = parser.parse_args()
     options.run(options)

@@ -14,17 +14,13 @@ from unimat_powder.pattern import Pattern
 from unimat_powder.search.candidates import Ranked, best_candidates, line_index
 from unimat_powder.search.cells import relaxed_cells, volumes
 from unimat_powder.search.curve import MeasuredCurve, measured_curve
-from unimat_powder.search.rank import (
-    cell_probability,
-    evidence_of,
-    load_weights,
-    probabilities,
-)
+from unimat_powder.search.rank import evidence_of, judge, load_weights
 from unimat_powder.search.reflections import sticks_of
 from unimat_powder.search.second import LEAST_COSINE, LEAST_GAIN, cleaned, gain
 from unimat_powder.search.second import without as without_phase
 from unimat_powder.search.shifts import LineIndex
 
+_FEW = 20_000  # crystals
 _TICK = 0.005  # of the strongest line: fainter ones get no tick
 
 
@@ -98,15 +94,17 @@ class _Found:
 
 def _found(curve: MeasuredCurve, library: Library, among: Tensor | None, setting: str) -> _Found:
     ranked = best_candidates(curve, library, _lines_of(library), among)
-    weights = load_weights(setting)
-    evidence = evidence_of(ranked)
     asked = len(library) if among is None else len(among)
-    shares, none = probabilities(evidence, weights, asked=asked)
+    # Weights of the whole library know what fits by chance among many; of a few crystals one leads
+    # the others easily, and those of known elements, which are few too, know that.
+    weights = load_weights("elements" if asked < _FEW else setting)
+    evidence = evidence_of(ranked)
     cells = relaxed_cells(ranked)
-    cell = cell_probability(evidence, cells, library.space_group[ranked.index], weights)
-    order = torch.argsort(shares, descending=True)
-    matches = _matches(library, ranked, cells, shares, order[:MOST])
-    return _Found(ranked, matches, int(order[0]), none, cell)
+    groups = library.space_group[ranked.index]
+    judged = judge(evidence, cells, groups, weights, asked=asked)
+    order = torch.argsort(judged.shares, descending=True)
+    matches = _matches(library, ranked, cells, judged.shares, order[:MOST])
+    return _Found(ranked, matches, int(order[0]), judged.none, judged.cell)
 
 
 def with_elements(library: Library, elements: Collection[str]) -> Tensor:
