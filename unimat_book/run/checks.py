@@ -157,7 +157,12 @@ def status_table(book: Book, profile: str) -> str:
             state = str(error) if path.exists() else "not run"
         tables = [f"`{Path(table).stem}`" for table in stamp.get("data", {}).values()]
         minutes = f"{stamp['seconds'] / 60:.1f}" if "seconds" in stamp else "–"
-        cells = [f"{{doc}}`{name}`", stamp.get("date", "–")[:10], stamp.get("device", "–"), minutes]
+        cells = [
+            f"{{doc}}`/chapters/{name}`",
+            stamp.get("date", "–")[:10],
+            stamp.get("device", "–"),
+            minutes,
+        ]
         cells += [", ".join(tables) or "–", " ".join(state.split()).replace("|", "\\|")]
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
