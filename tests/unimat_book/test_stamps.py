@@ -297,7 +297,7 @@ def test_status_shows_the_state_of_each_chapter(published: Path, tool: Tool) -> 
     (published / SECOND).write_bytes(b"\0" * 100)
     lines = tool("status").stdout.splitlines()
     assert sum("not run" in line for line in lines) == 2  # the quick profile
-    (first,) = (line for line in lines if line.startswith("| {doc}`01_first` | 2"))
+    (first,) = (line for line in lines if line.startswith("| {doc}`/chapters/01_first` | 2"))
     assert "`toys-0123`" in first and first.endswith("| stale: parameter epochs |")
     assert any("02_second.ipynb is not a notebook" in line for line in lines)
     assert str(published) not in "\n".join(lines)  # the table is a page of the book
@@ -312,7 +312,7 @@ def test_status_says_in_few_words_what_check_says_in_full(published: Path, tool:
     )
     assert "the code it runs changed: unimat_toy.base, unimat_toy.tiny;" in tool("check").stdout
     lines = tool("status").stdout.splitlines()
-    (first,) = (line for line in lines if line.startswith("| {doc}`01_first` | 2"))
+    (first,) = (line for line in lines if line.startswith("| {doc}`/chapters/01_first` | 2"))
     assert first.endswith("| stale: the chapter's code, the code it runs (2 modules) |")
 
     (published / "chapters/pending.yml").write_text(PENDING)
