@@ -18,12 +18,14 @@ from typing import TYPE_CHECKING, NoReturn
 if TYPE_CHECKING:
     import numpy as np
 
-    from unimat_powder.answer import Answer
+    from unimat_powder.answer import Answer, SearchResult
     from unimat_powder.formulas import Formula
     from unimat_powder.library.file import Library
     from unimat_powder.pattern import Pattern
 
 _WAVELENGTHS = (0.01, 100.0)  # angstrom, as of a Pattern, whose import takes seconds
+_SMALLEST, _LARGEST = 0.5, 25.0  # angstrom: distances of lattice planes that a search compares
+_LITTLE = 0.3  # probability of a cell below which the given elements may be to blame
 _FEW = 1000  # crystals; of a smaller library every answer says how small it is
 _INTERRUPTED, _BROKEN_PIPE = 130, 141  # exit codes, as a shell gives them to SIGINT and SIGPIPE
 
@@ -145,8 +147,14 @@ def _parser() -> argparse.ArgumentParser:
     what = "print a JSON list, an object a file, for programs to read"
     sub.add_argument("--json", action="store_true", help=what)
     what = "write pages with curves and candidates, and an index.html of them, into this folder"
-    sub.add_argument("--report", type=Path, metavar="DIR", help=what)
+    sub.add_argument("--report", type=_folder, metavar="DIR", help=what)
     return parser
+
+
+def _folder(text: str) -> Path:
+    if not text.strip():  # an unset variable of a script, perhaps; not the current folder
+        raise argparse.ArgumentTypeError("expected the name of a folder, but nothing came")
+    return Path(text)
 
 
 def _wavelength(text: str) -> float:
@@ -205,6 +213,11 @@ def _identify_command(given: argparse.Namespace) -> int:
 
 def _make_folder(path: Path) -> None:
     """Make the folder of the report before the work begins, not after it."""
+    from unimat_powder.report import is_ours
+
+    index = path / "index.html"
+    if index.exists() and not is_ours(index):
+        raise FileExistsError(f"{index} is not a report of unimat: name another folder")
     try:
         path.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
@@ -270,14 +283,18 @@ def _answer(source: "str | Path | Pattern", number: int, ready: _Ready) -> "Answ
     file = os.fspath(source) if named else f"pattern {number}"
     question = ready.question
     try:
-        pattern = _pattern(source, question.wavelength)
+        pattern = _within_reach(_pattern(source, question.wavelength))
         result = search(pattern, ready.library, elements=question.elements, formula=ready.formula)
         return make_answer(
             result,
             pattern,
             file=file,
             prior=ready.prior,
-            warnings=[*pattern_warnings(pattern, find_lines(pattern)), *ready.warnings],
+            warnings=[
+                *pattern_warnings(pattern, find_lines(pattern)),
+                *_hints(result, question),
+                *ready.warnings,
+            ],
             elements=sorted(question.elements or ()),
             formula="" if question.formula is None else str(question.formula),
         )
@@ -289,6 +306,47 @@ def _answer(source: "str | Path | Pattern", number: int, ready: _Ready) -> "Answ
         where = f"{Path(place.filename).name}, line {place.lineno}"
         what = f"{type(error).__name__}: {_one_line(error)} ({where})"
         return Answer(file, error=f"a fault of the program, please report it: {what}")
+
+
+def _within_reach(pattern: "Pattern") -> "Pattern":
+    """The part of a pattern that lattice planes of crystals can make: d of 0.5 to 25 angstrom.
+
+    Raises:
+        PatternError: There is no such part.
+    """
+    import numpy as np
+
+    from unimat_powder.pattern import PatternError
+
+    sine = np.sin(np.radians(pattern.two_theta.numpy() / 2))
+    d = pattern.wavelength / np.maximum(2 * sine, 1e-12)
+    inside = d >= _SMALLEST
+    if d.min() > _LARGEST or inside.sum() < 2:
+        raise PatternError(
+            f"the pattern reaches from d = {d.max():.3g} to {d.min():.3g} angstrom, where no "
+            f"crystal has lines to compare; check the wavelength ({pattern.wavelength:g} "
+            "angstrom) and that the axis is 2theta in degrees"
+        )
+    if inside.all():
+        return pattern
+    uncertainty = pattern.uncertainty
+    return replace(
+        pattern,
+        two_theta=pattern.two_theta[inside],
+        intensity=pattern.intensity[inside],
+        uncertainty=None if uncertainty is None else uncertainty[inside],
+        notes=(*pattern.notes, f"points beyond d = {_SMALLEST:g} angstrom were left out"),
+    )
+
+
+def _hints(result: "SearchResult", question: _Question) -> list[str]:
+    """What to try where the given elements explain nothing."""
+    if not question.elements or (result.cell_probability or 0) >= _LITTLE:
+        return []
+    return [
+        "no crystal of exactly these elements fits: of a mixture no single crystal has them all; "
+        "leave them out, or name those of one phase"
+    ]
 
 
 def _pattern(source: "str | Path | Pattern", wavelength: float | None) -> "Pattern":

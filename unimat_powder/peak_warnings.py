@@ -57,7 +57,7 @@ def _number_of_lines(count: int) -> str:
     if count >= _FEWEST_LINES:
         return ""
     found = {0: "no line", 1: "one line"}.get(count, f"{count} lines")
-    return f"too few peaks: {found} stood out of the noise, too few to tell a cell from chance"
+    return f"too few peaks: {found} stood out of the noise; alone they tell no cell from chance"
 
 
 def _broad_lines(fwhm: np.ndarray, intensity: np.ndarray) -> str:

@@ -84,6 +84,7 @@ figcaption {{ color: {_MUTED}; font-size: .85rem }}
   .files td.text {{ display: block }}
 }}
 """
+_MARK = '<meta name="generator" content="unimat identify">'
 
 
 def page_name(number: int, file: str) -> str:
@@ -350,11 +351,18 @@ def _text(text: str) -> str:
     return html.escape(printable(text))
 
 
+def is_ours(path: Path) -> bool:
+    """Whether a page was written here, so that a new report may replace it."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return _MARK in file.read(1000)
+
+
 def _write(path: Path, title: str, body: str) -> None:
     """Write a whole page or none."""
     page = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"{_MARK}"
         f"<title>{title}</title><style>{_STYLE}</style></head>\n<body>\n{body}\n</body></html>\n"
     )
     with replacing(path) as temporary:

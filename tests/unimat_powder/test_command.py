@@ -360,3 +360,25 @@ def test_ctrl_c_is_one_line(delay, scan, library):
     assert process.stderr.read().decode().strip() == "interrupted"
     assert process.wait(60) == 130
     process.stderr.close()
+
+
+def test_a_report_replaces_its_own_pages_only(tmp_path, scan, capsys):
+    foreign = tmp_path / "site"
+    foreign.mkdir()
+    (foreign / "index.html").write_text("precious")
+    assert main(["identify", str(scan), "--report", str(foreign)]) == 2
+    assert "is not a report of unimat" in capsys.readouterr().err
+    assert [path.name for path in foreign.iterdir()] == ["index.html"]
+    assert (foreign / "index.html").read_text() == "precious"
+    for _ in range(2):  # the second one replaces the first
+        assert main(["identify", str(scan), "--report", str(tmp_path / "own")]) == 0
+    with pytest.raises(SystemExit):
+        main(["identify", str(scan), "--report", ""])
+    assert "expected the name of a folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("wavelength", "said"), [("0.5", "left out"), ("100", "check the wave")])
+def test_a_wavelength_that_cannot_be_is_no_fault_of_the_program(scan, wavelength, said, capsys):
+    main(["identify", str(scan), "--wavelength", wavelength, "--json"])
+    (answer,) = json.loads(capsys.readouterr().out)
+    assert "fault of the program" not in str(answer) and said in str(answer)
