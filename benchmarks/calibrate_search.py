@@ -24,6 +24,7 @@ from pymatgen.core import Composition
 from sklearn.linear_model import LogisticRegression
 from torch.nn import functional
 
+from unimat_book.measured import bare_formula
 from unimat_lib.crystals.table import CrystalTable
 from unimat_lib.datasets.preparation import load_dataset
 from unimat_lib.views.bragg import bragg_reflections, g_max_of
@@ -65,18 +66,12 @@ def measured(table: CrystalTable, ranges: LaboratoryRanges, seed: int) -> list[P
     return patterns
 
 
-def bare(formula: str) -> str:
-    """Reduced formula without hydrogen, which X-rays do not see."""
-    left = {e: n for e, n in Composition(formula).items() if e.symbol not in ("H", "D")}
-    return (Composition(left) if left else Composition(formula)).reduced_formula
-
-
 def same(library: Library, rows: torch.Tensor, table: CrystalTable, i: int) -> torch.Tensor:
     """Which rows of the library are crystal ``i`` of the table: composition and cell within 5 %."""
     found = library.crystals(rows)
     close = (found.lengths / table.lengths[i] - 1).abs().amax(1) < 0.05
-    formula = bare(table.info["formula"].iloc[i])
-    alike = [bare(text) == formula for text in found.info["formula"]]
+    formula = bare_formula(table.info["formula"].iloc[i])
+    alike = [bare_formula(text) == formula for text in found.info["formula"]]
     return close & torch.tensor(alike)
 
 
@@ -91,38 +86,41 @@ def work(library: Path, name: str, rows: list[int], ranges: str, seed: int) -> l
     for i, pattern in enumerate(measured(table, habits, seed)):
         if pattern is None:
             continue
+        try:
+            curve = measured_curve(pattern)
+        except PatternError:
+            continue
         symbols = {e.symbol for e in Composition(table.info["formula"].iloc[i]).elements}
-        for setting, among in (("pattern", None), ("elements", with_elements(opened, symbols))):
-            try:
-                curve = measured_curve(pattern)
-                ranked = best_candidates(curve, opened, lines, among)
-            except PatternError:
-                continue
+        alike = with_elements(opened, symbols)
+        truth = true_cell(opened, lines, table, i, curve, alike)
+        for setting, among in (("pattern", None), ("elements", alike)):
+            ranked = best_candidates(curve, opened, lines, among)
             right = same(opened, ranked.index, table, i)
             asked = len(opened) if among is None else len(among)
             about = (setting == "elements", asked, ranges == "rruff", int(table.space_group[i]))
             groups = opened.space_group[ranked.index].numpy()
-            cells, truth = relaxed_cells(ranked), true_cell(opened, lines, table, i, curve)
-            evidence = evidence_of(ranked).numpy()
-            results.append((evidence, right.numpy(), groups, cells, truth, about))
+            found = evidence_of(ranked).numpy(), right.numpy(), groups, relaxed_cells(ranked)
+            results.append((*found, truth, about))
     return results
 
 
 def true_cell(
-    library: Library, lines: LineIndex, table: CrystalTable, i: int, curve: MeasuredCurve
+    library: Library,
+    lines: LineIndex,
+    table: CrystalTable,
+    i: int,
+    curve: MeasuredCurve,
+    alike: torch.Tensor,
 ) -> np.ndarray:
-    """The cell of crystal ``i`` as it was measured, ``[6]``: that of a fit that starts from it."""
-    rows = with_elements(library, {e.symbol for e in Composition(table.info["formula"].iloc[i])})
-    one = rows[same_crystal(library, rows, table, i)][:1]
-    if not len(one):
-        return np.full(6, np.nan)
-    return relaxed_cells(best_candidates(curve, library, lines, one))[0]
+    """The cell of crystal ``i`` as it was measured, ``[6]``: that of a fit that starts from it.
 
-
-def same_crystal(library: Library, rows: torch.Tensor, table: CrystalTable, i: int) -> torch.Tensor:
-    """Which rows of the library are crystal ``i`` itself, by its name."""
+    ``alike`` int64 ``[C]`` are the library's crystals of its elements, among which it is looked up.
+    """
     name = table.info["material_id"].iloc[i]
-    return torch.tensor([library.material_id(row) == name for row in rows.tolist()], dtype=bool)
+    itself = [row for row in alike.tolist() if library.material_id(row) == name][:1]
+    if not itself:
+        return np.full(6, np.nan)
+    return relaxed_cells(best_candidates(curve, library, lines, torch.tensor(itself)))[0]
 
 
 def collect(options: argparse.Namespace) -> None:

@@ -25,3 +25,11 @@ def make_pattern(low=5.0, high=90.0, shift=0.0):
         for centre, height in ((27.4, 1000.0), (36.1, 450.0), (54.3, 550.0))
     )
     return Pattern(two_theta, intensity + 20.0)
+
+
+def write_scan(path):
+    """The same as two columns of text; returns ``path``."""
+    pattern = make_pattern()
+    rows = zip(pattern.two_theta.tolist(), pattern.intensity.tolist(), strict=True)
+    path.write_text("\n".join(f"{x:.3f} {y:.4f}" for x, y in rows))
+    return path

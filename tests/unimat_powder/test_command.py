@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from small import make_pattern
+from small import make_pattern, write_scan
 from test_answer import ANATASE, RUTILE, curves
 
 import unimat_powder.command
@@ -61,11 +61,7 @@ def asked(monkeypatch):
 
 @pytest.fixture
 def scan(tmp_path):
-    pattern = make_pattern()
-    path = tmp_path / "scan.xy"
-    rows = zip(pattern.two_theta.tolist(), pattern.intensity.tolist(), strict=True)
-    path.write_text("\n".join(f"{x:.3f} {y:.4f}" for x, y in rows))
-    return path
+    return write_scan(tmp_path / "scan.xy")
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import make_model, make_pattern
+from small import make_model, make_pattern, write_scan
 
 import unimat_powder.identify
 from unimat_lib.crystals.table import CRYSTAL_SYSTEMS
@@ -35,11 +35,7 @@ CUBE = Identification((4.0,) * 3, (90.0,) * 3, dict.fromkeys(CRYSTAL_SYSTEMS, 1 
 
 @pytest.fixture
 def pattern_file(tmp_path):
-    pattern = make_pattern()
-    path = tmp_path / "sample.xy"
-    rows = zip(pattern.two_theta.tolist(), pattern.intensity.tolist(), strict=True)
-    path.write_text("\n".join(f"{x:.3f} {y:.4f}" for x, y in rows))
-    return path
+    return write_scan(tmp_path / "sample.xy")
 
 
 @pytest.fixture
