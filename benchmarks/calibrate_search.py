@@ -1,47 +1,35 @@
-"""The weights that turn the evidence of a search into probabilities, from simulated measurements.
+"""The weights that turn what the witnesses see into probabilities, and a test of their doubt.
 
-``collect`` measures crystals of the library that nobody tunes on otherwise (MP-20's validation
-split and further crystals), with one laboratory's habits and with everybody's, searches for them,
-and keeps the evidence of the best candidates. ``fit`` finds the weights by which the right one
-comes out likeliest, and those of "none of them" and of the cell, with the right one there and taken
-out. The evidence of measured patterns that may be looked at can be added.
+``fit`` finds the weights by which the right crystal, and the right cell, come out likeliest, and
+those of "none of them" and of the answer as a whole, from simulated patterns with the right crystal
+there and taken out; measured patterns that may be looked at can be added. ``doubt`` counts the
+confident answers to patterns that no single crystal made. Evidence: ``collect_evidence.py``.
 
-    python benchmarks/calibrate_search.py collect LIBRARY OUT.npz [--number 3000] [--workers 16]
-    python benchmarks/calibrate_search.py fit OUT.npz [MEASURED.npz]
+    python benchmarks/calibrate_search.py fit OUT.npz... [--measured MEASURED.npz]
+    python benchmarks/calibrate_search.py doubt HARD.npz
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import time
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
-from joblib import Parallel, delayed
-from pymatgen.core import Composition
+from collect_evidence import HARD, KINDS, LINES_MOST, LINES_WIDTH, READ_WIDTH
 from sklearn.linear_model import LogisticRegression
 from torch.nn import functional
 
-from unimat_book.measured import bare_formula
-from unimat_lib.crystals.table import CrystalTable
-from unimat_lib.datasets.preparation import load_dataset
-from unimat_lib.views.bragg import bragg_reflections, g_max_of
-from unimat_lib.views.grid import Grid
-from unimat_powder.library.file import Library
-from unimat_powder.pattern import Pattern, PatternError
-from unimat_powder.search.candidates import best_candidates, line_index
-from unimat_powder.search.cells import relaxed_cells, same_cells
-from unimat_powder.search.curve import MeasuredCurve, measured_curve
-from unimat_powder.search.rank import AGREEMENT, EVIDENCE, WEIGHTS, agreement_of, evidence_of
-from unimat_powder.search.search import with_elements
-from unimat_powder.search.shifts import LineIndex
-from unimat_powder.simulation.ranges import RRUFF, LaboratoryRanges, draw_instruments
-from unimat_powder.simulation.simulate import simulate
+from unimat_powder import combine
+from unimat_powder.answer import CONFIDENT, Lattice, Match, lattices_of, system_of
+from unimat_powder.bravais import LATTICE_SYSTEMS
+from unimat_powder.search import rank
+from unimat_powder.search.cells import same_cells, volumes
+from unimat_powder.search.rank import EVIDENCE, Facts, agreement_of, judge, likeliest
 
-GRID = Grid(5.0, 90.0, 8501)
-CHUNK = 25
 MEASURED = 20
 """How often a measured pattern of the half that may be looked at counts, beside simulated ones."""
 
@@ -50,200 +38,269 @@ UNKNOWN = {"pattern": 1 / 3, "elements": 1.0}
 the elements known a wrong polymorph is all that is left: there the two count alike."""
 
 
-def measured(table: CrystalTable, ranges: LaboratoryRanges, seed: int) -> list[Pattern | None]:
-    """A simulated measurement of every crystal; ``None`` where nothing is left to see."""
-    generator = torch.Generator().manual_seed(seed)
-    instruments = draw_instruments(ranges, len(table), grid=GRID, generator=generator)
-    reflections = bragg_reflections(table, g_max=1.06 * g_max_of(GRID))
-    index = torch.arange(len(table))
-    counts, mask = simulate(reflections, index, GRID, instruments, generator=generator)
-    patterns: list[Pattern | None] = []
-    for row, seen in zip(counts, mask, strict=True):
-        try:
-            patterns.append(Pattern(GRID.two_theta[seen], row[seen].double()))
-        except PatternError:
-            patterns.append(None)
-    return patterns
-
-
-def same(library: Library, rows: torch.Tensor, table: CrystalTable, i: int) -> torch.Tensor:
-    """Which rows of the library are crystal ``i`` of the table: composition and cell within 5 %."""
-    found = library.crystals(rows)
-    close = (found.lengths / table.lengths[i] - 1).abs().amax(1) < 0.05
-    formula = bare_formula(table.info["formula"].iloc[i])
-    alike = [bare_formula(text) == formula for text in found.info["formula"]]
-    return close & torch.tensor(alike)
-
-
-def work(library: Path, name: str, rows: list[int], ranges: str, seed: int) -> list[tuple]:
-    """Evidence of the candidates of some crystals, for both settings."""
-    torch.set_num_threads(1)
-    opened = Library.open(library)
-    lines = line_index(opened)
-    table = load_dataset(name).select(torch.tensor(rows))
-    habits = RRUFF if ranges == "rruff" else LaboratoryRanges(anodes=(("Cu", 1.0),))
-    results = []
-    for i, pattern in enumerate(measured(table, habits, seed)):
-        if pattern is None:
-            continue
-        try:
-            curve = measured_curve(pattern)
-        except PatternError:
-            continue
-        symbols = {e.symbol for e in Composition(table.info["formula"].iloc[i]).elements}
-        alike = with_elements(opened, symbols)
-        truth = true_cell(opened, lines, table, i, curve, alike)
-        for setting, among in (("pattern", None), ("elements", alike)):
-            ranked = best_candidates(curve, opened, lines, among)
-            right = same(opened, ranked.index, table, i)
-            asked = len(opened) if among is None else len(among)
-            about = (setting == "elements", asked, ranges == "rruff", int(table.space_group[i]))
-            groups = opened.space_group[ranked.index].numpy()
-            found = evidence_of(ranked).numpy(), right.numpy(), groups, relaxed_cells(ranked)
-            results.append((*found, truth, about))
-    return results
-
-
-def true_cell(
-    library: Library,
-    lines: LineIndex,
-    table: CrystalTable,
-    i: int,
-    curve: MeasuredCurve,
-    alike: torch.Tensor,
-) -> np.ndarray:
-    """The cell of crystal ``i`` as it was measured, ``[6]``: that of a fit that starts from it.
-
-    ``alike`` int64 ``[C]`` are the library's crystals of its elements, among which it is looked up.
-    """
-    name = table.info["material_id"].iloc[i]
-    itself = [row for row in alike.tolist() if library.material_id(row) == name][:1]
-    if not itself:
-        return np.full(6, np.nan)
-    return relaxed_cells(best_candidates(curve, library, lines, torch.tensor(itself)))[0]
-
-
-def collect(options: argparse.Namespace) -> None:
-    """Simulate, search, and write the evidence."""
-    start = time.perf_counter()
-    generator = np.random.default_rng(options.seed)
-    jobs = []
-    for name, split in (("mp_20", "val"), ("mp_extra", "extra")):
-        info = load_dataset(name).info
-        rows = np.flatnonzero(info["split"] == split)
-        for k, chosen in enumerate(
-            np.array_split(
-                generator.choice(rows, options.number // 2, replace=False),
-                max(options.number // 2 // CHUNK, 1),
-            )
-        ):
-            habits = "rruff" if k % 2 else "all"
-            jobs.append((options.library, name, chosen.tolist(), habits, len(jobs)))
-    parts = Parallel(options.workers)(delayed(work)(*job) for job in jobs)
-    found = [one for part in parts for one in part]
-    width = max(len(one[1]) for one in found)
-    evidence = np.full((len(found), width, len(EVIDENCE)), np.nan, dtype=np.float32)
-    right = np.zeros((len(found), width), dtype=bool)
-    groups = np.zeros((len(found), width), dtype=np.uint8)
-    cells = np.full((len(found), width, 6), np.nan, dtype=np.float32)
-    for row, (values, is_right, group, cell, _, _) in enumerate(found):
-        evidence[row, : len(values)], cells[row, : len(values)] = values, cell
-        right[row, : len(values)], groups[row, : len(values)] = is_right, group
-    truth = np.array([one[4] for one in found], dtype=np.float32)
-    about = np.array([one[5] for one in found], dtype=np.int32)
-    kept = dict(evidence=evidence, right=right, groups=groups, cells=cells, truth=truth)
-    np.savez_compressed(options.out, **kept, about=about)
-    print(f"{len(found)} searches in {time.perf_counter() - start:.0f} s", flush=True)
-    for setting in (0, 1):
-        for habits in (0, 1):
-            of = (about[:, 0] == setting) & (about[:, 2] == habits)
-            print(setting, habits, of.sum(), "right one among the best:", right[of].any(1).mean())
-
-
 def fit(options: argparse.Namespace) -> None:
     """Weights of both settings, written to the search's file."""
-    names = ("evidence", "right", "groups", "cells", "truth", "about")
-    found = {name: [] for name in names}
-    for path in (options.simulated, *options.measured):
+    names = ("evidence", "right", "groups", "cells", "truth", "about", "lines", "read")
+    found: dict[str, list[np.ndarray]] = {name: [] for name in (*names, "counts", "whole")}
+    for path in (*options.simulated, *options.measured):
         with np.load(path) as part:
-            repeats = 1 if path == options.simulated else MEASURED
+            number = len(part["about"])
+            # Evidence of the library alone, without the other witnesses, helps with its weights.
+            bare = {
+                "lines": np.full((number, LINES_MOST, LINES_WIDTH), np.nan, dtype=np.float32),
+                "read": np.full((number, READ_WIDTH), np.nan, dtype=np.float32),
+            }
             for name in names:
-                found[name] += [part[name]] * repeats
-    joined = {name: np.concatenate(parts) for name, parts in found.items()}
-    weights = {}
+                found[name].append(part[name] if name in part else bare[name])
+            each = MEASURED if path in options.measured else 1.0
+            found["counts"].append(np.full(number, each))
+            found["whole"].append(np.full(number, "lines" in part))
+    width = max(x.shape[1] for x in found["evidence"])
+    joined = {
+        name: np.concatenate([_widened(x, width) if name in WIDE else x for x in parts])
+        for name, parts in found.items()
+    }
+    weights, together = {}, {}
     for setting, name in enumerate(("pattern", "elements")):
         part = {key: x[joined["about"][:, 0] == setting] for key, x in joined.items()}
-        evidence = fit_weights(part["evidence"], part["right"])
-        facts, same, known, there = cell_cases(part, evidence)
-        counts = np.where(known, 1.0, UNKNOWN[name])
-        weights[name] = {
-            "evidence": evidence,
-            "none": fit_logistic(facts, ~there, counts),
-            "cell": fit_logistic(facts, same, counts),
-        }
-        print(name, len(same), {k: np.round(v, 3).tolist() for k, v in weights[name].items()})
-    WEIGHTS.write_text(json.dumps(weights, indent=1) + "\n", encoding="utf-8")
+        weights[name] = fit_setting(part, UNKNOWN[name])
+        whole = {key: x[part["whole"]] for key, x in part.items()}
+        together[name] = fit_together(whole, weights[name], UNKNOWN[name])
+        for found_ones in (weights[name], together[name]):
+            print(name, {k: np.round(v, 3).tolist() for k, v in found_ones.items()})
+    for path, content in ((rank.WEIGHTS, weights), (combine.WEIGHTS, together)):
+        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def cell_cases(
-    part: dict[str, np.ndarray], weights: list[float]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Each search as it was, and with the right crystal taken out.
+WIDE = ("evidence", "right", "groups", "cells")
 
-    Returns:
-        Facts of :data:`AGREEMENT` ``[N, 16]``; and, bool ``[N]`` each, whether cell and system were
-        right, whether nothing was taken out, and whether the right crystal was among the best.
-    """
-    facts, same, known, found = [], [], [], []
-    for row in range(len(part["evidence"])):
-        there = np.isfinite(part["evidence"][row, :, 0])
-        for kept in (there, there & ~part["right"][row]):
-            if not kept.any():
-                continue
-            evidence = torch.from_numpy(part["evidence"][row, kept]).double()
-            cells, groups = part["cells"][row, kept].astype(float), part["groups"][row, kept]
-            asked = int(part["about"][row, 1])
-            facts.append(
-                agreement_of(evidence, cells, torch.from_numpy(groups), weights, asked=asked)
-            )
-            best = int((evidence @ torch.tensor(weights, dtype=torch.float64)).argmax())
-            both = np.stack([cells[best], part["truth"][row]])
-            systems = torch.tensor([int(groups[best]), int(part["about"][row, 3])])
-            same.append(bool(same_cells(both, systems, 1)[0]))
-            known.append(kept is there)
-            found.append(bool((part["right"][row] & kept).any()))
-    return np.array(facts), np.array(same), np.array(known), np.array(found)
+
+def _widened(x: np.ndarray, width: int) -> np.ndarray:
+    empty = np.nan if x.dtype.kind == "f" else 0
+    room = [(0, 0), (0, width - x.shape[1]), *[(0, 0)] * (x.ndim - 2)]
+    return np.pad(x, room, constant_values=empty)
+
+
+def fit_setting(part: dict[str, np.ndarray], unknown: float) -> dict[str, list[float]]:
+    """Weights of one setting; a search without its crystal counts ``unknown`` of one with it."""
+    cases = [case for row in range(len(part["about"])) for case in cases_of(part, row)]
+    counts = np.array([case.count * (1.0 if case.known else unknown) for case in cases])
+    crystal = fit_weights(
+        [case.facts.evidence for case in cases],
+        [case.right & (case.facts.evidence[:, -1] > 0) for case in cases],
+        [case.facts.evidence[:, -1] > 0 for case in cases],
+        counts,
+    )
+    lattice = fit_weights(
+        [case.facts.evidence for case in cases],
+        [case.lattice if case.lattice.any() else case.cell for case in cases],
+        [torch.ones_like(case.right) for case in cases],
+        counts,
+    )
+    facts, same, none_facts, none, weighed = [], [], [], [], []
+    for case, count in zip(cases, counts, strict=True):
+        odds = case.facts.evidence @ torch.tensor(lattice, dtype=torch.float64)
+        best = likeliest(odds, case.facts.same)
+        facts.append(agreement_of(case.facts, odds, best))
+        same.append(bool(case.cell[best]))
+        asked = case.facts.evidence[:, -1] > 0
+        if asked.any():
+            odds = case.facts.evidence @ torch.tensor(crystal, dtype=torch.float64)
+            odds = odds.masked_fill(~asked, -torch.inf)
+            none_facts.append(agreement_of(case.facts, odds, int(odds.argmax())))
+            none.append(not bool(case.right.any()))
+            weighed.append(count)
+    return {
+        "crystal": crystal,
+        "lattice": lattice,
+        "none": fit_logistic(np.array(none_facts), np.array(none), np.array(weighed)),
+        "cell": fit_logistic(np.array(facts), np.array(same), counts),
+    }
+
+
+def fit_together(
+    part: dict[str, np.ndarray], search: dict[str, list[float]], unknown: float
+) -> dict[str, list[float]]:
+    """Weights of the witnesses, the library's own (``search``) being fixed."""
+    weights = rank.Weights(**{name: tuple(column) for name, column in search.items()})
+    cases = [case for row in range(len(part["about"])) for case in cases_of(part, row)]
+    counts = np.array([case.count * (1.0 if case.known else unknown) for case in cases])
+    found = [hypotheses_of(case, weights) for case in cases]
+    right = [right_hypotheses(one, case) for one, case in zip(found, cases, strict=True)]
+    hypothesis = fit_choice([one.features for one in found], right, counts)
+    facts, happened, weighed = [], [], []
+    for one, correct, count in zip(found, right, counts, strict=True):
+        if len(one):
+            odds = one.features @ np.array(hypothesis)
+            facts.append(combine.agreement_of(one, odds))
+            happened.append(bool(correct[odds.argmax()]))
+            weighed.append(count)
+    best = fit_logistic(np.array(facts), np.array(happened), np.array(weighed))
+    return {"hypothesis": hypothesis, "best": best}
+
+
+def hypotheses_of(case: Case, weights: rank.Weights) -> combine.Hypotheses:
+    """What the witnesses say in one case."""
+    judged = judge(case.facts, weights)
+    order = torch.argsort(judged.lattices, descending=True).tolist()
+    order = [judged.best, *(i for i in order if i != judged.best)]
+    matches = [
+        Match(
+            *("", "", int(case.groups[i])),
+            *(tuple(case.cells[i, :3].tolist()), tuple(case.cells[i, 3:].tolist())),
+            *(float(case.facts.volume[i]), 0.0, float(judged.lattices[i]), 1.0),
+        )
+        for i in order
+    ]
+    lattices = lattices_of(matches, judged.cell)
+    first = 1 if combine.is_sure(lattices) else 0  # where no cells were sought beside the library's
+    last = 2 if case.known else 1
+    lines = [
+        SimpleNamespace(
+            lengths=tuple(row[:3].tolist()),
+            angles=tuple(row[3:6].tolist()),
+            **dict(zip(("volume", "evidence", "m20"), row[6:9].tolist(), strict=True)),
+            systems=dict(zip(LATTICE_SYSTEMS, row[10:].tolist(), strict=True)),
+        )
+        for row in case.lines.astype(float)
+        if np.isfinite(row[6]) and first <= row[9] <= last
+    ]
+    system, group, (volume, error) = np.split(case.read.astype(float), [7, 237])
+    read = SimpleNamespace(system=system, group=group, volume=volume, volume_error=error)
+    if np.isnan(system).any():
+        read = combine.Unread()
+    crystals = [
+        replace(m, probability=float(p))
+        for m, p in zip(matches, judged.crystals[order], strict=True)
+    ]
+    return combine.hypotheses(lattices, crystals, lines, read)
+
+
+def right_hypotheses(found: combine.Hypotheses, case: Case) -> np.ndarray:
+    """Which have the true cell and crystal system, bool ``[H]``."""
+    truth = Lattice(
+        tuple(case.truth[:3].tolist()),
+        tuple(case.truth[3:].tolist()),
+        *(1.0, system_of(case.group), {}, 1.0, 0.0),
+    )
+    return np.array([combine.same_lattice(one, truth) for one in found.lattices], dtype=bool)
+
+
+def fit_choice(
+    features: list[np.ndarray], right: list[np.ndarray], counts: np.ndarray
+) -> list[float]:
+    """Weights by which one of the right hypotheses is likeliest, where there is one."""
+    used = [i for i in range(len(right)) if right[i].any()]
+    width = max(len(right[i]) for i in used)
+    values = torch.zeros(len(used), width, features[0].shape[1], dtype=torch.float64)
+    there, correct = torch.zeros(2, len(used), width, dtype=torch.bool).unbind()
+    for row, i in enumerate(used):
+        values[row, : len(features[i])] = torch.from_numpy(features[i])
+        there[row, : len(features[i])] = True
+        correct[row, : len(right[i])] = torch.from_numpy(right[i])
+    scale = values[there].std(0).clamp_min(1e-6)
+    count = torch.from_numpy(counts[used])
+    weights = torch.zeros(values.shape[2], dtype=torch.float64, requires_grad=True)
+    optimiser = torch.optim.LBFGS([weights], max_iter=300, line_search_fn="strong_wolfe")
+
+    def loss() -> torch.Tensor:
+        optimiser.zero_grad()
+        odds = (values @ (weights / scale)).masked_fill(~there, -torch.inf)
+        shares = torch.log_softmax(odds, dim=1).masked_fill(~correct, -torch.inf)
+        picked = torch.logsumexp(shares, dim=1)
+        total = 1e-3 * weights.square().sum() - (count * picked).sum() / count.sum()
+        total.backward()
+        return total
+
+    optimiser.step(loss)
+    return (weights / scale).detach().tolist()
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A search, as it was or with the right crystal taken out."""
+
+    facts: Facts
+    cells: np.ndarray  #: ``[K, 6]``
+    groups: torch.Tensor  #: int ``[K]``
+    lines: np.ndarray  #: see :func:`lines_table`
+    read: np.ndarray  #: see :func:`read_of`
+    truth: np.ndarray  #: ``[6]``
+    group: int  #: the true one
+    right: torch.Tensor  #: bool ``[K]``: the sample's crystal
+    cell: torch.Tensor  #: bool ``[K]``: with its cell and crystal system
+    lattice: torch.Tensor  #: bool ``[K]``: and its space group
+    known: bool
+    count: float
+
+
+def cases_of(part: dict[str, np.ndarray], row: int) -> list[Case]:
+    """Both cases of one search; none where nobody knows the true cell."""
+    if not np.isfinite(part["truth"][row]).all():
+        return []
+    there = np.isfinite(part["evidence"][row, :, 0])
+    cases = []
+    for kept in (there, there & ~part["right"][row]):
+        if not kept.any():
+            continue
+        cells = np.concatenate([part["cells"][row, kept], part["truth"][row][None]]).astype(float)
+        groups = torch.tensor([*part["groups"][row, kept].tolist(), int(part["about"][row, 3])])
+        same = torch.from_numpy(same_cells(cells, groups))
+        evidence = torch.from_numpy(part["evidence"][row, kept]).double()
+        asked = int(part["about"][row, 1])
+        facts = Facts(evidence, same[:-1, :-1], torch.from_numpy(volumes(cells[:-1])), asked)
+        right = torch.from_numpy(part["right"][row, kept])
+        cell = same[-1, :-1]
+        lattice = cell & (groups[:-1] == groups[-1])
+        about = cells[:-1], groups[:-1], part["lines"][row], part["read"][row], cells[-1]
+        known = kept is there
+        count = part["counts"][row]
+        case = Case(facts, *about, int(groups[-1]), right, cell, lattice, known, count)
+        cases.append(case)
+    return cases
 
 
 def fit_logistic(facts: np.ndarray, labels: np.ndarray, counts: np.ndarray) -> list[float]:
     """Weights of a logistic model for :data:`AGREEMENT`; each case counts ``counts`` times."""
-    scale = np.maximum(facts.std(0), 1e-6)
+    varies = facts.std(0) > 1e-6
+    varies[-1] = True  # the constant
+    scale = np.where(varies, np.maximum(facts.std(0), 1e-6), 1.0)
     scale[-1] = 1.0
     model = LogisticRegression(C=10.0, fit_intercept=False, max_iter=5000)
-    model.fit(facts / scale, labels, sample_weight=counts)
-    assert len(scale) == len(AGREEMENT)
-    return (model.coef_[0] / scale).tolist()
+    model.fit(facts / scale * varies, labels, sample_weight=counts)
+    return (model.coef_[0] / scale * varies).tolist()
 
 
-def fit_weights(evidence: np.ndarray, right: np.ndarray) -> list[float]:
-    """Weights by which the right one is likeliest among the candidates, where it is one of them."""
-    found = right.any(1)
-    there = torch.tensor(np.isfinite(evidence[found][..., 0]))
-    values = torch.tensor(np.nan_to_num(evidence[found])).double()
-    correct = torch.tensor(right[found])
-    scale = values[there].std(0).clamp_min(1e-6)
+def fit_weights(
+    evidence: list[torch.Tensor],
+    right: list[torch.Tensor],
+    among: list[torch.Tensor],
+    counts: np.ndarray,
+) -> list[float]:
+    """Weights by which one of the right ones is likeliest ``among`` others, where there is one."""
+    used = [i for i in range(len(right)) if (right[i] & among[i]).any() and counts[i] > 0]
+    width = max(len(evidence[i]) for i in used)
+    values = torch.zeros(len(used), width, len(EVIDENCE), dtype=torch.float64)
+    there, correct = torch.zeros(2, len(used), width, dtype=torch.bool).unbind()
+    for row, i in enumerate(used):
+        values[row, : len(evidence[i])] = evidence[i]
+        there[row, : len(among[i])], correct[row, : len(right[i])] = among[i], right[i] & among[i]
+    scale = values[there].std(0)
+    varies = scale > 1e-6
+    scale = torch.where(varies, scale, 1.0)
+    count = torch.from_numpy(counts[used])
     parameters = torch.zeros(len(EVIDENCE), dtype=torch.float64, requires_grad=True)
     optimiser = torch.optim.LBFGS([parameters], max_iter=300, line_search_fn="strong_wolfe")
 
     def weights() -> torch.Tensor:
         # Better evidence never counts against a crystal, however the columns are correlated.
-        return functional.softplus(parameters) / scale
+        return functional.softplus(parameters) * varies / scale
 
     def loss() -> torch.Tensor:
         optimiser.zero_grad()
         shares = torch.log_softmax((values @ weights()).masked_fill(~there, -torch.inf), dim=1)
         picked = torch.logsumexp(shares.masked_fill(~correct, -torch.inf), dim=1)
-        total = 1e-4 * parameters.square().sum() - picked.mean()
+        total = 1e-4 * parameters.square().sum() - (count * picked).sum() / count.sum()
         total.backward()
         return total
 
@@ -251,20 +308,38 @@ def fit_weights(evidence: np.ndarray, right: np.ndarray) -> list[float]:
     return weights().detach().tolist()
 
 
+def doubt(options: argparse.Namespace) -> None:
+    """How many patterns that no single crystal made are answered with confidence."""
+    with np.load(options.hard) as found:
+        part = {name: found[name] for name in found.files}
+    part["counts"] = np.ones(len(part["about"]))
+    part["truth"][:] = (1, 1, 1, 90, 90, 90)  # of no pattern
+    about = part["about"].copy()
+    part["about"][:, 3] = 1
+    listed, together = rank.load_weights("pattern"), combine.load_weights("pattern")
+    kinds, sure = [], []
+    for row in range(len(about)):
+        (case, *_) = cases_of(part, row)
+        found = combine.judged(hypotheses_of(case, listed), together)
+        kinds.append(KINDS[about[row, 2]])
+        sure.append(bool(found) and found[0].probability >= CONFIDENT and not about[row, 3])
+    for kind in KINDS:
+        some = [x for name, x in zip(kinds, sure, strict=True) if name == kind]
+        refused = HARD[kind] - len(some)
+        print(f"{kind}: {sum(some)} of {HARD[kind]} confident, {refused} refused")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(required=True)
-    collecting = commands.add_parser("collect")
-    collecting.add_argument("library", type=Path)
-    collecting.add_argument("out", type=Path)
-    collecting.add_argument("--number", type=int, default=3000, help="crystals")
-    collecting.add_argument("--workers", type=int, default=2)
-    collecting.add_argument("--seed", type=int, default=0)
-    collecting.set_defaults(run=collect)
     fitting = commands.add_parser("fit")
-    fitting.add_argument("simulated", type=Path)
-    fitting.add_argument("measured", type=Path, nargs="*", help="the half that may be looked at")
+    fitting.add_argument("simulated", type=Path, nargs="+")
+    what = "the half that may be looked at"
+    fitting.add_argument("--measured", type=Path, nargs="*", default=[], help=what)
     fitting.set_defaults(run=fit)
+    doubting = commands.add_parser("doubt")
+    doubting.add_argument("hard", type=Path)
+    doubting.set_defaults(run=doubt)
     options = parser.parse_args()
     options.run(options)
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from calibrate_search import GRID, measured
+from collect_evidence import GRID, measured
 from common import Result, device_name, record, timed
 
 from unimat_lib.views.bragg import bragg_reflections, g_max_of

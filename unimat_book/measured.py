@@ -5,22 +5,37 @@ outside of the book and are for testing only. Where they are not there, simulate
 the embedded prototypes stand in, so that every page can be built.
 """
 
+import functools
 import hashlib
-from collections.abc import Sequence
+import multiprocessing
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from pymatgen.core import Composition, Lattice
+from pymatgen.core import Composition
+from pymatgen.core import Lattice as LatticeVectors
 
 from unimat_lib.crystals.reduction import niggli_cell
+from unimat_lib.crystals.table import CRYSTAL_SYSTEMS
+from unimat_lib.processes import unordered
 from unimat_lib.views.bragg import Reflections, bragg_reflections, g_max_of
 from unimat_lib.views.grid import Grid
-from unimat_powder.answer import Answer, Cell, make_answer, space_group_prior, system_of
+from unimat_powder.answer import (
+    Answer,
+    Cell,
+    Lattice,
+    SearchResult,
+    make_answer,
+    space_group_prior,
+    system_of,
+)
+from unimat_powder.index.refine import IndexedCell
 from unimat_powder.library.file import Library
-from unimat_powder.pattern import Pattern
+from unimat_powder.network.predict import read_pattern
+from unimat_powder.pattern import Pattern, PatternError
 from unimat_powder.search.amplitude import amplitude_of
 from unimat_powder.search.candidates import line_index
 from unimat_powder.search.curve import measured_curve
@@ -30,14 +45,12 @@ from unimat_powder.simulation.instruments import Instruments
 from unimat_powder.simulation.ranges import RRUFF, draw_instruments
 from unimat_powder.simulation.simulate import simulate
 from unimat_powder.simulation.symmetry import strain_projectors, tensor_of
+from unimat_powder.witnesses import Lines, shipped_reader, with_witnesses
 
 SHA256 = {
     "rruff_labelled.csv": "85becebb7672692c9599002dd53e60d12dc539e59b9fedd887456d4557d353c2",
     "rruff_labelled.npz": "9479fc1625a4fef3b36584de4d27b9361949a49b912f504e41051b10f19c669e",
 }
-FIRST_HALF = 56
-"""Patterns by sorted name that may be looked at; the others are scored once per number."""
-
 SAME = 0.05
 """Relative difference of lengths up to which a computed cell is that of the sample."""
 
@@ -83,6 +96,9 @@ KINDS = (
     "unlike in both",
 )
 """What a first answer is; its place here is the number on file."""
+
+
+_WAYS = ((False, True), (False, False), (True, True), (True, False))  # told elements; known
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,14 +173,14 @@ def simulated_measurements(library: Library, number: int, *, seed: int) -> list[
 
 def _strained_cells(
     lattice: torch.Tensor, reflections: Reflections, instruments: Instruments
-) -> list[Lattice]:
+) -> list[LatticeVectors]:
     """Niggli cells of the main crystals of some instruments."""
     number = len(lattice)
     projector = strain_projectors(reflections.reciprocal)
     strain = tensor_of((projector @ instruments.strain[:number, :, None])[..., 0]).double()
     scale = (1 + instruments.isotropic[:number]).double()[:, None, None]
     strained = lattice @ (torch.eye(3, dtype=torch.float64) + strain) * scale
-    return [Lattice(niggli_cell(cell)) for cell in strained.numpy()]
+    return [LatticeVectors(niggli_cell(cell)) for cell in strained.numpy()]
 
 
 def bare_formula(formula: str) -> str:
@@ -182,7 +198,7 @@ def right_rows(labelled: Labelled, library: Library) -> list[int]:
     """
     rows = with_elements(library, _symbols(labelled))
     table = library.crystals(rows)
-    volume = Lattice.from_parameters(*labelled.lengths, *labelled.angles).volume
+    volume = LatticeVectors.from_parameters(*labelled.lengths, *labelled.angles).volume
     right = []
     for i, row in enumerate(rows.tolist()):
         formula = library.formula(row)
@@ -200,35 +216,114 @@ def right_rows(labelled: Labelled, library: Library) -> list[int]:
 
 
 def outcomes(
-    labelled: Sequence[Labelled], library: Library, *, elements: bool, known: bool
-) -> pd.DataFrame:
-    """What the search answers, one row a pattern.
+    labelled: Sequence[Labelled], library: Library, *, workers: int = 1
+) -> dict[tuple[bool, bool], pd.DataFrame]:
+    """What is answered, one row a pattern.
 
     Args:
         labelled: The patterns.
         library: The known crystals.
-        elements: Whether the search is told the sample's elements.
-        known: Whether the right crystal may stay in the library.
+        workers: Processes.
 
     Returns:
-        Columns ``in_library``; ``rank`` of the right crystal, from 0 (-1: not among ten) and
-        ``probability`` of the first one (0 without any); ``cell_rank`` of the right cell and
-        ``p_cell`` of the first one; ``system_right`` and ``p_system`` of the likeliest crystal
-        system; ``confident``, the verdict, and ``answer_right``, whether the cell and the crystal
-        system that it speaks of are right; ``residual``, what the first match's fit leaves;
-        ``kind``, place in :data:`KINDS`.
+        For each (elements told, right crystal known) a frame with ``in_library``; ``rank`` of the
+        right crystal, from 0 (-1: not among ten) and ``probability`` of the first one (0 without
+        any); ``cell_rank`` of the right cell and ``p_cell`` of the first one; ``system_right`` and
+        ``p_system`` of the likeliest crystal system; ``group_right``, of the likeliest space group;
+        ``confident``, the verdict, ``p_answer``, what it is worth, and ``answer_right``, whether
+        the cell and the crystal system that it speaks of are right; ``residual``, what the first
+        match's fit leaves; ``kind``, place in :data:`KINDS`; and what each witness would have said
+        alone: ``library_cell``, ``library_system``, ``lines_cell``, ``network_system``,
+        ``network_group``, whether they were right, and ``network_length_error``, mean over the
+        three lengths, per cent.
     """
+    jobs = [(place, one, str(library.path)) for place, one in enumerate(labelled)]
+    found = dict(unordered(_asked_four_ways, jobs, workers=workers))
+    return {
+        way: pd.DataFrame([found[place][way] for place in range(len(labelled))]) for way in _WAYS
+    }
+
+
+def _asked_four_ways(
+    place: int, one: Labelled, path: str
+) -> tuple[int, dict[tuple[bool, bool], dict[str, object]]]:
+    library = _opened(path)
     prior = space_group_prior(library.space_group.numpy())
-    rows = []
-    for one in labelled:
-        right = right_rows(one, library)
+    right = right_rows(one, library)
+    names = {library.material_id(i) for i in right}
+    rows = {}
+    lines = Lines(one.pattern)
+    for elements, known in _WAYS:
         symbols = _symbols(one) if elements else None
-        found = search(
-            one.pattern, library, elements=symbols, without=() if known else frozenset(right)
-        )
+        without = () if known else frozenset(right)
+        listed = search(one.pattern, library, elements=symbols, without=without)
+        found = with_witnesses(listed, one.pattern, lines, shipped_reader(), elements=symbols)
         answer = make_answer(found, one.pattern, file=one.sample, prior=prior)
-        rows.append(_outcome(one, answer, {library.material_id(i) for i in right}, known))
-    return pd.DataFrame(rows)
+        alone = _each_witness(one, listed, lines, symbols)
+        rows[elements, known] = _outcome(one, answer, names, known) | alone
+    return place, rows
+
+
+def _each_witness(
+    one: Labelled, listed: SearchResult, lines: Lines, symbols: Collection[str] | None
+) -> dict[str, object]:
+    """What library, lines and network would each have answered alone."""
+    truth = system_of(one.space_group)
+    library, trial = (next(iter(some), None) for some in (listed.lattices, lines.trials))
+    read = read_pattern(shipped_reader(), one.pattern, elements=symbols)
+    lengths = np.divide(read.cells[0].lengths, one.lengths)
+    return {
+        "library_cell": library is not None and cell_is_right(library, one),
+        "library_system": library is not None and library.system == truth,
+        "lines_cell": trial is not None and cell_is_right(trial, one),
+        "network_system": CRYSTAL_SYSTEMS[int(read.system.argmax())] == truth,
+        "network_group": int(read.group.argmax()) + 1 == one.space_group,
+        "network_length_error": float(100 * np.abs(lengths - 1).mean()),
+    }
+
+
+@functools.lru_cache(maxsize=1)
+def _opened(path: str) -> Library:
+    # Two processes with two threads each wait for one another on a computer of two cores.
+    if multiprocessing.parent_process() is not None:
+        torch.set_num_threads(1)
+    return Library.open(path)
+
+
+def systems_of_many(
+    folder: Path, library: Library, *, workers: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Whether crystal system and space group are right for ``rruff_dev``, bool ``[454]`` each.
+
+    Patterns of the same project that were processed before they were collected: background taken
+    off, the highest point set to 1000. The library may hold the right crystal or not; no elements
+    are told.
+    """
+    with np.load(folder / "rruff_dev.npz") as arrays:
+        curves, groups = arrays["intensity"], arrays["spacegroup_number"]
+    jobs = [
+        (i, x, int(g), str(library.path))
+        for i, (x, g) in enumerate(zip(curves, groups, strict=True))
+    ]
+    found = dict(unordered(_system_of_one, jobs, workers=workers))
+    system, group = np.array([found[i] for i in range(len(jobs))]).T
+    return system, group
+
+
+def _system_of_one(
+    place: int, curve: np.ndarray, group: int, path: str
+) -> tuple[int, tuple[bool, bool]]:
+    library = _opened(path)
+    two_theta = 5 + 0.01 * torch.arange(len(curve), dtype=torch.float64)
+    pattern = Pattern(two_theta, torch.from_numpy(curve.astype(np.float64) / 65))
+    try:
+        found = search(pattern, library)
+    except PatternError:
+        return place, (False, False)
+    prior = space_group_prior(library.space_group.numpy())
+    answer = make_answer(found, pattern, file="", prior=prior)
+    system = max(answer.crystal_system, key=answer.crystal_system.__getitem__)
+    return place, (system == system_of(group), answer.space_group[0][0] == group)
 
 
 def _symbols(one: Labelled) -> set[str]:
@@ -244,9 +339,11 @@ def _outcome(one: Labelled, answer: Answer, right: set[str], known: bool) -> dic
         "in_library": bool(right) and known,
         "rank": ranks[0] if ranks else -1,
         "confident": answer.verdict == "confident",
+        "p_answer": answer.probability,
         "probability": first.probability if first else 0.0,
         "system_right": system == system_of(one.space_group),
         "p_system": answer.crystal_system[system],
+        "group_right": answer.space_group[0][0] == one.space_group,
         "cell_rank": cells[0] if cells else -1,
         "p_cell": answer.cells[0].probability if answer.cells else 0.0,
         "answer_right": cells[:1] == [0] and system == system_of(one.space_group),
@@ -264,13 +361,15 @@ def _kind(one: Labelled, answer: Answer, first_right: bool, there: bool) -> str:
     first = answer.phases[0]
     if {e.symbol for e in Composition(first.formula).elements} - {"H"} == _symbols(one) - {"H"}:
         return "another structure of the same elements"
-    larger = abs(first.volume / Lattice.from_parameters(*one.lengths, *one.angles).volume - 1)
+    larger = abs(
+        first.volume / LatticeVectors.from_parameters(*one.lengths, *one.angles).volume - 1
+    )
     if first.space_group == one.space_group and larger < 0.1:
         return "the same structure type with other elements"
     return "unlike in both"
 
 
-def cell_is_right(cell: Cell, one: Labelled) -> bool:
+def cell_is_right(cell: Cell | Lattice | IndexedCell, one: Labelled) -> bool:
     """All lengths within 1 per cent and all angles within 1 degree of the sample's cell."""
     lengths = np.abs(np.divide(cell.lengths, one.lengths) - 1).max()
     return bool(lengths <= 0.01 and np.abs(np.subtract(cell.angles, one.angles)).max() <= 1.0)

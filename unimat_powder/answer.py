@@ -25,7 +25,9 @@ TENTATIVE = 0.5
 MOST = 10
 """Of phases, cells and space groups, as many as a list of an answer holds."""
 
-_SAME_LENGTH, _SAME_ANGLE = 0.01, 1.0  # relative, degrees: what the book calls the same cell
+SAME_LENGTH, SAME_ANGLE = 0.01, 1.0
+"""Relative, and degrees: what the book calls the same cell."""
+
 _UNSEEN = 0.1  # crystals added to each space group of a library, so that none is impossible
 _ORIGIN = {
     "file": "stated by the file",
@@ -50,6 +52,20 @@ class Match:
     warnings: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Lattice:
+    """A cell and a crystal system that the sample may have, whichever crystal it is."""
+
+    lengths: tuple[float, float, float]  # of the primitive Niggli cell, angstrom
+    angles: tuple[float, float, float]  # degrees
+    volume: float  # cubic angstrom
+    system: str  # crystal system
+    groups: Mapping[int, float]  # space groups and their shares, which sum to 1
+    probability: float
+    figure_of_merit: float
+    source: str = "library"
+
+
 @dataclass(frozen=True, eq=False)
 class Curves:
     """A pattern as measured and as computed from the best match, point by point."""
@@ -70,9 +86,9 @@ class SearchResult:
     curves: Curves | None = None  #: of the first match
     second_phase: Sequence[Match] | None = None  #: of what the first one leaves; None: no sign
     warnings: tuple[str, ...] = ()
-    #: that cell and crystal system of the first match are right, whichever crystal it is; without
-    #: it, what the matches that share them have together
-    cell_probability: float | None = None
+    #: cells and systems that the sample may have, the likeliest first; their probabilities sum to
+    #: at most 1. Without them, those of the matches
+    lattices: Sequence[Lattice] = ()
 
 
 @dataclass(frozen=True)
@@ -98,7 +114,7 @@ class Answer:
     wavelength: float = math.nan  # angstrom
     wavelength_from: Literal["file", "argument", "default"] = "default"
     verdict: Literal["confident", "tentative", "none"] = "none"
-    probability: float = 0.0  # of the first phase's cell and crystal system, what the verdict says
+    probability: float = 0.0  # of the first cell and its crystal system, what the verdict says
     crystal_system: Mapping[str, float] = field(default_factory=dict)  # 7 names; they sum to one
     space_group: Sequence[tuple[int, float]] = ()  # numbers and probabilities, likeliest first
     cells: Sequence[Cell] = ()  # likeliest first
@@ -142,22 +158,18 @@ class Answer:
     @property
     def verdict_text(self) -> str:
         """The verdict in words."""
-        if not self.phases:
+        if not self.cells:
             return "no confident answer: nothing in the library fits"
         if self.verdict == "none":
             return "no confident answer: candidates follow, none is to be relied on"
-        first = self.phases[0]
-        what = (
-            f"cell and crystal system ({system_of(first.space_group)}, {percent(self.probability)})"
+        system = max(self.crystal_system, key=self.crystal_system.__getitem__)
+        what = f"cell and crystal system ({system}, {percent(self.probability)})"
+        if self.verdict == "tentative":
+            return f"tentative: {what}; check it against the alternatives"
+        sure = self.phases and self.phases[0].probability >= CONFIDENT
+        return (
+            f"confident of {what}; {'and the phase' if sure else 'which crystal: see the phases'}"
         )
-        same = (
-            "which crystal it is: see the phases"
-            if first.probability < CONFIDENT
-            else "and the phase"
-        )
-        if self.verdict == "confident":
-            return f"confident of {what}; {same}"
-        return f"tentative: {what}; check it against the alternatives"
 
     @property
     def wavelength_text(self) -> str:
@@ -207,10 +219,9 @@ def make_answer(
 ) -> Answer:
     """Turn what a search found into an answer.
 
-    The verdict speaks of the cell and the crystal system of the first match. The matches that share
-    them have their probability together, the others the rest; what the matches leave (that no
-    crystal of the library is right, or one beyond the first ten) is spread over the space groups as
-    ``prior`` has them: nothing better is known of a crystal that is not there.
+    The verdict speaks of the cell and the crystal system of the first of the lattices. Those that
+    share them have their probability together, the others the rest; what they leave is spread over
+    the space groups as ``prior`` has them: nothing better is known of a crystal that is not there.
 
     Args:
         result: What the search found.
@@ -222,8 +233,9 @@ def make_answer(
         formula: Formula that was given, as it was understood.
     """
     matches = sorted(result.matches, key=lambda match: -match.probability)[:MOST]
-    sure, shares = _shares(matches, result.cell_probability)
-    groups = _space_groups(matches, shares, prior)  # [230]
+    lattices = result.lattices or lattices_of(matches)
+    sure = lattices[0].probability if lattices else 0.0
+    groups = _space_groups(lattices, prior)  # [230]
     systems = np.split(groups, LAST_SPACE_GROUP[:-1])
     order = np.argsort(-groups, kind="stable")[:MOST]
     second = tuple(result.second_phase or ())[:MOST]
@@ -243,7 +255,7 @@ def make_answer(
         probability=sure,
         crystal_system=dict(zip(CRYSTAL_SYSTEMS, (float(p.sum()) for p in systems), strict=True)),
         space_group=tuple((int(i) + 1, float(groups[i])) for i in order if groups[i] > 0),
-        cells=_merged_cells(matches, shares),
+        cells=_merged_cells(lattices)[:MOST],
         phases=tuple(matches),
         second_phase=second,
         warnings=tuple(dict.fromkeys(said)),
@@ -309,67 +321,99 @@ def cell_texts(cell: Cell) -> tuple[str, str]:
     )
 
 
-def _shares(matches: Sequence[Match], cell_probability: float | None) -> tuple[float, list[float]]:
-    """Probability of the first match's cell and system, and what each match adds to its class.
+def lattices_of(
+    matches: Sequence[Match], cell_probability: float | None = None
+) -> tuple[Lattice, ...]:
+    """What crystals say of cell and crystal system, the likeliest first.
 
     Crystals that share cell and system count together: no powder pattern tells them apart where
     they are isostructural, but they agree on this.
+
+    Args:
+        matches: Crystals; their probabilities are shares of what is asked here.
+        cell_probability: That those are right that share the first one's; the others have the rest.
+            Without it, all keep what they have.
     """
-    if not matches:
-        return 0.0, []
-    together = [_same_class(matches[0], match) for match in matches]
-    inside = sum(m.probability for m, same in zip(matches, together, strict=True) if same)
-    sure = min(1.0, inside if cell_probability is None else cell_probability)
-    scale = (sure / max(inside, 1e-12), (1 - sure) / max(1 - inside, 1e-12))
-    return sure, [
-        m.probability * scale[0 if same else 1] for m, same in zip(matches, together, strict=True)
+    together: list[list[Match]] = []
+    for match in matches:
+        alike = next((some for some in together if _same_class(some[0], match)), None)
+        if alike is None:
+            together.append([match])
+        else:
+            alike.append(match)
+    shares = [math.fsum(match.probability for match in some) for some in together]
+    if cell_probability is not None and shares:
+        rest = max(1 - shares[0], 1e-12)
+        others = [share * (1 - cell_probability) / rest for share in shares[1:]]
+        shares = [cell_probability, *others]
+    found = [
+        Lattice(
+            lengths=(first := some[0]).lengths,
+            angles=first.angles,
+            volume=first.volume,
+            system=system_of(first.space_group),
+            groups=_shares_of_groups(some),
+            probability=min(1.0, share),
+            figure_of_merit=first.figure_of_merit,
+        )
+        for some, share in zip(together, shares, strict=True)
     ]
+    return tuple(sorted(found, key=lambda lattice: -lattice.probability))
+
+
+def _shares_of_groups(matches: Sequence[Match]) -> dict[int, float]:
+    """Space groups of crystals and their shares, which sum to one."""
+    total = math.fsum(match.probability for match in matches)
+    shares: dict[int, float] = {}
+    for match in matches:
+        share = match.probability / total if total > 0 else 1 / len(matches)
+        shares[match.space_group] = shares.get(match.space_group, 0.0) + share
+    return shares
 
 
 def _same_class(one: Match, other: Match) -> bool:
     return _same_cell(one, other) and system_of(one.space_group) == system_of(other.space_group)
 
 
-def _space_groups(
-    matches: Sequence[Match], shares: Sequence[float], prior: np.ndarray
-) -> np.ndarray:
+def _space_groups(lattices: Sequence[Lattice], prior: np.ndarray) -> np.ndarray:
     """Probabilities ``[230]`` of the space groups; they sum to one."""
     groups = np.zeros(230)
-    for match, share in zip(matches, shares, strict=True):
-        groups[match.space_group - 1] += share
+    for lattice in lattices:
+        for number, share in lattice.groups.items():
+            groups[number - 1] += lattice.probability * share
     total = groups.sum()
     return groups + (1 - total) * prior if total < 1 else groups / total
 
 
-def _merged_cells(matches: Sequence[Match], shares: Sequence[float]) -> tuple[Cell, ...]:
-    """Cells of the matches, the likeliest first; those that are the same count together.
+def _merged_cells(lattices: Sequence[Lattice]) -> tuple[Cell, ...]:
+    """Cells of the lattices, the likeliest first; those of two systems count together.
 
-    The first match of a cell gives its numbers. Two cells whose Niggli reductions are of different
-    types (angles at 90 degrees) stay apart.
+    Two cells whose Niggli reductions are of different types (angles at 90 degrees) stay apart.
     """
-    together: list[list[int]] = []
-    for i, match in enumerate(matches):
-        alike = next((cells for cells in together if _same_cell(matches[cells[0]], match)), None)
+    together: list[list[Lattice]] = []
+    for lattice in lattices:
+        alike = next((some for some in together if _same_cell(some[0], lattice)), None)
         if alike is None:
-            together.append([i])
+            together.append([lattice])
         else:
-            alike.append(i)
+            alike.append(lattice)
     cells = [
         Cell(
-            lengths=(first := matches[same[0]]).lengths,
+            lengths=(first := some[0]).lengths,
             angles=first.angles,
             volume=first.volume,
-            probability=min(1.0, math.fsum(shares[i] for i in same)),
+            probability=min(1.0, math.fsum(lattice.probability for lattice in some)),
             figure_of_merit=first.figure_of_merit,
+            source=first.source,
         )
-        for same in together
+        for some in together
     ]
     return tuple(sorted(cells, key=lambda cell: -cell.probability))
 
 
-def _same_cell(one: Match, other: Match) -> bool:
+def _same_cell(one: Match | Lattice, other: Match | Lattice) -> bool:
     lengths = np.abs(np.divide(one.lengths, other.lengths) - 1).max()
-    return lengths <= _SAME_LENGTH and np.ptp([one.angles, other.angles], 0).max() <= _SAME_ANGLE
+    return lengths <= SAME_LENGTH and np.ptp([one.angles, other.angles], 0).max() <= SAME_ANGLE
 
 
 def _phase_lines(phases: Sequence[Match]) -> list[str]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _WAVELENGTHS = (0.01, 100.0)  # angstrom, as of a Pattern, whose import takes seconds
 _SMALLEST, _LARGEST = 0.5, 25.0  # angstrom: distances of lattice planes that a search compares
-_LITTLE = 0.3  # probability of a cell below which the given elements may be to blame
+_LIKELY_NONE = 0.7  # probability that none fits, above which the elements may be wrong
 _FEW = 1000  # crystals; of a smaller library every answer says how small it is
 _INTERRUPTED, _BROKEN_PIPE = 130, 141  # exit codes, as a shell gives them to SIGINT and SIGPIPE
 
@@ -224,6 +224,8 @@ def _make_folder(path: Path) -> None:
         raise NotADirectoryError(
             f"expected a folder for the report, but {path} is a file or lies in one: name another"
         ) from None
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise PermissionError(f"the folder {path} may not be written to: name another")
 
 
 def _question(
@@ -278,6 +280,7 @@ def _answer(source: "str | Path | Pattern", number: int, ready: _Ready) -> "Answ
     from unimat_powder.peak_finding import find_lines
     from unimat_powder.peak_warnings import pattern_warnings
     from unimat_powder.search.search import search
+    from unimat_powder.witnesses import Lines, shipped_reader, with_witnesses
 
     named = isinstance(source, str | os.PathLike)
     file = os.fspath(source) if named else f"pattern {number}"
@@ -285,13 +288,16 @@ def _answer(source: "str | Path | Pattern", number: int, ready: _Ready) -> "Answ
     try:
         pattern = _within_reach(_pattern(source, question.wavelength))
         result = search(pattern, ready.library, elements=question.elements, formula=ready.formula)
+        lines = find_lines(pattern)
+        told = {"elements": question.elements, "formula": ready.formula}
+        result = with_witnesses(result, pattern, Lines(lines), shipped_reader(), **told)
         return make_answer(
             result,
             pattern,
             file=file,
             prior=ready.prior,
             warnings=[
-                *pattern_warnings(pattern, find_lines(pattern)),
+                *pattern_warnings(pattern, lines),
                 *_hints(result, question),
                 *ready.warnings,
             ],
@@ -341,10 +347,11 @@ def _within_reach(pattern: "Pattern") -> "Pattern":
 
 def _hints(result: "SearchResult", question: _Question) -> list[str]:
     """What to try where the given elements explain nothing."""
-    if not question.elements or (result.cell_probability or 0) >= _LITTLE:
+    if not question.elements or result.none_probability < _LIKELY_NONE:
         return []
     return [
-        "no crystal of exactly these elements fits: of a mixture no single crystal has them all; "
+        "no crystal of exactly these elements fits well: cell and crystal system, where given, are "
+        "those of relatives with other elements; of a mixture no single crystal has all elements: "
         "leave them out, or name those of one phase"
     ]
 
@@ -359,6 +366,8 @@ def _pattern(source: "str | Path | Pattern", wavelength: float | None) -> "Patte
             return source
         return replace(source, wavelength=wavelength, wavelength_from="argument")
     path = Path(source)
+    if os.fspath(source) == "-":
+        raise PatternError("standard input is not read: write it to a file and name that")
     if not path.exists():
         raise PatternError("there is no such file")
     if path.is_dir():

@@ -19,7 +19,7 @@ Source: Hoelzer et al., Phys. Rev. A 56, 4554 (1997), for Cr to Cu; Deslattes et
     Phys. 75, 35 (2003).
 """
 
-_K_BETA = {
+K_BETA = {
     "Cr": 2.084870, "Fe": 1.756605, "Co": 1.620826, "Ni": 1.500152, "Cu": 1.392234, "Mo": 0.632303,
     "Ag": 0.497082, "Ga": 1.207930,
 }  # fmt: skip
@@ -106,7 +106,7 @@ def _stated(said: Radiation) -> tuple[float | None, bool | None]:
 def _is_laboratory(wavelength: float) -> bool:
     """Whether this is K-alpha 1, 2, their mean or K-beta of an anode, within 0.1 %."""
     lines = [line for pair in K_ALPHA.values() for line in (*pair, (2 * pair[0] + pair[1]) / 3)]
-    return any(abs(wavelength / line - 1) <= _SAME for line in (*lines, *_K_BETA.values()))
+    return any(abs(wavelength / line - 1) <= _SAME for line in (*lines, *K_BETA.values()))
 
 
 def anode_of(text: str) -> str | None:

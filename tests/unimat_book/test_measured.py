@@ -24,17 +24,19 @@ from unimat_book.chapters.measured_patterns import (
     typical_places,
 )
 from unimat_book.ledger.measured import (
+    FIRST_HALF,
     MEASURED_METRICS,
     MEASURED_SETTINGS,
     MEASURED_VARIANTS,
     TAKEN_OUT,
+    calibration_error,
     load_outcomes,
     measured_metrics,
     measured_rows,
     save_outcomes,
+    scored,
 )
 from unimat_book.measured import (
-    FIRST_HALF,
     KINDS,
     READ_BY_HAND,
     Labelled,
@@ -71,7 +73,7 @@ def frame_of(**columns) -> pd.DataFrame:
     usual = {
         **{"in_library": True, "rank": 0, "probability": 0.95, "cell_rank": 0, "p_cell": 0.95},
         **{"system_right": True, "p_system": 0.97, "confident": True, "answer_right": True},
-        **{"residual": 0.2, "kind": 0},
+        **{"residual": 0.2, "kind": 0, "group_right": True, "p_answer": 0.95},
     }
     return pd.DataFrame({name: [value] * n for name, value in usual.items()} | columns)
 
@@ -159,7 +161,7 @@ def test_a_right_answer_has_the_right_cell_and_system(found):
 
 
 def test_without_patterns_there_is_nothing(library):
-    assert len(outcomes([], library, elements=False, known=True)) == 0
+    assert all(len(frame) == 0 for frame in outcomes([], library).values())
 
 
 # ---------------------------------------------------------------- metrics, files and rows
@@ -180,11 +182,31 @@ def test_metrics_count_what_they_say():
             "structure_first": 100 / 3,
             "structure_among_5": 200 / 3,
             "crystal_system_accuracy": 50,
+            "space_group_accuracy": 100,
             "cell_first": 50,
+            "cell_among_5": 75,
             "wrong_among_confident": 50,
             "confident_share": 50,
         }
     )
+
+
+def test_a_cell_of_an_unknown_structure_counts_where_it_was_taken_out():
+    found = measured_metrics(frame_of(rank=[0, 0]), frame_of(cell_rank=[0, 3]))
+    assert found["cell_first_unknown_structure"].mean() == 50
+
+
+def test_calibration_error_is_the_distance_of_said_and_happened():
+    frame = frame_of(p_answer=[0.95] * 4 + [0.25] * 4, answer_right=[True] * 4 + [False] * 4)
+    assert calibration_error(frame) == pytest.approx((5 + 25) / 2)
+    honest = frame_of(p_answer=[0.75] * 4, answer_right=[True, True, True, False])
+    assert calibration_error(honest) == pytest.approx(0, abs=1e-9)
+
+
+def test_the_half_that_was_looked_at_is_not_scored():
+    frame = frame_of(rank=list(range(FIRST_HALF + 3)))
+    assert scored(frame)["rank"].tolist() == [FIRST_HALF, FIRST_HALF + 1, FIRST_HALF + 2]
+    assert len(scored(frame[:8])) == 8
 
 
 def test_files_come_back_and_hold_no_text(tmp_path):
@@ -209,7 +231,7 @@ def test_rows_have_every_metric_an_interval_and_no_empty_ones():
     keys = {(row["setting"], row["variant"], row["metric"]) for row in rows}
     assert {m for _, v, m in keys if v == "ours"} == set(MEASURED_METRICS)
     assert {m for _, v, m in keys if v == "baseline"} == set(list(MEASURED_METRICS)[:3])
-    assert len(keys) == len(rows) == 2 * 9
+    assert len(keys) == len(rows) == 2 * (len(MEASURED_METRICS) + 3)
     for row in rows:
         low, high = row["ci95"]
         assert low <= row["mean"] <= high
@@ -228,7 +250,7 @@ def test_the_main_table_has_all_that_the_rows_have():
     assert table.shape[1] == 1 + 2 * 3
     assert table["pattern alone: this book"].iloc[0].startswith("50.0 [")
     assert (table["pattern alone: plain cosine"].iloc[3:] == "–").all()
-    assert set(AIMS) < set(MEASURED_METRICS)
+    assert set(AIMS) == set(MEASURED_METRICS)
 
 
 def test_halves_are_cut_where_looking_ends():
@@ -323,7 +345,8 @@ def test_published_tables_follow_from_the_published_outcomes():
     assert {v for _, v in loaded} == {*MEASURED_VARIANTS, TAKEN_OUT}
     assert len({len(frame) for frame in loaded.values()}) == 1
     for name, frame in (("alone", "measured_pattern"), ("told", "measured_elements")):
-        for metric, values in measured_metrics(loaded[frame, "ours"]).items():
+        ours, without = (scored(loaded[frame, v]) for v in ("ours", TAKEN_OUT))
+        for metric, values in measured_metrics(ours, without).items():
             if len(values):
                 assert recorded[f"{name}_{metric}"] == pytest.approx(values.mean())
     halves = halves_table(loaded).astype(object).where(lambda x: x.notna(), None)
@@ -337,7 +360,9 @@ def test_published_rows_are_counted_anew_from_the_files():
     rows = json.loads((RESULTS / "ledger.json").read_text("utf-8"))
     rows = [row for row in rows if row["setting"] in MEASURED_SETTINGS]
     for row in rows:
-        frame = pd.read_parquet(RESULTS / f"measured/{row['setting']}-{row['variant']}.parquet")
+        files = RESULTS / "measured"
+        frame = pd.read_parquet(files / f"{row['setting']}-{row['variant']}.parquet")[56:]
+        out = pd.read_parquet(files / f"{row['setting']}-ours_taken_out.parquet")[56:]
         hits = {
             "structure_first": frame.loc[frame["in_library"], "rank"].eq(0),
             "structure_among_5": frame.loc[frame["in_library"], "rank"].isin(range(5)),
@@ -345,9 +370,18 @@ def test_published_rows_are_counted_anew_from_the_files():
         }
         if row["variant"] == "ours":
             sure = frame.query("confident")
+            hits["space_group_accuracy"] = frame["group_right"]
             hits["cell_first"] = frame["cell_rank"].eq(0)
+            hits["cell_among_5"] = frame["cell_rank"].isin(range(5))
+            hits["cell_first_unknown_structure"] = out["cell_rank"].eq(0)
             hits["wrong_among_confident"] = ~sure["answer_right"]
             hits["confident_share"] = frame["confident"]
+        if row["metric"] == "calibration_error":
+            places = np.minimum(np.floor(10 * frame["p_answer"]), 9)
+            parts = [frame[places == i] for i in range(10)]
+            off = sum(abs((part["p_answer"] - part["answer_right"]).sum()) for part in parts)
+            assert row["mean"] == pytest.approx(100 * off / len(frame))
+            continue
         flags = hits[row["metric"]]
         assert row["n_test"] == len(flags), row
         assert row["mean"] == pytest.approx(100 * flags.sum() / len(flags)), row

@@ -217,7 +217,17 @@ def test_elements_of_no_crystal_are_said_so(rutile):
     result = search(rutile, LIBRARY, elements={"Xe", "Ru"})
     assert not result.matches and result.none_probability == 1
     assert "no crystal of Ru, Xe" in result.warnings[0]
-    assert len(result.curves.measured) and result.curves.computed is None
+    best = result.lattices[0]  # the cell can still be told, by a relative of other elements
+    assert best.system == "tetragonal" and max(best.groups, key=best.groups.get) == 136
+
+
+def test_wrong_elements_leave_cell_and_system_to_relatives(rutile, answer):
+    found = search(rutile, LIBRARY, elements={"Si", "O"})
+    assert found.none_probability > 0.9
+    best = found.lattices[0]
+    assert best.lengths == pytest.approx(answer.matches[0].lengths, rel=1e-3)
+    assert best.system == "tetragonal" and best.probability > 0.5
+    assert sum(lattice.probability for lattice in found.lattices) == pytest.approx(1)
 
 
 def test_the_second_of_two_phases_is_found():

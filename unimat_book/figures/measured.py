@@ -128,3 +128,25 @@ def plot_reliability(panels: Mapping[str, pd.DataFrame]) -> Figure:
     handles, labels = drawn[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=2)
     return figure
+
+
+@styled
+def plot_reader_training(curve: pd.DataFrame) -> Figure:
+    """Crystal system right against the step of training, per cent, a line per kind of pattern.
+
+    Columns `step`, `simulated`, `larger`, `measured`.
+    """
+    require_columns(curve, ["step", "simulated", "larger", "measured"])
+    names = {
+        "simulated": ("simulated, MP-20 validation", BLUE),
+        "larger": ("simulated, larger crystals", MUTED),
+        "measured": ("measured, first half", RED),
+    }
+    figure = new_figure(2.9)
+    axes = figure.subplots()
+    for column, (label, color) in names.items():
+        axes.plot(curve["step"], curve[column], "o-", ms=4, color=color, label=label)
+    axes.set(xlabel="step, 1,024 fresh patterns each", ylabel="crystal system right (%)")
+    axes.set_ylim(50, 100)
+    axes.legend(loc="lower right", frameon=False)
+    return figure

@@ -23,9 +23,15 @@ from unimat_lib.datasets.preparation import load_dataset, prepare_dataset
 from unimat_lib.datasets.report import DataError, data_folder
 from unimat_lib.processes import unordered
 from unimat_lib.views.bragg import scattering_parameters
-from unimat_powder.library.file import VARIABLE, Library, built_library, write_library
+from unimat_powder.library.file import (
+    VARIABLE,
+    Library,
+    built_library,
+    default_library,
+    write_library,
+)
 from unimat_powder.library.lines import line_index
-from unimat_powder.library.symmetry import strain_bases
+from unimat_powder.library.symmetry import strain_bases, symmetric_lattices
 
 ATTRIBUTION = {
     "mp_20": "Materials Project (Jain et al., APL Materials 1, 011002 (2013)), CC-BY 4.0",
@@ -64,6 +70,8 @@ def build_library(
         raise ValueError(f"workers must be at least 1, but {workers} came")
     lean = [replace(t, info=t.info[[*REQUIRED_INFO]]) for t in tables.values()]
     table, dropped = _with_scattering(concatenate(lean))
+    lattice, _ = symmetric_lattices(table.lattice, table.space_group)
+    table = replace(table, lattice=lattice)
     derived = _derived(table, workers)
     empty = derived["line_offsets"].diff() == 0
     names = table.info["material_id"].astype(str)
@@ -172,7 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return options.run(options)
     except (DataError, ValueError, OSError) as error:
         sys.stderr.write(f"unimat library: {' '.join(str(error).split())}\n")
-        return 1
+        return 2
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -190,7 +198,7 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
     build.set_defaults(run=_build)
     show = commands.add_parser("show", help="say what a library holds")
-    show.add_argument("path")
+    show.add_argument("path", nargs="?", help="default: the library that identify would take")
     show.set_defaults(run=_show)
     return parser
 
@@ -212,7 +220,7 @@ def _build(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    sys.stdout.write(_summary(Library.open(options.path)) + "\n")
+    sys.stdout.write(_summary(Library.open(options.path or default_library())) + "\n")
     return 0
 
 

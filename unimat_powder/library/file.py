@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import gemmi
+import numpy as np
 import pandas as pd
 import platformdirs
 import torch
@@ -224,6 +225,25 @@ class Library:
         else:
             return torch.arange(len(self))
         return chosen.nonzero()[:, 0]
+
+    def kinship(self, rows: Tensor, elements: Iterable[str]) -> Tensor:
+        """Share of elements in common, of all that a crystal or a list has; hydrogen aside.
+
+        Args:
+            rows: Crystals, int64 ``[B]``.
+            elements: Symbols.
+
+        Returns:
+            float64 ``[B]``: 1 where all are, 0 where none is.
+        """
+        hydrogen = element_mask([1])
+        mask = self.tensors["element_mask"][rows] & ~hydrogen
+        asked = element_mask(_numbers(elements)) & ~hydrogen
+        common, either = (
+            torch.from_numpy(np.bitwise_count(x.numpy().view(np.uint64)).sum(1).astype(float))
+            for x in (mask & asked, mask | asked)
+        )
+        return common / either.clamp_min(1)
 
 
 def _numbers(symbols: Iterable[str]) -> list[int]:

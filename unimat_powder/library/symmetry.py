@@ -1,4 +1,4 @@
-"""Crystals in, the strains that keep the symmetry of each out.
+"""Crystals in, the strains that keep the symmetry of each, and lattices that have it exactly, out.
 
 A strain E of a cell (r -> r + E r) keeps a rotation Q of the crystal where Q' E Q = E. Such strains
 form a space with one dimension in cubic crystals, two in tetragonal, trigonal and hexagonal ones,
@@ -14,13 +14,23 @@ from torch import Tensor
 
 from unimat_lib.crystals import reduction
 from unimat_lib.crystals.table import CrystalError, CrystalTable, crystal_system_index
-from unimat_powder.simulation.symmetry import six_of, strain_projectors, tensor_of
+from unimat_powder.simulation.symmetry import (
+    lattice_rotations,
+    six_of,
+    strain_projectors,
+    tensor_of,
+)
 
 #: Dimension of the space of strains, by crystal system, in the order of ``CRYSTAL_SYSTEMS``.
 STRAIN_DIMENSIONS = (6, 4, 3, 2, 2, 2, 1)
 # Change of the metric, relative, that is none. Wide enough for every rotation that spglib finds
 # within 0.1 angstrom, or the lattice names wrong axes now and then (3 of 161,198 with 0.03).
 _TOLERANCE = 0.06
+#: Rotations of the lattices of a crystal system; of a rhombohedral lattice there are half as many.
+_ROTATIONS = (1, 2, 4, 8, 12, 12, 24)
+_RHOMBOHEDRAL = (146, 148, 155, 160, 161, 166, 167)
+_EXACT = 1e-9  # change of a mean metric by the rotations it is the mean of, where these are a group
+_CHUNK = 500  # lattices at once
 _ISOTROPIC = (3**-0.5, 3**-0.5, 3**-0.5, 0.0, 0.0, 0.0)
 
 
@@ -65,6 +75,58 @@ def strain_bases(table: CrystalTable) -> tuple[Tensor, int]:
         crystal = table.lattice[i], table.frac_coords[atoms], kinds[atoms]
         projectors[i] = torch.from_numpy(spglib_projector(*(x.cpu().numpy() for x in crystal)))
     return _bases(projectors), len(searched)
+
+
+def symmetric_lattices(lattice: Tensor, space_group: Tensor) -> tuple[Tensor, Tensor]:
+    """Lattices made exactly as symmetric as their space groups, and what symmetry comes next.
+
+    Computed cells obey their symmetry to a thousandth or so, which moves lines at high angles by
+    more than they are wide. The metric is averaged over the rotations that change it least, as
+    many as the lattice of such a space group has.
+
+    Args:
+        lattice: Rows a, b, c of Niggli-reduced cells, angstrom, float64 ``[C, 3, 3]``.
+        space_group: International numbers, int64 ``[C]``.
+
+    Returns:
+        Lattices, float64 ``[C, 3, 3]``; those that miss the symmetry by more than six per cent, or
+        lie between two symmetries, come back as they are. And the change of the metric, relative,
+        by the next rotation, float64 ``[C]``: next to nothing where the lattice looks more
+        symmetric than its space group.
+    """
+    systems = crystal_system_index(space_group.long())
+    number = torch.tensor(_ROTATIONS)[systems]
+    number = torch.where(torch.isin(space_group, torch.tensor(_RHOMBOHEDRAL)), 6, number)
+    pieces = zip(lattice.split(_CHUNK), number.split(_CHUNK), strict=True)
+    found, excess = zip(*(_symmetric(*piece) for piece in pieces), strict=True)
+    return torch.cat(found), torch.cat(excess)
+
+
+def _symmetric(lattice: Tensor, number: Tensor) -> tuple[Tensor, Tensor]:
+    metric = lattice @ lattice.mT
+    length = lattice.norm(dim=2)
+    turned = _turned(metric)
+    change = (turned - metric[:, None]) / (length[:, None, :, None] * length[:, None, None, :])
+    least, which = change.abs().amax((2, 3)).topk(max(_ROTATIONS) + 1, largest=False)
+    own = torch.arange(least.shape[1]) < number[:, None]  # [C, 25]
+    some = turned.gather(1, which[..., None, None].expand(-1, -1, 3, 3))
+    mean = (some * own[..., None, None]).sum(1) / number[:, None, None]
+    # The strain S that makes the metric the mean one: L S (L S)' = G, S symmetric.
+    inverse = torch.linalg.inv(lattice)
+    values, vectors = torch.linalg.eigh(inverse @ mean @ inverse.mT)
+    root = (vectors * values.clamp_min(0).sqrt()[:, None]) @ vectors.mT
+    again = _turned(mean) - mean[:, None]
+    again = again.abs().amax((2, 3)).gather(1, which) * own / length.square().amin(1)[:, None]
+    sound = ((least * own).amax(1) < _TOLERANCE) & (again.amax(1) < _EXACT)
+    found = torch.where(sound[:, None, None], lattice @ root, lattice)
+    return found, least.gather(1, number[:, None])[:, 0]
+
+
+def _turned(metric: Tensor) -> Tensor:
+    """Metrics ``[C, 3, 3]`` after every rotation W that a reduced lattice may have, W G W'."""
+    rotations = lattice_rotations(metric.device)
+    change = torch.einsum("nij,nlk->jknil", rotations, rotations).flatten(2).flatten(0, 1)
+    return (metric.flatten(1) @ change.flatten(1)).unflatten(1, (len(rotations), 3, 3))
 
 
 def dimensions_of(space_group: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from unimat_lib.crystals.table import concatenate
 from unimat_powder.library.file import Library
 from unimat_powder.library.lines import DELTA
 from unimat_powder.search.amplitude import Amplitude, amplitude_of
@@ -20,6 +21,9 @@ RELAXED, FITTED = 200, 20
 PENALTY = 0.01
 """What half a squared standard deviation from the prior costs, in units of the cosine."""
 
+RELATIVE = 0.99
+"""Most kinship of a crystal that was not asked for."""
+
 _STARTS = 3  # isotropic starts of each crystal where there are few
 _FEW = 150
 _APART = 6  # steps of DELTA between two starts
@@ -34,13 +38,19 @@ class Ranked:
         candidates: The crystals.
         index: int64 ``[K]``, their rows of the library.
         fits: What the fits found.
-        coarse: float32 ``[K]``, best overlap without relaxation.
+        kinship: float64 ``[K]``, share of elements that each has in common with what was asked for,
+            hydrogen aside: of all that either has. 1 where nothing was asked.
     """
 
     candidates: Candidates
     index: Tensor
     fits: Fits
-    coarse: Tensor
+    kinship: Tensor
+
+    @property
+    def asked(self) -> Tensor:
+        """Bool ``[K]``: which are of the elements that were asked for."""
+        return self.kinship == 1
 
     @property
     def strain(self) -> Tensor:
@@ -77,18 +87,41 @@ def best_candidates(
     cells relaxed within the symmetry of the best 200, whole curves of the best 20.
     """
     amplitude = amplitude_of(curve)
-    if among is not None:
-        lines = lines.select(among)
-    coarse, starts = _starts(overlaps(amplitude, lines))
-    kept = coarse.topk(min(RELAXED, len(coarse))).indices
-    rows = kept if among is None else among[kept]
+    most = among is not None and 2 * len(among) > len(library)
+    few = among is not None and not most
+    coarse, starts = _starts(overlaps(amplitude, lines.select(among) if few else lines))
+    if most:  # to copy their lines would take longer than to compare the few others too
+        left_out = torch.ones(len(library), dtype=torch.bool)
+        left_out[among] = False
+        coarse[left_out] = -1.0
+    kept = coarse.topk(min(RELAXED, len(coarse) if among is None else len(among))).indices
+    rows = among[kept] if few else kept
     candidates = candidates_of(library, rows)
     relaxed = _relaxed(candidates, amplitude, starts[kept])
     score = relaxed.cosine - PENALTY * relaxed.penalty
     best = score.topk(min(FITTED, len(score))).indices
     candidates = candidates.select(best)
     fits = _fits(candidates, curve, relaxed.shape[best])
-    return Ranked(candidates, rows[best], fits, coarse[kept][best])
+    return Ranked(candidates, rows[best], fits, torch.ones(len(best), dtype=torch.float64))
+
+
+def with_relatives(asked: Ranked, every: Ranked, kinship: Tensor) -> Ranked:
+    """Candidates that were asked for, and those of all elements that are not among them.
+
+    Args:
+        asked: Candidates of the given elements.
+        every: Candidates of the whole library, for the same curve.
+        kinship: Of these, float64 ``[K]``, see :class:`Ranked`.
+    """
+    new = (~torch.isin(every.index, asked.index)).nonzero()[:, 0]
+    one, other = asked.candidates, every.candidates.select(new)
+    table = concatenate([one.table, other.table])
+    return Ranked(
+        Candidates(table, torch.cat([one.strain, other.strain])),
+        torch.cat([asked.index, every.index[new]]),
+        asked.fits.joined(every.fits.select(new)),
+        torch.cat([asked.kinship, kinship[new].clamp_max(RELATIVE)]),
+    )
 
 
 def _fits(candidates: Candidates, curve: MeasuredCurve, shape: Tensor) -> Fits:

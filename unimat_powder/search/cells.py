@@ -1,46 +1,48 @@
 """Fitted candidates in, their relaxed Niggli cells out, and which of them are the same cell."""
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from unimat_lib.crystals.reduction import niggli_cell
 from unimat_lib.crystals.table import crystal_system_index
+from unimat_powder.answer import SAME_ANGLE, SAME_LENGTH
+from unimat_powder.library.symmetry import symmetric_lattices
 from unimat_powder.search.candidates import Ranked
+from unimat_powder.simulation.symmetry import tensor_of
 
-SAME_LENGTH, SAME_ANGLE = 0.01, 1.0  # relative, degrees: what the book calls the same cell
 
+def relaxed_cells(ranked: Ranked) -> tuple[np.ndarray, Tensor]:
+    """Cells of the candidates as their fits found them.
 
-def relaxed_cells(ranked: Ranked) -> np.ndarray:
-    """Lengths (angstrom) and angles (degrees) of the candidates' cells, float64 ``[K, 6]``.
-
-    Niggli cells of the lattices after the strain that the fit found.
+    Returns:
+        Lengths (angstrom) and angles (degrees) of the Niggli cells, float64 ``[K, 6]``; and by how
+        much, relative, the next rotation changes the metric, float64 ``[K]``: see
+        :func:`.symmetric_lattices`.
     """
     table = ranked.candidates.table
-    cells = np.empty((len(table), 6))
-    for i, lattice in enumerate(table.lattice.numpy()):
-        six = ranked.fits.shape[i, :6] @ ranked.strain[i]
-        xx, yy, zz, yz, xz, xy = six.numpy() / [1, 1, 1, 2**0.5, 2**0.5, 2**0.5]
-        strain = np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
-        rows = niggli_cell(lattice @ (np.eye(3) + strain))
-        cells[i, :3] = np.linalg.norm(rows, axis=1)
-        a, b, c = rows / cells[i, :3, None]
-        cells[i, 3:] = np.degrees(np.arccos(np.clip([b @ c, a @ c, a @ b], -1, 1)))
-    return cells
+    six = torch.einsum("kv,kvd->kd", ranked.fits.shape[:, :6], ranked.strain)
+    strained = table.lattice @ (torch.eye(3, dtype=torch.float64) + tensor_of(six))
+    reduced = torch.from_numpy(np.stack([niggli_cell(rows) for rows in strained.numpy()]))
+    lattice, excess = symmetric_lattices(reduced, table.space_group)
+    lengths = lattice.norm(dim=2)
+    a, b, c = (lattice / lengths[..., None]).unbind(1)
+    cosines = torch.stack([(b * c).sum(1), (a * c).sum(1), (a * b).sum(1)], 1).clamp(-1, 1)
+    return torch.cat([lengths, torch.rad2deg(torch.acos(cosines))], 1).numpy(), excess
 
 
-def same_cells(cells: np.ndarray, space_group: Tensor, first: int) -> np.ndarray:
-    """Which candidates have the cell and the crystal system of one of them, bool ``[K]``.
+def same_cells(cells: np.ndarray, space_group: Tensor) -> np.ndarray:
+    """Which candidates have one cell and one crystal system, bool ``[K, K]``.
 
     Args:
         cells: Of :func:`relaxed_cells`.
         space_group: int64 ``[K]``.
-        first: The one.
     """
-    lengths = np.abs(cells[:, :3] / cells[first, :3] - 1).max(1)
-    angles = np.abs(cells[:, 3:] - cells[first, 3:]).max(1)
+    lengths = np.abs(cells[:, None, :3] / cells[:, :3] - 1).max(2)
+    angles = np.abs(cells[:, None, 3:] - cells[:, 3:]).max(2)
     systems = crystal_system_index(space_group.long()).numpy()
     close = (lengths <= SAME_LENGTH) & (angles <= SAME_ANGLE)
-    return close & (systems == systems[first])
+    return (close | close.T) & (systems[:, None] == systems)
 
 
 def volumes(cells: np.ndarray) -> np.ndarray:

@@ -50,6 +50,11 @@ class MeasuredCurve:
         return sum(wavelength * share for wavelength, share in self.lines)
 
     @property
+    def noise(self) -> np.ndarray:
+        """Standard deviation of the noise of ``signal``, ``[P]``."""
+        return _smoothed_noise(self.variance, self.two_theta[1] - self.two_theta[0])
+
+    @property
     def g(self) -> np.ndarray:
         """1/d of the points at the mean wavelength, 1/angstrom, ``[P]``."""
         return 2 * np.sin(np.radians(self.two_theta / 2)) / self.wavelength
@@ -69,8 +74,7 @@ def measured_curve(pattern: Pattern) -> MeasuredCurve:
     squares = np.append(np.diff(counts) ** 2, 0.0) / 2 / 0.455
     variance = median_filter(squares, _odd(1.5 / step))
     variance = np.maximum(variance, (1e-5 * np.ptp(counts)) ** 2)
-    # What smoothing leaves of white noise; smoothed patterns leave more, and it is seen below.
-    noise = np.sqrt(variance * min(1.0, step / (2 * np.sqrt(np.pi) * _SMOOTH)))
+    noise = _smoothed_noise(variance, step)
     signal = smooth - background
     # Clipping lies below noisy data, not within: the level of what is no peak is added.
     quiet = np.where(signal < 4 * noise + np.median(signal), signal, np.median(signal))
@@ -89,6 +93,11 @@ def measured_curve(pattern: Pattern) -> MeasuredCurve:
     otherwise = lines[:1] if pattern.k_alpha_2 is None and len(lines) > 1 else None
     otherwise = otherwise and ((otherwise[0][0], 1.0),)
     return MeasuredCurve(two_theta, counts, background, variance, signal, lines, otherwise)
+
+
+def _smoothed_noise(variance: np.ndarray, step: float) -> np.ndarray:
+    """Standard deviation that smoothing leaves of white noise; of smoothed patterns it is more."""
+    return np.sqrt(variance * min(1.0, step / (2 * np.sqrt(np.pi) * _SMOOTH)))
 
 
 def lines_of(wavelength: float, *, k_alpha_2: bool | None) -> tuple[tuple[float, float], ...]:

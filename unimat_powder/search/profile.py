@@ -8,14 +8,16 @@ equally wide, so that one Fourier transform applies the profile to a whole row.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 from scipy.fft import next_fast_len
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
+from torch.nn.functional import max_pool1d
 
+from unimat_lib.views.grid import lorentz_polarisation
 from unimat_powder.search.curve import MeasuredCurve
 from unimat_powder.search.reflections import (
     Candidates,
@@ -39,6 +41,7 @@ _WIDTHS = (0.04, 1.2)  # degrees
 _INTENSITY_ERROR = 0.12  # of a computed intensity: atoms are where theory puts them
 _CURVE_ERROR = 0.05  # of the measured signal
 _MERIT_ERRORS = 0.03, 0.1  # of the measured and the computed signal, in the weighted residual
+_CLEAR = 4.5  # standard deviations by which a maximum of the signal is no noise
 _FAINT = 3e-4  # of a candidate's strongest reflection: weaker ones are left out
 _STRAINS, _SHIFTS, _TEXTURE = slice(2, 8), slice(8, 10), slice(12, 18)
 # Largest change of each parameter in one step.
@@ -61,6 +64,9 @@ class Fits:
         texture: ``[K]`` the same of the texture.
         shape: ``[K, 8]`` strains and shifts, as in :class:`.Relaxed`.
         width: ``[K]`` full width at half maximum at low angles, degrees.
+        met: ``[K]`` share of the measured peaks, weighted with their root heights, at which there
+            is a line, however weak.
+        covered: ``[K]`` share of the pattern that is as near to a line.
     """
 
     two_theta: np.ndarray
@@ -74,6 +80,19 @@ class Fits:
     texture: Tensor
     shape: Tensor
     width: Tensor
+    met: Tensor
+    covered: Tensor
+
+    def select(self, index: Tensor) -> "Fits":
+        """Fits of some of the candidates; ``index`` is int64 ``[B]``."""
+        some = {f.name: getattr(self, f.name)[index] for f in fields(self)[2:]}
+        return Fits(self.two_theta, self.measured, **some)
+
+    def joined(self, other: "Fits") -> "Fits":
+        """These fits and others to the same curve."""
+        names = [f.name for f in fields(self)[2:]]
+        both = {name: torch.cat([getattr(self, name), getattr(other, name)]) for name in names}
+        return Fits(self.two_theta, self.measured, **both)
 
 
 class _Axis:
@@ -89,8 +108,9 @@ class _Axis:
         self.variance = torch.from_numpy(np.interp(self.two_theta, fine, smooth)).float()
         base = np.clip(curve.background, 0, None) + np.sqrt(smooth)
         self.base = torch.from_numpy(np.interp(self.two_theta, fine, base)).float()
-        root = np.sqrt(np.interp(self.two_theta, fine, curve.signal))
-        self.root = torch.from_numpy(root).float()
+        signal, noise = (np.interp(self.two_theta, fine, x) for x in (curve.signal, curve.noise))
+        self.root = torch.from_numpy(np.sqrt(signal)).float()
+        self.clear = torch.from_numpy(signal > _CLEAR * noise)
         angles = np.arange(0, 180, 0.01)
         places = np.interp(angles, fine, u / _DU, left=np.nan, right=np.nan)
         self._places = torch.from_numpy(places)
@@ -161,10 +181,43 @@ def fit_profiles(candidates: Candidates, curve: MeasuredCurve, shape: Tensor) ->
         values[:, 10].clamp_(*(math.log(width) for width in _WIDTHS))
         values[:, 11].clamp_(0, 1)
     level = torch.linalg.solve(hessian[:, 18:, 18:], gradient[:, 18:]).float() @ smooth
-    return _judged(axis, model, level, values, free)
+    met, covered = _met(sticks, values, axis, curve.lines)
+    return _judged(axis, model, level, values, free, met, covered)
 
 
-def _judged(axis: _Axis, model: Tensor, level: Tensor, values: Tensor, free: Tensor) -> Fits:
+def _met(
+    sticks: Sticks, values: Tensor, axis: _Axis, lines: tuple[tuple[float, float], ...]
+) -> tuple[Tensor, Tensor]:
+    """Share of the measured peaks that have a line; of the pattern that is near to one: ``[K]``.
+
+    Near is within half of the width of the peaks. Where the cell is right, all peaks have a line,
+    whatever the atoms; in a crowd of lines that says little.
+    """
+    count, points = len(values), len(axis.root)
+    near = torch.zeros(count, points)
+    for wavelength, _ in lines:
+        place = _places(sticks, values, axis, wavelength)[0]
+        seen = place.isfinite()
+        near[sticks.crystal[seen], place[seen].round().long().clamp(0, points - 1)] = 1.0
+    width = float(values[:, 10].exp().median())
+    reach = round(width / 2 / _DU) + 1
+    near = max_pool1d(near[:, None], 2 * reach + 1, stride=1, padding=reach)[:, 0]
+    top = max_pool1d(axis.root[None, None], 2 * reach + 1, stride=1, padding=reach)[0, 0]
+    peaks = ((axis.root == top) & axis.clear).nonzero()[:, 0]
+    height = axis.root[peaks]
+    met = (near[:, peaks] * height).sum(1) / height.sum().clamp_min(1e-30)
+    return met.double(), near.mean(1).double()
+
+
+def _judged(
+    axis: _Axis,
+    model: Tensor,
+    level: Tensor,
+    values: Tensor,
+    free: Tensor,
+    met: Tensor,
+    covered: Tensor,
+) -> Fits:
     """How good the fitted curves are."""
     # On the root scale counting noise is equal everywhere, and a line that is not there weighs no
     # more than one that is not explained.
@@ -192,6 +245,8 @@ def _judged(axis: _Axis, model: Tensor, level: Tensor, values: Tensor, free: Ten
         texture=texture.square().sum(1) / (2 * _PRIOR["texture"] ** 2),
         shape=values[:, 2:10],
         width=values[:, 10].exp(),
+        met=met,
+        covered=covered,
     )
 
 
@@ -215,15 +270,10 @@ def _prior(candidates: Candidates) -> tuple[Tensor, Tensor, Tensor]:
 def _seen(sticks: Sticks, curve: MeasuredCurve, number: int) -> Sticks:
     """Reflections that are not negligible beside their crystal's strongest."""
     sine = (sticks.g * curve.wavelength / 2).clamp_max(0.999)
-    height = sticks.intensity * _lorentz_polarisation(sine)
+    height = sticks.intensity * lorentz_polarisation(sine)
     strongest = height.new_zeros(number).scatter_reduce(0, sticks.crystal, height, "amax")
     kept = height > _FAINT * strongest[sticks.crystal]
     return Sticks(*(x[kept] for x in (sticks.crystal, sticks.g, sticks.intensity, sticks.moves)))
-
-
-def _lorentz_polarisation(sine: Tensor) -> Tensor:
-    sin2 = sine.square()
-    return (1 + (1 - 2 * sin2).square()) / (sin2 * (1 - sin2).sqrt())
 
 
 def _draw(
@@ -269,16 +319,11 @@ def _heights(
     distance; its slopes with the six of the texture.
     """
     of = values[sticks.crystal]
-    g = sticks.g * torch.exp((sticks.moves * of[:, _STRAINS]).sum(1))
-    sine = g * wavelength / 2
-    reached = sine < 0.995
-    sine = sine.clamp_max(0.995)
-    cosine = (1 - sine.square()).sqrt()
-    two_theta = 2 * torch.rad2deg(torch.asin(sine)) + of[:, 8] + of[:, 9] * cosine
-    place = axis.place(two_theta)
-    seen = reached & place.isfinite()
+    place, g, sine, two_theta = _places(sticks, values, axis, wavelength)
+    seen = place.isfinite()
     place = place.nan_to_num()
-    bare = share * sticks.intensity * _lorentz_polarisation(sine) * seen
+    cosine = (1 - sine.square()).sqrt()
+    bare = share * sticks.intensity * lorentz_polarisation(sine) * seen
     bare = bare * torch.exp(-of[:, 1] / 2 * g.square())
     height = bare * (1 + (sticks.moves * of[:, _TEXTURE]).sum(1)).clamp_min(0.05)
     per_degree = 1 / torch.from_numpy(width_law(two_theta.numpy())) / _DU
@@ -288,3 +333,18 @@ def _heights(
     heights += [height * per_degree, height * per_degree * cosine]
     heights += [bare * sticks.moves[:, j] for j in range(6)]
     return place, torch.stack(heights).float()
+
+
+def _places(
+    sticks: Sticks, values: Tensor, axis: _Axis, wavelength: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Points at which reflections lie (NaN: outside), their g, sin theta and 2theta, ``[R]``."""
+    of = values[sticks.crystal]
+    g = sticks.g * torch.exp((sticks.moves * of[:, _STRAINS]).sum(1))
+    sine = g * wavelength / 2
+    reached = sine < 0.995
+    sine = sine.clamp_max(0.995)
+    cosine = (1 - sine.square()).sqrt()
+    two_theta = 2 * torch.rad2deg(torch.asin(sine)) + of[:, 8] + of[:, 9] * cosine
+    place = torch.where(reached, axis.place(two_theta), math.nan)
+    return place, g, sine, two_theta

@@ -3,11 +3,10 @@
 Two questions, two calibrated answers. Which crystal is it? Neighbours in the periodic table make
 isostructural crystals that no powder pattern tells apart, so their probabilities are shared. Which
 cell and crystal system is it? There they count together, and a crystal that nobody knows may still
-be answered through a relative that has its cell.
+be answered through a relative that has its cell, whatever its elements.
 """
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,26 +15,34 @@ import torch
 from torch import Tensor
 
 from unimat_powder.search.candidates import Ranked
-from unimat_powder.search.cells import same_cells, volumes
+from unimat_powder.search.cells import relaxed_cells, same_cells, volumes
 
 WEIGHTS = Path(__file__).with_name("weights.json")
 """Weights of the evidence, fitted by ``benchmarks/calibrate_search.py``."""
 
-EVIDENCE = ("residual", "weighted", "cosine", "penalty", "texture", "freedom", "kinds")
+EVIDENCE = (
+    *("residual", "weighted", "cosine", "penalty", "texture", "freedom", "kinds"),
+    *("met", "spare", "settled", "kinship", "asked"),
+)
 """What counts: minus ln of the two profile residuals, cosine of the root curves, minus the
-penalties of cell and texture, minus the number of free strains, minus that of elements."""
+penalties of cell and texture, minus the number of free strains, minus that of elements; minus ln of
+the share of measured peaks without a line, and of the share of the pattern that is near to one;
+minus how nearly the lattice has more symmetry than its space group; the share of elements in
+common with what was asked for, and whether all are."""
 
 AGREEMENT = (
-    *("lead", *EVIDENCE, "gap_residual", "gap_weighted", "gap_cosine"),
-    *("alike", "volume", "asked", "rivals", "one"),
+    *("lead", *EVIDENCE, "gap_residual", "gap_weighted", "gap_cosine", "gap_met"),
+    *("alike", "volume", "number", "rivals", "one"),
 )
 """What counts for a cell: by how much its crystals lead all others (in log odds); the evidence of
 the best of them, and how much better that is than the best of the others; ln of the number of its
 crystals, of its volume, and of the number of crystals that were asked; how many candidates come
 within one unit of the best."""
 
-
-_NO_RIVAL = 20.0, (2.0, 2.0, 0.5)  # lead and gaps where all candidates agree
+_NO_RIVAL = 20.0, (2.0, 2.0, 0.5, 2.0)  # lead and gaps where all candidates agree
+_GAPS = [EVIDENCE.index(name[4:]) for name in AGREEMENT if name.startswith("gap_")]
+_UNMET, _NEAR = 0.03, 0.02  # added to shares of which the logarithm is taken
+_EXCESS = 1e-4, 3e-3  # a lattice is as good as symmetric; is clearly not
 
 
 @dataclass(frozen=True)
@@ -43,14 +50,33 @@ class Weights:
     """How evidence counts, in log odds.
 
     Attributes:
-        evidence: One weight for each of :data:`EVIDENCE`: which of the candidates it is.
-        none: One for each of :data:`AGREEMENT`: that it is none of them.
-        cell: The same: that cell and crystal system of the best are right.
+        crystal: One weight for each of :data:`EVIDENCE`: which of the candidates it is.
+        lattice: The same: which of them has its cell and space group.
+        none: One for each of :data:`AGREEMENT`: that it is none of those that were asked for.
+        cell: The same: that cell and crystal system of the likeliest are right.
     """
 
-    evidence: tuple[float, ...]
+    crystal: tuple[float, ...]
+    lattice: tuple[float, ...]
     none: tuple[float, ...]
     cell: tuple[float, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Facts:
+    """What is known of ``K`` candidates.
+
+    Attributes:
+        evidence: Columns of :data:`EVIDENCE`, float64 ``[K, 12]``.
+        same: Which have one cell and crystal system, bool ``[K, K]``.
+        volume: Of the cells, cubic angstrom, float64 ``[K]``.
+        asked: Number of crystals that were searched for the first question.
+    """
+
+    evidence: Tensor
+    same: Tensor
+    volume: Tensor
+    asked: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,25 +84,36 @@ class Judgement:
     """What the candidates are worth.
 
     Attributes:
-        shares: float64 ``[K]``, probability that each is the sample's crystal.
-        none: Probability that none of them is; with the shares, 1.
+        crystals: float64 ``[K]``, probability that each is the sample's crystal.
+        none: Probability that none of them is; with these, 1.
+        lattices: float64 ``[K]``, share of each in the question of cell and space group; sum 1.
         cell: Probability that cell and crystal system of the likeliest are right.
+        best: Place of the likeliest in that question: the best of those that agree on a cell.
     """
 
-    shares: Tensor
+    crystals: Tensor
     none: float
+    lattices: Tensor
     cell: float
+    best: int
 
 
 def load_weights(setting: str) -> Weights:
     """Weights of ``"pattern"`` (nothing else is known) or of ``"elements"``."""
     found = json.loads(WEIGHTS.read_text(encoding="utf-8"))[setting]
-    return Weights(tuple(found["evidence"]), tuple(found["none"]), tuple(found["cell"]))
+    return Weights(**{name: tuple(column) for name, column in found.items()})
 
 
-def evidence_of(ranked: Ranked) -> Tensor:
-    """Evidence for each candidate, float64 ``[K, 7]``."""
+def facts_of(ranked: Ranked, *, asked: int) -> tuple[Facts, np.ndarray]:
+    """What is known of candidates, and their cells, see :func:`.relaxed_cells`.
+
+    Args:
+        ranked: The candidates.
+        asked: Crystals that were searched: among more, one fits by chance more often.
+    """
     fits = ranked.fits
+    cells, excess = relaxed_cells(ranked)
+    low, high = _EXCESS
     columns = (
         -fits.residual.clamp_min(1e-6).log(),
         -fits.weighted.clamp_min(1e-6).log(),
@@ -85,58 +122,67 @@ def evidence_of(ranked: Ranked) -> Tensor:
         -fits.texture,
         -ranked.freedom,
         -ranked.kinds.double(),
+        -(1 - fits.met + _UNMET).log(),
+        -(fits.covered + _NEAR).log(),
+        (excess.clamp(low, high) / high).log(),
+        ranked.kinship,
+        ranked.asked,
     )
-    return torch.stack([column.double() for column in columns], dim=1)
+    evidence = torch.stack([column.double() for column in columns], dim=1)
+    same = torch.from_numpy(same_cells(cells, ranked.candidates.table.space_group))
+    return Facts(evidence, same, torch.from_numpy(volumes(cells)), asked), cells
 
 
-def judge(
-    evidence: Tensor, cells: np.ndarray, space_group: Tensor, weights: Weights, *, asked: int
-) -> Judgement:
-    """Turn evidence into probabilities.
+def judge(facts: Facts, weights: Weights) -> Judgement:
+    """Turn what is known into probabilities."""
+    asked = facts.evidence[:, -1] > 0
+    odds = facts.evidence @ torch.tensor(weights.lattice, dtype=torch.float64)
+    best = likeliest(odds, facts.same)
+    cell = _logistic(agreement_of(facts, odds, best), weights.cell)
+    crystals, none = torch.zeros_like(odds), 1.0
+    if asked.any():
+        of = facts.evidence @ torch.tensor(weights.crystal, dtype=torch.float64)
+        of = of.masked_fill(~asked, -torch.inf)
+        none = _logistic(agreement_of(facts, of, int(of.argmax())), weights.none)
+        crystals = torch.softmax(of, dim=0) * (1 - none)
+    return Judgement(crystals, none, torch.softmax(odds, dim=0), cell, best)
+
+
+def likeliest(odds: Tensor, same: Tensor) -> int:
+    """The best candidate of those that agree on a cell and together are likelier than others."""
+    together = torch.logsumexp(odds[None].expand_as(same).masked_fill(~same, -torch.inf), dim=1)
+    inside = same[int(together.argmax())]
+    return int(odds.masked_fill(~inside, -torch.inf).argmax())
+
+
+def agreement_of(facts: Facts, odds: Tensor, best: int) -> np.ndarray:
+    """The columns of :data:`AGREEMENT`, float64 ``[22]``.
 
     Args:
-        evidence: Of :func:`evidence_of`.
-        cells: Of :func:`.relaxed_cells`.
-        space_group: International numbers, int64 ``[K]``.
-        weights: How evidence counts.
-        asked: Crystals that were searched: among more, one fits by chance more often.
+        facts: Of all candidates.
+        odds: What each is worth, float64 ``[K]``; minus infinity: out of the question.
+        best: The one that is asked about.
     """
-    facts = agreement_of(evidence, cells, space_group, weights.evidence, asked=asked)
-    none, cell = (
-        float(1 / (1 + np.exp(-np.clip(facts @ np.array(column), -50, 50))))
-        for column in (weights.none, weights.cell)
-    )
-    odds = evidence @ torch.tensor(weights.evidence, dtype=torch.float64)
-    return Judgement(torch.softmax(odds, dim=0) * (1 - none), none, cell)
-
-
-def agreement_of(
-    evidence: Tensor,
-    cells: np.ndarray,
-    space_group: Tensor,
-    weights: Sequence[float],
-    *,
-    asked: int,
-) -> np.ndarray:
-    """The facts of :data:`AGREEMENT`, float64 ``[16]``; see :func:`judge`."""
-    odds = evidence @ torch.tensor(weights, dtype=torch.float64)
-    best = int(odds.argmax())
-    together = torch.from_numpy(same_cells(cells, space_group, best))
-    inside = torch.logsumexp(odds[together], 0)
-    if bool(together.all()):
-        lead, gaps = _NO_RIVAL
-    else:
-        lead = float(inside - torch.logsumexp(odds[~together], 0))
-        gaps = (evidence[best, :3] - evidence[~together, :3].amax(0)).tolist()
+    evidence, together = facts.evidence, facts.same[best]
+    others = ~together & odds.isfinite()
+    lead, gaps = _NO_RIVAL
+    if others.any():
+        lead = float(torch.logsumexp(odds[together], 0) - torch.logsumexp(odds[others], 0))
+    if not together.all():
+        gaps = (evidence[best, _GAPS] - evidence[~together][:, _GAPS].amax(0)).tolist()
     return np.array(
         [
             np.clip(lead, -20, 20),
             *evidence[best].tolist(),
             *gaps,
             np.log(int(together.sum())),
-            np.log(volumes(cells)[best]),
-            np.log(max(asked, 1)),
+            np.log(float(facts.volume[best])),
+            np.log(max(facts.asked, 1)),
             float((odds > odds[best] - 1).sum()),
             1.0,
         ]
     )
+
+
+def _logistic(columns: np.ndarray, weights: tuple[float, ...]) -> float:
+    return float(1 / (1 + np.exp(-np.clip(columns @ np.array(weights), -50, 50))))

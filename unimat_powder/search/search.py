@@ -2,23 +2,31 @@
 
 import functools
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from unimat_powder.answer import MOST, Curves, Match, SearchResult
+from unimat_powder.answer import MOST, Curves, Lattice, Match, SearchResult, lattices_of
 from unimat_powder.library.file import Library
 from unimat_powder.pattern import Pattern
-from unimat_powder.search.candidates import Ranked, best_candidates, line_index
-from unimat_powder.search.cells import relaxed_cells, volumes
+from unimat_powder.search.candidates import (
+    RELATIVE,
+    Ranked,
+    best_candidates,
+    line_index,
+    with_relatives,
+)
+from unimat_powder.search.cells import volumes
 from unimat_powder.search.curve import MeasuredCurve, measured_curve
-from unimat_powder.search.rank import evidence_of, judge, load_weights
+from unimat_powder.search.rank import Judgement, facts_of, judge, load_weights
 from unimat_powder.search.reflections import sticks_of
 from unimat_powder.search.second import LEAST_COSINE, LEAST_GAIN, cleaned, gain
 from unimat_powder.search.second import without as without_phase
 from unimat_powder.search.shifts import LineIndex
+
+Asked = tuple[Collection[str], Tensor]
 
 _FEW = 20_000  # crystals
 _TICK = 0.005  # of the strongest line: fainter ones get no tick
@@ -52,32 +60,38 @@ def search(
         PatternError: The pattern cannot be compared with anything.
     """
     curve = measured_curve(pattern)
-    setting = "pattern" if elements is None else "elements"
     among = None if elements is None else with_elements(library, elements)
     if formula is not None and among is not None:
         alike = [i for i in among.tolist() if library.formula(i) == formula]
         among = torch.tensor(alike) if alike else among
-    everything = None  # what a second phase is looked for in: it may have other elements
+    known = None
     if without:
-        every, gone = torch.arange(len(library)), torch.tensor(sorted(without))
-        everything = every[~torch.isin(every, gone)]
-        among = everything if among is None else among[~torch.isin(among, gone)]
-    if among is not None and len(among) == 0:
-        what = f"the library holds no crystal of {', '.join(sorted(elements or ()))} alone"
-        return SearchResult((), 1.0, _measured(curve), warnings=(what,))
-    found = _found(curve, library, among, setting)
-    curves = _curves(curve, found.ranked, found.best)
+        gone = torch.tensor(sorted(without))
+        known = torch.arange(len(library))
+        known = known[~torch.isin(known, gone)]
+        among = None if among is None else among[~torch.isin(among, gone)]
+    asked = None if elements is None or among is None else (elements, among)
+    found = _found(curve, library, known, asked)
+    curves = _curves(curve, found.ranked, found.shown)
     second: tuple[Match, ...] | None = None
     if (rest := without_phase(curve, curves)) is not None:
-        other = _found(rest, library, everything, "pattern")
-        added = _curves(rest, other.ranked, other.best)
-        alike = float(other.ranked.fits.cosine[other.best])
+        other = _found(rest, library, known, None)  # it may have other elements
+        added = _curves(rest, other.ranked, other.shown)
+        alike = float(other.ranked.fits.cosine[other.shown])
         if gain(curve, curves, added) > LEAST_GAIN and alike > LEAST_COSINE:
-            again = _found(cleaned(curve, added), library, among, setting)
-            if again.matches[0].material_id == found.matches[0].material_id:
+            again = _found(cleaned(curve, added), library, known, asked)
+            if again.shown_index == found.shown_index:
                 found, second = again, other.matches
+    what: tuple[str, ...] = ()
+    if among is not None and not len(among):
+        what = (f"the library holds no crystal of {', '.join(sorted(elements or ()))} alone",)
     return SearchResult(
-        found.matches, found.none, curves, second_phase=second, cell_probability=found.cell
+        found.matches,
+        found.judged.none,
+        curves,
+        second_phase=second,
+        warnings=what,
+        lattices=found.lattices,
     )
 
 
@@ -86,25 +100,68 @@ class _Found:
     """One search: the candidates and what they are worth."""
 
     ranked: Ranked
-    matches: tuple[Match, ...]
-    best: int  # place among the candidates
-    none: float  # probability that no crystal is right
-    cell: float  # probability that cell and crystal system of the best are right
+    judged: Judgement
+    matches: tuple[Match, ...]  # that were asked for
+    lattices: tuple[Lattice, ...]  # of crystals of whatever elements
+    shown: int  # place of the best match, or else of the best lattice
+
+    @property
+    def shown_index(self) -> int:
+        return int(self.ranked.index[self.shown])
 
 
-def _found(curve: MeasuredCurve, library: Library, among: Tensor | None, setting: str) -> _Found:
-    ranked = best_candidates(curve, library, _lines_of(library), among)
-    asked = len(library) if among is None else len(among)
+def _found(
+    curve: MeasuredCurve, library: Library, known: Tensor | None, asked: Asked | None
+) -> _Found:
+    ranked = candidates_for(curve, library, _lines_of(library), known, asked)
+    number = len(library) if known is None else len(known)
     # Weights of the whole library know what fits by chance among many; of a few crystals one leads
     # the others easily, and those of known elements, which are few too, know that.
-    weights = load_weights("elements" if asked < _FEW else setting)
-    evidence = evidence_of(ranked)
-    cells = relaxed_cells(ranked)
-    groups = library.space_group[ranked.index]
-    judged = judge(evidence, cells, groups, weights, asked=asked)
-    order = torch.argsort(judged.shares, descending=True)
-    matches = _matches(library, ranked, cells, judged.shares, order[:MOST])
-    return _Found(ranked, matches, int(order[0]), judged.none, judged.cell)
+    few = asked is not None or number < _FEW
+    facts, cells = facts_of(ranked, asked=number if asked is None else len(asked[1]))
+    judged = judge(facts, load_weights("elements" if few else "pattern"))
+    by_crystal, by_lattice = (
+        torch.argsort(x, descending=True) for x in (judged.crystals, judged.lattices)
+    )
+    by_crystal = by_crystal[judged.crystals[by_crystal] > 0][:MOST]
+    first = torch.tensor([judged.best])
+    by_lattice = torch.cat([first, by_lattice[by_lattice != judged.best]])
+    matches = _matches(library, ranked, cells, judged.crystals, by_crystal)
+    relatives = _matches(library, ranked, cells, judged.lattices, by_lattice)
+    lattices = lattices_of(relatives, judged.cell)
+    shown = int(by_crystal[0]) if len(by_crystal) else judged.best
+    return _Found(ranked, judged, matches, lattices, shown)
+
+
+def candidates_for(
+    curve: MeasuredCurve,
+    library: Library,
+    lines: LineIndex,
+    known: Tensor | None,
+    asked: Asked | None,
+) -> Ranked:
+    """The best candidates of a library, or those that were asked for and their relatives in it.
+
+    Args:
+        curve: The measurement.
+        library: The known crystals.
+        lines: Of :func:`.line_index`.
+        known: Rows that count as known, int64 ``[C]``, rising; ``None``: all.
+        asked: Elements that were asked for and the rows, int64, that count as having them.
+    """
+    every = best_candidates(curve, library, lines, known)
+    return every if asked is None else narrowed(every, curve, library, lines, asked)
+
+
+def narrowed(
+    every: Ranked, curve: MeasuredCurve, library: Library, lines: LineIndex, asked: Asked
+) -> Ranked:
+    """The best candidates that were asked for, and of ``every`` the others as their relatives."""
+    elements, rows = asked
+    kinship = library.kinship(every.index, elements)
+    if not len(rows):
+        return replace(every, kinship=kinship.clamp_max(RELATIVE))
+    return with_relatives(best_candidates(curve, library, lines, rows), every, kinship)
 
 
 def with_elements(library: Library, elements: Collection[str]) -> Tensor:

@@ -6,16 +6,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-ANODES = {  # K-alpha 1, K-alpha 2, K-beta in angstrom
-    "Cu": (1.540593, 1.544427, 1.392250),
-    "Co": (1.788996, 1.792835, 1.620826),
-    "Mo": (0.709317, 0.713607, 0.632303),
-    "Fe": (1.936041, 1.939973, 1.756604),
-    "Cr": (2.289726, 2.293651, 2.084881),
-    "Ag": (0.559422, 0.563813, 0.497082),
-}
-"""Wavelengths of the usual anodes. Cr to Cu: Hoelzer et al., Phys. Rev. A 56, 4554 (1997); Mo and
-Ag: Bearden, Rev. Mod. Phys. 39, 78 (1967)."""
+from unimat_powder.radiation import K_ALPHA, K_BETA
+
+ANODES = {name: (*K_ALPHA[name], K_BETA[name]) for name in ("Cu", "Co", "Mo", "Fe", "Cr", "Ag")}
+"""K-alpha 1, K-alpha 2 and K-beta of the usual anodes in angstrom."""
 
 TUNGSTEN = 1.476311
 """W L-alpha 1 in angstrom: filaments soil old anodes with it."""

@@ -47,7 +47,7 @@ def strain_projectors(reciprocal: Tensor, *, tolerance: float = _TOLERANCE) -> T
 
 
 def _projectors(reciprocal: Tensor, tolerance: float) -> Tensor:
-    rotations = _rotations(reciprocal.device)  # [N, 3, 3]
+    rotations = lattice_rotations(reciprocal.device)  # [N, 3, 3]
     lattice = torch.linalg.inv(reciprocal).mT  # rows a, b, c
     metric = lattice @ lattice.mT
     length = lattice.norm(dim=-1)
@@ -65,7 +65,7 @@ def _projectors(reciprocal: Tensor, tolerance: float) -> Tensor:
 
 
 @functools.cache
-def _rotations(device: torch.device) -> Tensor:
+def lattice_rotations(device: torch.device) -> Tensor:
     """Rotations of reduced lattices in their own basis: entries -1, 0, 1; float64 ``[N, 3, 3]``."""
     steps = torch.arange(-1.0, 2.0, dtype=torch.float64)
     every = torch.cartesian_prod(*[steps] * 9).unflatten(1, (3, 3))

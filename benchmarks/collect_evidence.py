@@ -1,0 +1,318 @@
+"""What the witnesses see in simulated and measured patterns, kept for calibration.
+
+Crystals of the library that nobody tunes on otherwise (MP-20's validation split and further ones)
+are measured with one laboratory's habits and with everybody's, and searched for; the evidence of
+the best candidates is kept. The same is done with the half of the measured patterns that may be
+looked at, and with patterns that no single crystal made.
+
+    python benchmarks/collect_evidence.py LIBRARY OUT.npz [--number 3000] [--workers 16]
+    python benchmarks/collect_evidence.py LIBRARY MEASURED.npz --measured FOLDER
+    python benchmarks/collect_evidence.py LIBRARY HARD.npz --hard FOLDER
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from joblib import Parallel, delayed
+from pymatgen.core import Composition
+
+from unimat_book.ledger.measured import FIRST_HALF
+from unimat_book.measured import bare_formula, load_rruff, right_rows
+from unimat_lib.crystals.table import CrystalTable
+from unimat_lib.datasets.preparation import load_dataset
+from unimat_lib.views.bragg import bragg_reflections, g_max_of
+from unimat_lib.views.grid import Grid
+from unimat_powder.bravais import LATTICE_SYSTEMS
+from unimat_powder.index.index import index
+from unimat_powder.index.observed import Observed
+from unimat_powder.index.refine import IndexedCell
+from unimat_powder.library.file import Library
+from unimat_powder.network.predict import load_reader, read_pattern
+from unimat_powder.network.reader import Reader
+from unimat_powder.pattern import Pattern, PatternError
+from unimat_powder.search.candidates import best_candidates, line_index
+from unimat_powder.search.cells import relaxed_cells
+from unimat_powder.search.curve import MeasuredCurve, measured_curve
+from unimat_powder.search.rank import EVIDENCE, facts_of
+from unimat_powder.search.search import narrowed, search, with_elements
+from unimat_powder.search.shifts import LineIndex
+from unimat_powder.simulation.ranges import RRUFF, LaboratoryRanges, draw_instruments
+from unimat_powder.simulation.simulate import simulate
+from unimat_powder.witnesses import of_cells
+
+GRID = Grid(5.0, 90.0, 8501)
+CHUNK = 25
+
+
+def measured(table: CrystalTable, ranges: LaboratoryRanges, seed: int) -> list[Pattern | None]:
+    """A simulated measurement of every crystal; ``None`` where nothing is left to see."""
+    generator = torch.Generator().manual_seed(seed)
+    instruments = draw_instruments(ranges, len(table), grid=GRID, generator=generator)
+    reflections = bragg_reflections(table, g_max=1.06 * g_max_of(GRID))
+    index = torch.arange(len(table))
+    counts, mask = simulate(reflections, index, GRID, instruments, generator=generator)
+    patterns: list[Pattern | None] = []
+    for row, seen in zip(counts, mask, strict=True):
+        try:
+            patterns.append(Pattern(GRID.two_theta[seen], row[seen].double()))
+        except PatternError:
+            patterns.append(None)
+    return patterns
+
+
+def same(library: Library, rows: torch.Tensor, *, table: CrystalTable, i: int) -> torch.Tensor:
+    """Which rows of the library are crystal ``i`` of the table: composition and cell within 5 %."""
+    found = library.crystals(rows)
+    close = (found.lengths / table.lengths[i] - 1).abs().amax(1) < 0.05
+    formula = bare_formula(table.info["formula"].iloc[i])
+    alike = [bare_formula(text) == formula for text in found.info["formula"]]
+    return close & torch.tensor(alike)
+
+
+def work(
+    library: Path, reader: Path | None, name: str, rows: list[int], ranges: str, seed: int
+) -> list[tuple]:
+    """Evidence of the candidates of some crystals, for both settings."""
+    torch.set_num_threads(1)
+    opened, network = Library.open(library), reader and load_reader(reader)
+    lines = line_index(opened)
+    table = load_dataset(name).select(torch.tensor(rows))
+    habits = RRUFF if ranges == "rruff" else LaboratoryRanges(anodes=(("Cu", 1.0),))
+    results = []
+    for i, pattern in enumerate(measured(table, habits, seed)):
+        if pattern is None:
+            continue
+        try:
+            curve = measured_curve(pattern)
+        except PatternError:
+            continue
+        symbols = {e.symbol for e in Composition(table.info["formula"].iloc[i]).elements}
+        truth = true_cell(opened, lines, table, i, curve, with_elements(opened, symbols))
+        about = ranges == "rruff", int(table.space_group[i])
+        right = partial(same, opened, table=table, i=i)
+        results += evidence_of(pattern, network, opened, lines, symbols, right, truth, about)
+    return results
+
+
+def evidence_of(
+    pattern: Pattern,
+    reader: Reader | None,
+    library: Library,
+    lines: LineIndex,
+    symbols: set[str],
+    right: Callable[[torch.Tensor], torch.Tensor],
+    truth: np.ndarray,
+    about: tuple[bool, int],
+) -> list[tuple]:
+    """What is known of the candidates for one pattern: without its elements, and with them."""
+    rows = with_elements(library, symbols)
+    curve = measured_curve(pattern)
+    every = best_candidates(curve, library, lines)
+    asked = narrowed(every, curve, library, lines, (symbols, rows))
+    observed = Observed.of(pattern)
+    trials = index(observed)
+    found = []
+    for setting, (ranked, number) in enumerate(((every, len(library)), (asked, len(rows)))):
+        facts, cells = facts_of(ranked, asked=number)
+        correct = right(ranked.index).numpy()
+        # The right crystals' cells apart: they are taken out together.
+        parts = trials, *(of_cells(cells[some], observed) for some in (~correct, correct))
+        witness = {
+            "lines": lines_table(parts),
+            "read": read_of(reader, pattern, symbols if setting else None),
+        }
+        groups = library.space_group[ranked.index].numpy()
+        columns = facts.evidence.numpy(), correct, groups, cells
+        found.append((*columns, truth, (setting, number, *about), witness))
+    return found
+
+
+LINES_WIDTH, LINES_MOST = 10 + len(LATTICE_SYSTEMS), 80
+READ_WIDTH = 239
+
+
+def lines_table(parts: Sequence[Sequence[IndexedCell]]) -> np.ndarray:
+    """Indexed cells as numbers ``[80, 17]``: cell, volume, evidence, M20, origin, systems."""
+    table = np.full((LINES_MOST, LINES_WIDTH), np.nan, dtype=np.float32)
+    rows = [
+        [*one.lengths, *one.angles, one.volume, one.evidence, one.m20, origin]
+        + [one.systems[name] for name in LATTICE_SYSTEMS]
+        for origin, part in enumerate(parts)
+        for one in part
+    ][:LINES_MOST]
+    if rows:
+        table[: len(rows)] = rows
+    return table
+
+
+def read_of(reader: Reader | None, pattern: Pattern, symbols: set[str] | None) -> np.ndarray:
+    """What the network read ``[239]``: systems, groups, volume and its error; NaN without one."""
+    if reader is None:
+        return np.full(READ_WIDTH, np.nan, dtype=np.float32)
+    read = read_pattern(reader, pattern, elements=symbols)
+    return np.array([*read.system, *read.group, read.volume, read.volume_error], dtype=np.float32)
+
+
+def true_cell(
+    library: Library,
+    lines: LineIndex,
+    table: CrystalTable,
+    i: int,
+    curve: MeasuredCurve,
+    alike: torch.Tensor,
+) -> np.ndarray:
+    """The cell of crystal ``i`` as it was measured, ``[6]``: that of a fit that starts from it.
+
+    ``alike`` int64 ``[C]`` are the library's crystals of its elements, among which it is looked up.
+    """
+    name = table.info["material_id"].iloc[i]
+    itself = [row for row in alike.tolist() if library.material_id(row) == name][:1]
+    if not itself:
+        return np.full(6, np.nan)
+    return relaxed_cells(best_candidates(curve, library, lines, torch.tensor(itself)))[0][0]
+
+
+def measured_work(library: Path, reader: Path | None, folder: Path, place: int) -> list[tuple]:
+    """The same for one measured pattern of the half that may be looked at."""
+    torch.set_num_threads(1)
+    opened, network = Library.open(library), reader and load_reader(reader)
+    one = load_rruff(folder)[place]
+    rows = torch.tensor(right_rows(one, opened))
+    symbols = {e.symbol for e in Composition(one.formula).elements}
+    truth = np.array([*one.lengths, *one.angles])
+    return evidence_of(
+        one.pattern,
+        network,
+        opened,
+        line_index(opened),
+        symbols,
+        partial(torch.isin, test_elements=rows),
+        truth,
+        (True, one.space_group),
+    )
+
+
+KINDS = ("sum", "lines", "hump", "noise")
+HARD = {"sum": 200, "lines": 200, "hump": 50, "noise": 50}
+"""Patterns that no single crystal made, and how many of each are asked about."""
+
+
+def hard_pattern(kind: str, number: int, folder: Path) -> Pattern:
+    """A pattern without a right answer: two measured ones of the first half added up, lines at
+    random places, a hump without lines, noise alone."""
+    random = np.random.default_rng([KINDS.index(kind), number])
+    two_theta = GRID.two_theta.numpy()
+    if kind == "sum":
+        some = random.choice(FIRST_HALF, 2, replace=False)
+        patterns = [load_rruff(folder)[i].pattern for i in some]
+        curves = [
+            np.interp(two_theta, one.two_theta.numpy(), one.intensity.numpy()) for one in patterns
+        ]
+        share = random.uniform(0.25, 1.0)
+        counts = curves[0] + share * curves[0].max() / curves[1].max() * curves[1]
+        return Pattern(GRID.two_theta, torch.from_numpy(counts.round()))
+    level = random.uniform(20, 400)
+    rate = np.full_like(two_theta, level)
+    if kind in ("lines", "hump"):
+        centre, width = random.uniform(18, 40), random.uniform(4, 9)
+        rate += level * random.uniform(0.5, 4) * np.exp(-((two_theta - centre) ** 2) / 2 / width**2)
+    if kind == "lines":
+        width = random.uniform(0.06, 0.2)
+        for place in random.uniform(12, 80, random.integers(8, 40)):
+            height = level * np.exp(random.normal(1.5, 1.2))
+            rate += height / (1 + ((two_theta - place) / width * 2) ** 2)
+    return Pattern(GRID.two_theta, torch.from_numpy(random.poisson(rate).astype(float)))
+
+
+def hard_work(
+    library: Path, reader: Path | None, folder: Path, kind: str, number: int
+) -> list[tuple]:
+    """Evidence of a pattern that no single crystal made; group 1 where a second phase is seen."""
+    torch.set_num_threads(1)
+    opened, network = Library.open(library), reader and load_reader(reader)
+    pattern = hard_pattern(kind, number, folder)
+    try:
+        second = search(pattern, opened).second_phase is not None
+    except PatternError:
+        return []
+    about = KINDS.index(kind), int(second)
+    nobody = partial(torch.isin, test_elements=torch.tensor([], dtype=torch.int64))
+    unknown = np.full(6, np.nan)
+    lines = line_index(opened)
+    return evidence_of(pattern, network, opened, lines, {"Fe"}, nobody, unknown, about)[:1]
+
+
+def collect(options: argparse.Namespace) -> None:
+    """Simulate (or take the measured patterns), search, and write the evidence."""
+    start = time.perf_counter()
+    if options.measured is not None:
+        about = options.library, options.reader, options.measured
+        jobs = [(*about, i) for i in range(FIRST_HALF)]
+        parts = Parallel(options.workers)(delayed(measured_work)(*job) for job in jobs)
+    elif options.hard is not None:
+        about = options.library, options.reader, options.hard
+        jobs = [(*about, kind, i) for kind, number in HARD.items() for i in range(number)]
+        parts = Parallel(options.workers)(delayed(hard_work)(*job) for job in jobs)
+    else:
+        parts = Parallel(options.workers)(delayed(work)(*job) for job in simulated_jobs(options))
+    found = [one for part in parts for one in part]
+    width = max(len(one[1]) for one in found)
+    evidence = np.full((len(found), width, len(EVIDENCE)), np.nan, dtype=np.float32)
+    right = np.zeros((len(found), width), dtype=bool)
+    groups = np.zeros((len(found), width), dtype=np.uint8)
+    cells = np.full((len(found), width, 6), np.nan, dtype=np.float32)
+    for row, (values, is_right, group, cell, *_) in enumerate(found):
+        evidence[row, : len(values)], cells[row, : len(values)] = values, cell
+        right[row, : len(values)], groups[row, : len(values)] = is_right, group
+    truth = np.array([one[4] for one in found], dtype=np.float32)
+    about = np.array([one[5] for one in found], dtype=np.int32)
+    kept = dict(evidence=evidence, right=right, groups=groups, cells=cells, truth=truth)
+    for name in ("lines", "read"):
+        kept[name] = np.stack([one[6][name] for one in found])
+    np.savez_compressed(options.out, **kept, about=about)
+    print(f"{len(found)} searches in {time.perf_counter() - start:.0f} s", flush=True)
+    for setting in (0, 1):
+        for habits in (0, 1):
+            of = (about[:, 0] == setting) & (about[:, 2] == habits)
+            if of.any():
+                share = right[of].any(1).mean()
+                print(setting, habits, of.sum(), "right one among the best:", share)
+
+
+def simulated_jobs(options: argparse.Namespace) -> list[tuple]:
+    """Arguments of :func:`work`: crystals that nobody tunes on otherwise, in pieces."""
+    generator = np.random.default_rng(options.seed)
+    jobs: list[tuple] = []
+    for name, split in (("mp_20", "val"), ("mp_extra", "extra")):
+        info = load_dataset(name).info
+        rows = np.flatnonzero(info["split"] == split)
+        chosen = generator.choice(rows, options.number // 2, replace=False)
+        for k, part in enumerate(np.array_split(chosen, max(len(chosen) // CHUNK, 1))):
+            habits = "rruff" if k % 2 else "all"
+            jobs.append((options.library, options.reader, name, part.tolist(), habits, len(jobs)))
+    return jobs
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("library", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--number", type=int, default=3000, help="crystals")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--measured", type=Path, help="folder of the measured patterns")
+    what = "folder of the measured patterns: make patterns of which no single crystal is right"
+    parser.add_argument("--hard", type=Path, help=what)
+    parser.add_argument("--reader", type=Path, help="the network's file")
+    parser.add_argument("--seed", type=int, default=0)
+    collect(parser.parse_args())
+
+
+if __name__ == "__main__":
+    main()

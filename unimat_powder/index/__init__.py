@@ -1,0 +1,1 @@
+"""Lines of a pattern in, ranked cells out: indexing without a library."""

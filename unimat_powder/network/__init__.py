@@ -1,0 +1,1 @@
+"""Powder patterns and what is known of the elements in, cells and symmetries with odds out."""

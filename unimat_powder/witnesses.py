@@ -1,0 +1,89 @@
+"""A search's result and the pattern in, the same with what lines and network say of it out."""
+
+import functools
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from unimat_powder.answer import SearchResult
+from unimat_powder.combine import Read, Unread, combined, is_sure, load_weights
+from unimat_powder.index.index import FEWEST_LINES, index
+from unimat_powder.index.observed import Observed
+from unimat_powder.index.refine import IndexedCell, with_symmetries
+from unimat_powder.network.predict import load_reader, read_pattern
+from unimat_powder.network.reader import Reader
+from unimat_powder.pattern import Pattern, PatternError
+from unimat_powder.peak_finding import LineList, find_lines
+
+
+class Lines:
+    """The lines of a pattern, and the cells that they have without any library.
+
+    These take some seconds to find, and are only looked for when they are asked for.
+    """
+
+    def __init__(self, source: Pattern | LineList) -> None:
+        found = find_lines(source) if isinstance(source, Pattern) else source
+        self.observed = Observed.of(found)
+
+    @functools.cached_property
+    def trials(self) -> Sequence[IndexedCell]:
+        """Cells that explain the lines, best first."""
+        return index(self.observed)
+
+
+@functools.cache
+def shipped_reader() -> Reader:
+    """The network that comes with this package."""
+    return load_reader(Path(__file__).with_name("pretrained") / "reader.safetensors")
+
+
+def with_witnesses(
+    result: SearchResult,
+    pattern: Pattern,
+    lines: Lines,
+    reader: Reader,
+    *,
+    elements: Collection[str] | None = None,
+    formula: str | None = None,
+) -> SearchResult:
+    """Weigh the library's lattices with what lines and network say, and add those of the lines.
+
+    Args:
+        result: Of :func:`.search`.
+        pattern: The measurement.
+        lines: Of the pattern.
+        reader: The network.
+        elements: Symbols that the crystal consists of, as they were told to the search.
+        formula: Its formula, where one was given.
+    """
+    cells = np.array([[*one.lengths, *one.angles] for one in result.lattices]).reshape(-1, 6)
+    listed = of_cells(cells, lines.observed)
+    read = _read(reader, pattern, elements, formula)
+    setting = "pattern" if elements is None else "elements"
+    trials = () if is_sure(result.lattices) else lines.trials
+    said = result.lattices, result.matches, [*trials, *listed], read
+    lattices = combined(*said, load_weights(setting))
+    return replace(result, lattices=lattices)
+
+
+def of_cells(cells: np.ndarray, observed: Observed) -> list[IndexedCell]:
+    """What lines say of some Niggli cells, lengths and angles ``[N, 6]``."""
+    if not len(cells) or len(observed) < FEWEST_LINES:
+        return []
+    return with_symmetries(cells, np.zeros((len(cells), 2)), observed)
+
+
+def _read(
+    reader: Reader,
+    pattern: Pattern,
+    elements: Collection[str] | None,
+    formula: str | None,
+) -> Read:
+    told = {"formula": formula} if formula is not None else {"elements": elements}
+    try:
+        return read_pattern(reader, pattern, **told)
+    except PatternError:  # outside of what it was trained on: the others answer
+        return Unread()
