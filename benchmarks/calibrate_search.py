@@ -5,7 +5,7 @@ those of "none of them" and of the answer as a whole, from simulated patterns wi
 there and taken out; measured patterns that may be looked at can be added. ``doubt`` counts the
 confident answers to patterns that no single crystal made. Evidence: ``collect_evidence.py``.
 
-    python benchmarks/calibrate_search.py fit OUT.npz... [--measured MEASURED.npz]
+    python benchmarks/calibrate_search.py fit OUT.npz... [--measured MEASURED.npz] [--hard HARD.npz]
     python benchmarks/calibrate_search.py doubt HARD.npz
 """
 
@@ -19,7 +19,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
-from collect_evidence import HARD, KINDS, LINES_MOST, LINES_WIDTH, READ_WIDTH
+from collect_evidence import KINDS, LINES_MOST, LINES_WIDTH, READ_WIDTH
 from sklearn.linear_model import LogisticRegression
 from torch.nn import functional
 
@@ -30,8 +30,12 @@ from unimat_powder.search import rank
 from unimat_powder.search.cells import same_cells, volumes
 from unimat_powder.search.rank import EVIDENCE, Facts, agreement_of, judge, likeliest
 
-MEASURED = 20
-"""How often a measured pattern of the half that may be looked at counts, beside simulated ones."""
+MEASURED, TOGETHER = 20, 4
+"""How often a measured pattern of the half that may be looked at counts, beside simulated ones: for
+the weights of the library, and for those of the witnesses, for which there are fewer simulated."""
+
+HARD = 1.0
+"""How often a pattern that no single crystal made counts."""
 
 UNKNOWN = {"pattern": 1 / 3, "elements": 1.0}
 """Crystals that the library lacks, for one that it has, among those that laboratories measure. With
@@ -60,12 +64,16 @@ def fit(options: argparse.Namespace) -> None:
         name: np.concatenate([_widened(x, width) if name in WIDE else x for x in parts])
         for name, parts in found.items()
     }
+    hard = []
+    if options.hard is not None:
+        cases = hard_cases(options.hard)
+        hard = [case for _, number, second, case in cases if number % 2 == 0 and not second]
     weights, together = {}, {}
     for setting, name in enumerate(("pattern", "elements")):
         part = {key: x[joined["about"][:, 0] == setting] for key, x in joined.items()}
         weights[name] = fit_setting(part, UNKNOWN[name])
         whole = {key: x[part["whole"]] for key, x in part.items()}
-        together[name] = fit_together(whole, weights[name], UNKNOWN[name])
+        together[name] = fit_together(whole, weights[name], UNKNOWN[name], hard)
         for found_ones in (weights[name], together[name]):
             print(name, {k: np.round(v, 3).tolist() for k, v in found_ones.items()})
     for path, content in ((rank.WEIGHTS, weights), (combine.WEIGHTS, together)):
@@ -119,15 +127,26 @@ def fit_setting(part: dict[str, np.ndarray], unknown: float) -> dict[str, list[f
 
 
 def fit_together(
-    part: dict[str, np.ndarray], search: dict[str, list[float]], unknown: float
+    part: dict[str, np.ndarray],
+    search: dict[str, list[float]],
+    unknown: float,
+    hard: list[Case],
 ) -> dict[str, list[float]]:
-    """Weights of the witnesses, the library's own (``search``) being fixed."""
+    """Weights of the witnesses, the library's own (``search``) being fixed.
+
+    Of ``hard`` patterns no hypothesis is right.
+    """
     weights = rank.Weights(**{name: tuple(column) for name, column in search.items()})
     cases = [case for row in range(len(part["about"])) for case in cases_of(part, row)]
-    counts = np.array([case.count * (1.0 if case.known else unknown) for case in cases])
+    counts = np.array(
+        [min(case.count, TOGETHER) * (1.0 if case.known else unknown) for case in cases]
+    )
     found = [hypotheses_of(case, weights) for case in cases]
     right = [right_hypotheses(one, case) for one, case in zip(found, cases, strict=True)]
     hypothesis = fit_choice([one.features for one in found], right, counts)
+    found += [hypotheses_of(case, weights) for case in hard]
+    right += [np.zeros(len(one), dtype=bool) for one in found[len(cases) :]]
+    counts = np.concatenate([counts, np.full(len(hard), HARD)])
     facts, happened, weighed = [], [], []
     for one, correct, count in zip(found, right, counts, strict=True):
         if len(one):
@@ -135,7 +154,7 @@ def fit_together(
             facts.append(combine.agreement_of(one, odds))
             happened.append(bool(correct[odds.argmax()]))
             weighed.append(count)
-    best = fit_logistic(np.array(facts), np.array(happened), np.array(weighed))
+    best = fit_logistic(np.array(facts), np.array(happened), np.array(weighed), strength=0.5)
     return {"hypothesis": hypothesis, "best": best}
 
 
@@ -260,13 +279,15 @@ def cases_of(part: dict[str, np.ndarray], row: int) -> list[Case]:
     return cases
 
 
-def fit_logistic(facts: np.ndarray, labels: np.ndarray, counts: np.ndarray) -> list[float]:
-    """Weights of a logistic model for :data:`AGREEMENT`; each case counts ``counts`` times."""
+def fit_logistic(
+    facts: np.ndarray, labels: np.ndarray, counts: np.ndarray, *, strength: float = 10.0
+) -> list[float]:
+    """Weights of a logistic model for some facts; each case counts ``counts`` times."""
     varies = facts.std(0) > 1e-6
     varies[-1] = True  # the constant
     scale = np.where(varies, np.maximum(facts.std(0), 1e-6), 1.0)
     scale[-1] = 1.0
-    model = LogisticRegression(C=10.0, fit_intercept=False, max_iter=5000)
+    model = LogisticRegression(C=strength, fit_intercept=False, max_iter=5000)
     model.fit(facts / scale * varies, labels, sample_weight=counts)
     return (model.coef_[0] / scale * varies).tolist()
 
@@ -309,24 +330,34 @@ def fit_weights(
 
 
 def doubt(options: argparse.Namespace) -> None:
-    """How many patterns that no single crystal made are answered with confidence."""
-    with np.load(options.hard) as found:
+    """How many patterns that no single crystal made are answered with confidence.
+
+    Those with even numbers may have been fitted to; they are counted apart.
+    """
+    listed, together = rank.load_weights("pattern"), combine.load_weights("pattern")
+    sure: dict[tuple[str, int], list[bool]] = {}
+    for kind, number, second, case in hard_cases(options.hard):
+        found = combine.judged(hypotheses_of(case, listed), together)
+        confident = bool(found) and found[0].probability >= CONFIDENT and not second
+        sure.setdefault((kind, number % 2), []).append(confident)
+    for (kind, odd), answers in sorted(sure.items()):
+        what = "never fitted to" if odd else "may be fitted to"
+        print(f"{kind}, {what}: {sum(answers)} of {len(answers)} confident in a single phase")
+
+
+def hard_cases(path: Path) -> list[tuple[str, int, bool, Case]]:
+    """Kind, number, whether a second phase was seen, and the case; without refused patterns."""
+    with np.load(path) as found:
         part = {name: found[name] for name in found.files}
     part["counts"] = np.ones(len(part["about"]))
     part["truth"][:] = (1, 1, 1, 90, 90, 90)  # of no pattern
-    about = part["about"].copy()
+    numbers = part["about"][:, 3].copy()
     part["about"][:, 3] = 1
-    listed, together = rank.load_weights("pattern"), combine.load_weights("pattern")
-    kinds, sure = [], []
-    for row in range(len(about)):
-        (case, *_) = cases_of(part, row)
-        found = combine.judged(hypotheses_of(case, listed), together)
-        kinds.append(KINDS[about[row, 2]])
-        sure.append(bool(found) and found[0].probability >= CONFIDENT and not about[row, 3])
-    for kind in KINDS:
-        some = [x for name, x in zip(kinds, sure, strict=True) if name == kind]
-        refused = HARD[kind] - len(some)
-        print(f"{kind}: {sum(some)} of {HARD[kind]} confident, {refused} refused")
+    kinds = [KINDS[i] for i in part["about"][:, 2]]
+    return [
+        (kinds[row], int(numbers[row]) // 2, bool(numbers[row] % 2), cases_of(part, row)[0])
+        for row in range(len(numbers))
+    ]
 
 
 def main() -> None:
@@ -336,6 +367,7 @@ def main() -> None:
     fitting.add_argument("simulated", type=Path, nargs="+")
     what = "the half that may be looked at"
     fitting.add_argument("--measured", type=Path, nargs="*", default=[], help=what)
+    fitting.add_argument("--hard", type=Path, help="patterns that no single crystal made")
     fitting.set_defaults(run=fit)
     doubting = commands.add_parser("doubt")
     doubting.add_argument("hard", type=Path)

@@ -199,14 +199,13 @@ def measured_work(library: Path, reader: Path | None, folder: Path, place: int) 
     )
 
 
-KINDS = ("sum", "lines", "hump", "noise")
-HARD = {"sum": 200, "lines": 200, "hump": 50, "noise": 50}
-"""Patterns that no single crystal made, and how many of each are asked about."""
+KINDS = ("sum", "lines", "few", "hump", "noise")
+"""Patterns that no single crystal made, or of which nobody can say it: see :func:`hard_pattern`."""
 
 
 def hard_pattern(kind: str, number: int, folder: Path) -> Pattern:
     """A pattern without a right answer: two measured ones of the first half added up, lines at
-    random places, a hump without lines, noise alone."""
+    random places, so few of them that nothing follows, a hump without lines, noise alone."""
     random = np.random.default_rng([KINDS.index(kind), number])
     two_theta = GRID.two_theta.numpy()
     if kind == "sum":
@@ -220,12 +219,13 @@ def hard_pattern(kind: str, number: int, folder: Path) -> Pattern:
         return Pattern(GRID.two_theta, torch.from_numpy(counts.round()))
     level = random.uniform(20, 400)
     rate = np.full_like(two_theta, level)
-    if kind in ("lines", "hump"):
+    if kind in ("lines", "few", "hump"):
         centre, width = random.uniform(18, 40), random.uniform(4, 9)
         rate += level * random.uniform(0.5, 4) * np.exp(-((two_theta - centre) ** 2) / 2 / width**2)
-    if kind == "lines":
+    if kind in ("lines", "few"):
         width = random.uniform(0.06, 0.2)
-        for place in random.uniform(12, 80, random.integers(8, 40)):
+        number = random.integers(8, 40) if kind == "lines" else random.integers(1, 5)
+        for place in random.uniform(12, 80, number):
             height = level * np.exp(random.normal(1.5, 1.2))
             rate += height / (1 + ((two_theta - place) / width * 2) ** 2)
     return Pattern(GRID.two_theta, torch.from_numpy(random.poisson(rate).astype(float)))
@@ -234,7 +234,10 @@ def hard_pattern(kind: str, number: int, folder: Path) -> Pattern:
 def hard_work(
     library: Path, reader: Path | None, folder: Path, kind: str, number: int
 ) -> list[tuple]:
-    """Evidence of a pattern that no single crystal made; group 1 where a second phase is seen."""
+    """Evidence of a pattern that no single crystal made.
+
+    In the place of the group stands twice its number, and one more where a second phase is seen.
+    """
     torch.set_num_threads(1)
     opened, network = Library.open(library), reader and load_reader(reader)
     pattern = hard_pattern(kind, number, folder)
@@ -242,7 +245,7 @@ def hard_work(
         second = search(pattern, opened).second_phase is not None
     except PatternError:
         return []
-    about = KINDS.index(kind), int(second)
+    about = KINDS.index(kind), 2 * number + int(second)
     nobody = partial(torch.isin, test_elements=torch.tensor([], dtype=torch.int64))
     unknown = np.full(6, np.nan)
     lines = line_index(opened)
@@ -258,7 +261,7 @@ def collect(options: argparse.Namespace) -> None:
         parts = Parallel(options.workers)(delayed(measured_work)(*job) for job in jobs)
     elif options.hard is not None:
         about = options.library, options.reader, options.hard
-        jobs = [(*about, kind, i) for kind, number in HARD.items() for i in range(number)]
+        jobs = [(*about, kind, i) for kind in KINDS for i in range(options.number)]
         parts = Parallel(options.workers)(delayed(hard_work)(*job) for job in jobs)
     else:
         parts = Parallel(options.workers)(delayed(work)(*job) for job in simulated_jobs(options))
@@ -304,7 +307,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("library", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--number", type=int, default=3000, help="crystals")
+    parser.add_argument(
+        "--number", type=int, default=3000, help="crystals, or patterns of each hard kind"
+    )
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--measured", type=Path, help="folder of the measured patterns")
     what = "folder of the measured patterns: make patterns of which no single crystal is right"

@@ -203,7 +203,7 @@ def imported(path: Path) -> set[str]:
 def installed(tmp_path_factory) -> Path:
     """A folder that holds what a wheel of this tree would install."""
     tree, site = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("site")
-    for name in (*PACKAGES, "data/pretrained", "data/library"):
+    for name in (*PACKAGES, "data/pretrained", "data/library", "data/reader"):
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / name, tree / name, symlinks=True, ignore=ignored)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
@@ -222,7 +222,9 @@ def test_wheel_brings_the_models_the_library_and_the_manifest(installed: Path) -
         assert modules == {p.relative_to(installed) for p in (installed / package).rglob("*.py")}
     assert (installed / "unimat_lib/datasets/manifest.yml").is_file()
     assert (installed / "unimat_powder/search/weights.json").is_file()
-    for place, source in (("pretrained", "pretrained"), ("library/embedded", "library")):
+    assert (installed / "unimat_powder/combine.json").is_file()
+    links = {"pretrained": "pretrained", "library/embedded": "library", "network/shipped": "reader"}
+    for place, source in links.items():
         shipped = {p.name: p.read_bytes() for p in (installed / "unimat_powder" / place).iterdir()}
         assert shipped, place
         assert shipped == {p.name: p.read_bytes() for p in (ROOT / "data" / source).iterdir()}

@@ -37,7 +37,7 @@ class Lines:
 @functools.cache
 def shipped_reader() -> Reader:
     """The network that comes with this package."""
-    return load_reader(Path(__file__).with_name("pretrained") / "reader.safetensors")
+    return load_reader(Path(__file__).parent / "network/shipped/reader.safetensors")
 
 
 def with_witnesses(
