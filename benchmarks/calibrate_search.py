@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,7 +29,7 @@ from unimat_powder.answer import CONFIDENT, Lattice, Match, lattices_of, system_
 from unimat_powder.bravais import LATTICE_SYSTEMS
 from unimat_powder.search import rank
 from unimat_powder.search.cells import same_cells, volumes
-from unimat_powder.search.rank import EVIDENCE, Facts, agreement_of, judge, likeliest
+from unimat_powder.search.rank import Facts, agreement_of, judge, likeliest
 
 MEASURED, TOGETHER = 20, 4
 """How often a measured pattern of the half that may be looked at counts, beside simulated ones: for
@@ -93,17 +94,15 @@ def fit_setting(part: dict[str, np.ndarray], unknown: float) -> dict[str, list[f
     """Weights of one setting; a search without its crystal counts ``unknown`` of one with it."""
     cases = [case for row in range(len(part["about"])) for case in cases_of(part, row)]
     counts = np.array([case.count * (1.0 if case.known else unknown) for case in cases])
-    crystal = fit_weights(
-        [case.facts.evidence for case in cases],
-        [case.right & (case.facts.evidence[:, -1] > 0) for case in cases],
-        [case.facts.evidence[:, -1] > 0 for case in cases],
-        counts,
-    )
-    lattice = fit_weights(
-        [case.facts.evidence for case in cases],
+    evidence = [case.facts.evidence for case in cases]
+    asked = [one[:, -1] > 0 for one in evidence]
+    how = {"positive": True, "strength": 1e-4}
+    crystal = fit_choice(evidence, [case.right for case in cases], counts, among=asked, **how)
+    lattice = fit_choice(
+        evidence,
         [case.lattice if case.lattice.any() else case.cell for case in cases],
-        [torch.ones_like(case.right) for case in cases],
         counts,
+        **how,
     )
     facts, same, none_facts, none, weighed = [], [], [], [], []
     for case, count in zip(cases, counts, strict=True):
@@ -143,7 +142,13 @@ def fit_together(
     )
     found = [hypotheses_of(case, weights) for case in cases]
     right = [right_hypotheses(one, case) for one, case in zip(found, cases, strict=True)]
-    hypothesis = fit_choice([one.features for one in found], right, counts)
+    hypothesis = fit_choice(
+        [torch.from_numpy(one.features) for one in found],
+        [torch.from_numpy(one) for one in right],
+        counts,
+        positive=False,
+        strength=1e-3,
+    )
     found += [hypotheses_of(case, weights) for case in hard]
     right += [np.zeros(len(one), dtype=bool) for one in found[len(cases) :]]
     counts = np.concatenate([counts, np.full(len(hard), HARD)])
@@ -206,33 +211,52 @@ def right_hypotheses(found: combine.Hypotheses, case: Case) -> np.ndarray:
 
 
 def fit_choice(
-    features: list[np.ndarray], right: list[np.ndarray], counts: np.ndarray
+    columns: Sequence[torch.Tensor],
+    right: Sequence[torch.Tensor],
+    counts: np.ndarray,
+    *,
+    among: Sequence[torch.Tensor] | None = None,
+    positive: bool,
+    strength: float,
 ) -> list[float]:
-    """Weights by which one of the right hypotheses is likeliest, where there is one."""
-    used = [i for i in range(len(right)) if right[i].any()]
-    width = max(len(right[i]) for i in used)
-    values = torch.zeros(len(used), width, features[0].shape[1], dtype=torch.float64)
+    """Weights by which one of the right rows is likeliest, where there is one.
+
+    Args:
+        columns: What counts for each row of each case, float64 ``[R, F]``.
+        right: Which rows are right, bool ``[R]``.
+        counts: How often each case counts, ``[cases]``.
+        among: Which rows are in question, bool ``[R]``; without it, all.
+        positive: Better evidence never counts against a row, however the columns are correlated.
+        strength: Of the pull of all weights to where they start.
+    """
+    among = [torch.ones_like(x) for x in right] if among is None else among
+    used = [i for i in range(len(right)) if (right[i] & among[i]).any()]
+    width = max(len(columns[i]) for i in used)
+    values = torch.zeros(len(used), width, columns[0].shape[1], dtype=torch.float64)
     there, correct = torch.zeros(2, len(used), width, dtype=torch.bool).unbind()
     for row, i in enumerate(used):
-        values[row, : len(features[i])] = torch.from_numpy(features[i])
-        there[row, : len(features[i])] = True
-        correct[row, : len(right[i])] = torch.from_numpy(right[i])
-    scale = values[there].std(0).clamp_min(1e-6)
+        values[row, : len(columns[i])] = columns[i]
+        there[row, : len(among[i])], correct[row, : len(right[i])] = among[i], right[i] & among[i]
+    scale = values[there].std(0)
+    varies = scale > 1e-6
+    scale = torch.where(varies, scale, 1.0)
     count = torch.from_numpy(counts[used])
-    weights = torch.zeros(values.shape[2], dtype=torch.float64, requires_grad=True)
-    optimiser = torch.optim.LBFGS([weights], max_iter=300, line_search_fn="strong_wolfe")
+    parameters = torch.zeros(values.shape[2], dtype=torch.float64, requires_grad=True)
+    optimiser = torch.optim.LBFGS([parameters], max_iter=300, line_search_fn="strong_wolfe")
+
+    def weights() -> torch.Tensor:
+        return (functional.softplus(parameters) if positive else parameters) * varies / scale
 
     def loss() -> torch.Tensor:
         optimiser.zero_grad()
-        odds = (values @ (weights / scale)).masked_fill(~there, -torch.inf)
-        shares = torch.log_softmax(odds, dim=1).masked_fill(~correct, -torch.inf)
-        picked = torch.logsumexp(shares, dim=1)
-        total = 1e-3 * weights.square().sum() - (count * picked).sum() / count.sum()
+        shares = torch.log_softmax((values @ weights()).masked_fill(~there, -torch.inf), dim=1)
+        picked = torch.logsumexp(shares.masked_fill(~correct, -torch.inf), dim=1)
+        total = strength * parameters.square().sum() - (count * picked).sum() / count.sum()
         total.backward()
         return total
 
     optimiser.step(loss)
-    return (weights / scale).detach().tolist()
+    return weights().detach().tolist()
 
 
 @dataclass(frozen=True, eq=False)
@@ -290,43 +314,6 @@ def fit_logistic(
     model = LogisticRegression(C=strength, fit_intercept=False, max_iter=5000)
     model.fit(facts / scale * varies, labels, sample_weight=counts)
     return (model.coef_[0] / scale * varies).tolist()
-
-
-def fit_weights(
-    evidence: list[torch.Tensor],
-    right: list[torch.Tensor],
-    among: list[torch.Tensor],
-    counts: np.ndarray,
-) -> list[float]:
-    """Weights by which one of the right ones is likeliest ``among`` others, where there is one."""
-    used = [i for i in range(len(right)) if (right[i] & among[i]).any() and counts[i] > 0]
-    width = max(len(evidence[i]) for i in used)
-    values = torch.zeros(len(used), width, len(EVIDENCE), dtype=torch.float64)
-    there, correct = torch.zeros(2, len(used), width, dtype=torch.bool).unbind()
-    for row, i in enumerate(used):
-        values[row, : len(evidence[i])] = evidence[i]
-        there[row, : len(among[i])], correct[row, : len(right[i])] = among[i], right[i] & among[i]
-    scale = values[there].std(0)
-    varies = scale > 1e-6
-    scale = torch.where(varies, scale, 1.0)
-    count = torch.from_numpy(counts[used])
-    parameters = torch.zeros(len(EVIDENCE), dtype=torch.float64, requires_grad=True)
-    optimiser = torch.optim.LBFGS([parameters], max_iter=300, line_search_fn="strong_wolfe")
-
-    def weights() -> torch.Tensor:
-        # Better evidence never counts against a crystal, however the columns are correlated.
-        return functional.softplus(parameters) * varies / scale
-
-    def loss() -> torch.Tensor:
-        optimiser.zero_grad()
-        shares = torch.log_softmax((values @ weights()).masked_fill(~there, -torch.inf), dim=1)
-        picked = torch.logsumexp(shares.masked_fill(~correct, -torch.inf), dim=1)
-        total = 1e-4 * parameters.square().sum() - (count * picked).sum() / count.sum()
-        total.backward()
-        return total
-
-    optimiser.step(loss)
-    return weights().detach().tolist()
 
 
 def doubt(options: argparse.Namespace) -> None:

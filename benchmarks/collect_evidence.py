@@ -13,6 +13,7 @@ looked at, and with patterns that no single crystal made.
 from __future__ import annotations
 
 import argparse
+import functools
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -24,7 +25,7 @@ from joblib import Parallel, delayed
 from pymatgen.core import Composition
 
 from unimat_book.ledger.measured import FIRST_HALF
-from unimat_book.measured import bare_formula, load_rruff, right_rows
+from unimat_book.measured import Labelled, bare_formula, load_rruff, right_rows
 from unimat_lib.crystals.table import CrystalTable
 from unimat_lib.datasets.preparation import load_dataset
 from unimat_lib.views.bragg import bragg_reflections, g_max_of
@@ -76,13 +77,19 @@ def same(library: Library, rows: torch.Tensor, *, table: CrystalTable, i: int) -
     return close & torch.tensor(alike)
 
 
+@functools.cache
+def opened(library: Path, reader: Path | None) -> tuple[Library, LineIndex, Reader | None]:
+    """Library, its lines, and the network, once in each process."""
+    torch.set_num_threads(1)
+    found = Library.open(library)
+    return found, line_index(found), None if reader is None else load_reader(reader)
+
+
 def work(
     library: Path, reader: Path | None, name: str, rows: list[int], ranges: str, seed: int
 ) -> list[tuple]:
     """Evidence of the candidates of some crystals, for both settings."""
-    torch.set_num_threads(1)
-    opened, network = Library.open(library), reader and load_reader(reader)
-    lines = line_index(opened)
+    crystals, lines, network = opened(library, reader)
     table = load_dataset(name).select(torch.tensor(rows))
     habits = RRUFF if ranges == "rruff" else LaboratoryRanges(anodes=(("Cu", 1.0),))
     results = []
@@ -94,15 +101,17 @@ def work(
         except PatternError:
             continue
         symbols = {e.symbol for e in Composition(table.info["formula"].iloc[i]).elements}
-        truth = true_cell(opened, lines, table, i, curve, with_elements(opened, symbols))
+        truth = true_cell(crystals, lines, table, i, curve, with_elements(crystals, symbols))
         about = ranges == "rruff", int(table.space_group[i])
-        right = partial(same, opened, table=table, i=i)
-        results += evidence_of(pattern, network, opened, lines, symbols, right, truth, about)
+        right = partial(same, crystals, table=table, i=i)
+        witnesses = pattern, curve, network, crystals, lines
+        results += evidence_of(*witnesses, symbols, right, truth, about)
     return results
 
 
 def evidence_of(
     pattern: Pattern,
+    curve: MeasuredCurve,
     reader: Reader | None,
     library: Library,
     lines: LineIndex,
@@ -113,7 +122,6 @@ def evidence_of(
 ) -> list[tuple]:
     """What is known of the candidates for one pattern: without its elements, and with them."""
     rows = with_elements(library, symbols)
-    curve = measured_curve(pattern)
     every = best_candidates(curve, library, lines)
     asked = narrowed(every, curve, library, lines, (symbols, rows))
     observed = Observed.of(pattern)
@@ -179,19 +187,25 @@ def true_cell(
     return relaxed_cells(best_candidates(curve, library, lines, torch.tensor(itself)))[0][0]
 
 
+@functools.cache
+def first_half(folder: Path) -> list[Labelled]:
+    """The measured patterns that may be looked at, read and checked once in each process."""
+    return load_rruff(folder)[:FIRST_HALF]
+
+
 def measured_work(library: Path, reader: Path | None, folder: Path, place: int) -> list[tuple]:
     """The same for one measured pattern of the half that may be looked at."""
-    torch.set_num_threads(1)
-    opened, network = Library.open(library), reader and load_reader(reader)
-    one = load_rruff(folder)[place]
-    rows = torch.tensor(right_rows(one, opened))
+    crystals, lines, network = opened(library, reader)
+    one = first_half(folder)[place]
+    rows = torch.tensor(right_rows(one, crystals))
     symbols = {e.symbol for e in Composition(one.formula).elements}
     truth = np.array([*one.lengths, *one.angles])
     return evidence_of(
         one.pattern,
+        measured_curve(one.pattern),
         network,
-        opened,
-        line_index(opened),
+        crystals,
+        lines,
         symbols,
         partial(torch.isin, test_elements=rows),
         truth,
@@ -210,7 +224,7 @@ def hard_pattern(kind: str, number: int, folder: Path) -> Pattern:
     two_theta = GRID.two_theta.numpy()
     if kind == "sum":
         some = random.choice(FIRST_HALF, 2, replace=False)
-        patterns = [load_rruff(folder)[i].pattern for i in some]
+        patterns = [first_half(folder)[i].pattern for i in some]
         curves = [
             np.interp(two_theta, one.two_theta.numpy(), one.intensity.numpy()) for one in patterns
         ]
@@ -238,18 +252,17 @@ def hard_work(
 
     In the place of the group stands twice its number, and one more where a second phase is seen.
     """
-    torch.set_num_threads(1)
-    opened, network = Library.open(library), reader and load_reader(reader)
+    crystals, lines, network = opened(library, reader)
     pattern = hard_pattern(kind, number, folder)
     try:
-        second = search(pattern, opened).second_phase is not None
+        second = search(pattern, crystals).second_phase is not None
     except PatternError:
         return []
     about = KINDS.index(kind), 2 * number + int(second)
     nobody = partial(torch.isin, test_elements=torch.tensor([], dtype=torch.int64))
     unknown = np.full(6, np.nan)
-    lines = line_index(opened)
-    return evidence_of(pattern, network, opened, lines, {"Fe"}, nobody, unknown, about)[:1]
+    witnesses = pattern, measured_curve(pattern), network, crystals, lines
+    return evidence_of(*witnesses, {"Fe"}, nobody, unknown, about)[:1]
 
 
 def collect(options: argparse.Namespace) -> None:

@@ -17,14 +17,10 @@ then: the shares of right answers on simulated validation crystals and on measur
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import math
 import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +30,7 @@ import torch
 from unimat_lib.crystals.table import CrystalTable, concatenate, table_from_arrays
 from unimat_lib.datasets.preparation import load_dataset
 from unimat_lib.identity import identity_of
+from unimat_lib.processes import unordered
 from unimat_lib.training.checkpoint import load_tensors
 from unimat_powder.network.composition import parsed_composition
 from unimat_powder.network.made_up import made_up_crystals
@@ -96,20 +93,21 @@ def make_up(folder: Path, number: int, workers: int, seed: int) -> None:
     abundance = present.sum(0).numpy().astype(float)
     groups = np.random.default_rng(seed).integers(1, 231, size=number)
     chunks = np.array_split(groups, max(workers * 4, 1))
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:  # forks hang in torch
-        work = functools.partial(made_up_crystals, abundance=abundance)
-        seeds = [seed * 10_000 + i for i in range(len(chunks))]
-        made = list(pool.map(_with_seed, [work] * len(chunks), chunks, seeds))
-    save_crystals(folder / "made_up.npz", concatenate(made))
+    jobs = [(i, chunk, abundance, seed * 10_000 + i) for i, chunk in enumerate(chunks)]
+    made = dict(unordered(_made_up, jobs, workers=workers))
+    save_crystals(folder / "made_up.npz", concatenate([made[i] for i in range(len(chunks))]))
 
 
-def _with_seed(work: Callable[..., CrystalTable], chunk: np.ndarray, seed: int) -> CrystalTable:
-    return work(chunk, seed=seed)
+def _made_up(
+    place: int, groups: np.ndarray, abundance: np.ndarray, seed: int
+) -> tuple[int, CrystalTable]:
+    return place, made_up_crystals(groups, abundance=abundance, seed=seed)
 
 
 def half(source: Path, folder: Path) -> None:
     """The first half of the labelled patterns, on the network's grid."""
-    from unimat_book.measured import FIRST_HALF, load_rruff
+    from unimat_book.ledger.measured import FIRST_HALF
+    from unimat_book.measured import load_rruff
 
     labelled = load_rruff(source)[:FIRST_HALF]
     rows = [on_grid(one.pattern) for one in labelled]

@@ -17,7 +17,13 @@ import pandas as pd
 from unimat_lib.crystals.reduction import ReducedCrystal, reduce_crystal, reduced_formula
 from unimat_lib.crystals.table import EXTRA_SPLIT, CrystalError, CrystalTable, table_from_arrays
 from unimat_powder.network.groups import systems_of_groups
-from unimat_powder.network.positions import Position, operations_of, orbit_of, positions_of
+from unimat_powder.network.positions import (
+    Position,
+    distinct,
+    operations_of,
+    orbit_of,
+    positions_of,
+)
 
 _SYMPREC = 0.01  # angstrom; atoms are where symmetry puts them
 _ATOMS = (12.0, 0.8)  # median of the number of atoms in the primitive cell, sd of its logarithm
@@ -87,7 +93,7 @@ def _attempt(group: int, odds: np.ndarray, draw: np.random.Generator) -> Reduced
         return None
     frac = np.concatenate(placed) @ np.linalg.inv(operations.primitive) % 1.0
     z = np.repeat(numbers, [len(points) for points in placed])
-    keep = _distinct(frac)
+    keep = np.sort(distinct(frac))
     try:
         crystal = reduce_crystal(operations.primitive @ cell, frac[keep], z[keep], symprec=_SYMPREC)
     except CrystalError:
@@ -180,10 +186,3 @@ def _is_free(
     apart = points[0] - np.concatenate(others)
     apart = (apart - np.round(apart)) @ cell
     return bool((np.square(apart).sum(1) > np.square(_TOUCH * reach)).all())
-
-
-def _distinct(frac: np.ndarray) -> np.ndarray:
-    """Places of points that are no repetition of an earlier one by a lattice translation."""
-    key = np.round(frac * 1e4).astype(np.int64) % 10000
-    _, first = np.unique(key @ np.array([10**8, 10**4, 1]), return_index=True)
-    return np.sort(first)

@@ -135,6 +135,11 @@ def orbit_of(point: np.ndarray, space_group: int) -> np.ndarray:
 def _orbit(point: np.ndarray, rotations: np.ndarray, translations: np.ndarray) -> np.ndarray:
     images = (rotations @ point + translations) % 1.0
     images = np.where(images > 1 - _SAME, 0.0, images)
-    key = np.round(images * 1e4).astype(np.int64) % 10000
+    return images[distinct(images)]
+
+
+def distinct(frac: np.ndarray) -> np.ndarray:
+    """Places of points ``[N, 3]`` that no earlier one repeats by a lattice translation."""
+    key = np.round(frac * 1e4).astype(np.int64) % 10000
     _, first = np.unique(key @ np.array([10**8, 10**4, 1]), return_index=True)
-    return images[first]
+    return first
