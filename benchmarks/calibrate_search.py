@@ -183,11 +183,11 @@ def hypotheses_of(case: Case, weights: rank.Weights) -> combine.Hypotheses:
         SimpleNamespace(
             lengths=tuple(row[:3].tolist()),
             angles=tuple(row[3:6].tolist()),
-            **dict(zip(("volume", "evidence", "m20"), row[6:9].tolist(), strict=True)),
-            systems=dict(zip(LATTICE_SYSTEMS, row[10:].tolist(), strict=True)),
+            **dict(zip(("volume", "evidence", "m20", "stray"), row[6:10].tolist(), strict=True)),
+            systems=dict(zip(LATTICE_SYSTEMS, row[11:].tolist(), strict=True)),
         )
         for row in case.lines.astype(float)
-        if np.isfinite(row[6]) and first <= row[9] <= last
+        if np.isfinite(row[6]) and first <= row[10] <= last
     ]
     system, group, (volume, error) = np.split(case.read.astype(float), [7, 237])
     read = SimpleNamespace(system=system, group=group, volume=volume, volume_error=error)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import multiprocessing
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -21,14 +22,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from joblib import Parallel, delayed
 from pymatgen.core import Composition
 
 from unimat_book.ledger.measured import FIRST_HALF
 from unimat_book.measured import Labelled, bare_formula, load_rruff, right_rows
 from unimat_lib.crystals.table import CrystalTable
 from unimat_lib.datasets.preparation import load_dataset
-from unimat_lib.views.bragg import bragg_reflections, g_max_of
 from unimat_lib.views.grid import Grid
 from unimat_powder.bravais import LATTICE_SYSTEMS
 from unimat_powder.index.index import index
@@ -44,21 +43,17 @@ from unimat_powder.search.curve import MeasuredCurve, measured_curve
 from unimat_powder.search.rank import EVIDENCE, facts_of
 from unimat_powder.search.search import narrowed, search, with_elements
 from unimat_powder.search.shifts import LineIndex
-from unimat_powder.simulation.ranges import RRUFF, LaboratoryRanges, draw_instruments
-from unimat_powder.simulation.simulate import simulate
+from unimat_powder.simulation.ranges import RRUFF, LaboratoryRanges
+from unimat_powder.simulation.scans import scans_of
 from unimat_powder.witnesses import of_cells
 
 GRID = Grid(5.0, 90.0, 8501)
-CHUNK = 25
+CHUNK = 5
 
 
 def measured(table: CrystalTable, ranges: LaboratoryRanges, seed: int) -> list[Pattern | None]:
     """A simulated measurement of every crystal; ``None`` where nothing is left to see."""
-    generator = torch.Generator().manual_seed(seed)
-    instruments = draw_instruments(ranges, len(table), grid=GRID, generator=generator)
-    reflections = bragg_reflections(table, g_max=1.06 * g_max_of(GRID))
-    index = torch.arange(len(table))
-    counts, mask = simulate(reflections, index, GRID, instruments, generator=generator)
+    counts, mask, *_ = scans_of(table, ranges, GRID, seed=seed)
     patterns: list[Pattern | None] = []
     for row, seen in zip(counts, mask, strict=True):
         try:
@@ -86,9 +81,17 @@ def opened(library: Path, reader: Path | None) -> tuple[Library, LineIndex, Read
 
 
 def work(
-    library: Path, reader: Path | None, name: str, rows: list[int], ranges: str, seed: int
+    library: Path,
+    reader: Path | None,
+    deadline: float,
+    name: str,
+    rows: list[int],
+    ranges: str,
+    seed: int,
 ) -> list[tuple]:
-    """Evidence of the candidates of some crystals, for both settings."""
+    """Evidence of the candidates of some crystals, for both settings; none after a deadline."""
+    if time.time() > deadline:
+        return []
     crystals, lines, network = opened(library, reader)
     table = load_dataset(name).select(torch.tensor(rows))
     habits = RRUFF if ranges == "rruff" else LaboratoryRanges(anodes=(("Cu", 1.0),))
@@ -142,15 +145,15 @@ def evidence_of(
     return found
 
 
-LINES_WIDTH, LINES_MOST = 10 + len(LATTICE_SYSTEMS), 80
+LINES_WIDTH, LINES_MOST = 11 + len(LATTICE_SYSTEMS), 80
 READ_WIDTH = 239
 
 
 def lines_table(parts: Sequence[Sequence[IndexedCell]]) -> np.ndarray:
-    """Indexed cells as numbers ``[80, 17]``: cell, volume, evidence, M20, origin, systems."""
+    """Cells as numbers ``[80, 18]``: cell, volume, evidence, M20, stray, origin, systems."""
     table = np.full((LINES_MOST, LINES_WIDTH), np.nan, dtype=np.float32)
     rows = [
-        [*one.lengths, *one.angles, one.volume, one.evidence, one.m20, origin]
+        [*one.lengths, *one.angles, one.volume, one.evidence, one.m20, one.stray, origin]
         + [one.systems[name] for name in LATTICE_SYSTEMS]
         for origin, part in enumerate(parts)
         for one in part
@@ -265,19 +268,31 @@ def hard_work(
     return evidence_of(*witnesses, {"Fe"}, nobody, unknown, about)[:1]
 
 
+def together(
+    function: Callable[..., list[tuple]], jobs: Sequence[tuple], workers: int
+) -> list[list[tuple]]:
+    """Results of all jobs, in order; each process keeps what it has opened."""
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+        return pool.starmap(function, jobs, chunksize=1)
+
+
 def collect(options: argparse.Namespace) -> None:
     """Simulate (or take the measured patterns), search, and write the evidence."""
     start = time.perf_counter()
     if options.measured is not None:
         about = options.library, options.reader, options.measured
         jobs = [(*about, i) for i in range(FIRST_HALF)]
-        parts = Parallel(options.workers)(delayed(measured_work)(*job) for job in jobs)
+        parts = together(measured_work, jobs, options.workers)
     elif options.hard is not None:
         about = options.library, options.reader, options.hard
-        jobs = [(*about, kind, i) for kind in KINDS for i in range(options.number)]
-        parts = Parallel(options.workers)(delayed(hard_work)(*job) for job in jobs)
+        jobs = []
+        for kind in KINDS:
+            number = options.number if kind in ("sum", "lines") else options.number // 4
+            first = number * options.seed
+            jobs += [(*about, kind, i) for i in range(first, first + number)]
+        parts = together(hard_work, jobs, options.workers)
     else:
-        parts = Parallel(options.workers)(delayed(work)(*job) for job in simulated_jobs(options))
+        parts = together(work, simulated_jobs(options), options.workers)
     found = [one for part in parts for one in part]
     width = max(len(one[1]) for one in found)
     evidence = np.full((len(found), width, len(EVIDENCE)), np.nan, dtype=np.float32)
@@ -305,15 +320,19 @@ def collect(options: argparse.Namespace) -> None:
 def simulated_jobs(options: argparse.Namespace) -> list[tuple]:
     """Arguments of :func:`work`: crystals that nobody tunes on otherwise, in pieces."""
     generator = np.random.default_rng(options.seed)
-    jobs: list[tuple] = []
+    about = options.library, options.reader, time.time() + options.seconds
+    pieces: list[tuple] = []
     for name, split in (("mp_20", "val"), ("mp_extra", "extra")):
         info = load_dataset(name).info
         rows = np.flatnonzero(info["split"] == split)
         chosen = generator.choice(rows, options.number // 2, replace=False)
-        for k, part in enumerate(np.array_split(chosen, max(len(chosen) // CHUNK, 1))):
-            habits = "rruff" if k % 2 else "all"
-            jobs.append((options.library, options.reader, name, part.tolist(), habits, len(jobs)))
-    return jobs
+        parts = np.array_split(chosen, max(len(chosen) // CHUNK, 1))
+        pieces += [(k, name, part.tolist()) for k, part in enumerate(parts)]
+    pieces.sort(key=lambda piece: piece[0])  # both sets alike, however far it comes
+    return [
+        (*about, name, rows, "rruff" if k % 2 else "all", 10_000 * options.seed + place)
+        for place, (k, name, rows) in enumerate(pieces)
+    ]
 
 
 def main() -> None:
@@ -321,7 +340,7 @@ def main() -> None:
     parser.add_argument("library", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument(
-        "--number", type=int, default=3000, help="crystals, or patterns of each hard kind"
+        "--number", type=int, default=3000, help="crystals, or sums and lists of lines"
     )
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--measured", type=Path, help="folder of the measured patterns")
@@ -329,6 +348,8 @@ def main() -> None:
     parser.add_argument("--hard", type=Path, help=what)
     parser.add_argument("--reader", type=Path, help="the network's file")
     parser.add_argument("--seed", type=int, default=0)
+    what = "begin with no further simulated crystals after so long"
+    parser.add_argument("--seconds", type=float, default=1e9, help=what)
     collect(parser.parse_args())
 
 

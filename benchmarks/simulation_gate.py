@@ -21,6 +21,7 @@ import torch
 from pymatgen.core import Composition, Lattice
 from torch import Tensor
 
+from unimat_book.ledger.measured import FIRST_HALF
 from unimat_lib.crystals.table import CrystalTable, concatenate
 from unimat_lib.datasets.preparation import load_dataset
 from unimat_lib.views.bragg import Reflections, bragg_reflections, g_max_of
@@ -32,7 +33,6 @@ from unimat_powder.simulation.ranges import RRUFF, draw_instruments
 from unimat_powder.simulation.simulate import simulate
 from unimat_powder.simulation.symmetry import strain_projectors
 
-FIRST_HALF = 56  # by sorted sample; the others are scored once, and not here
 GRID = Grid(5.0, 89.99, 8500)  # the points of the scans
 
 

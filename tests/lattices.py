@@ -13,7 +13,7 @@ from unimat_lib.crystals.reduction import reduce_crystal
 from unimat_lib.crystals.table import CrystalTable, table_from_arrays
 from unimat_lib.evaluation.predict import frame_of_errors
 from unimat_lib.views.grid import Grid
-from unimat_powder.bravais import _CENTRINGS
+from unimat_powder.bravais import CENTRINGS
 
 GRID = Grid(5.0, 90.0, 4096)
 
@@ -51,7 +51,7 @@ def vectors(lengths, angles) -> np.ndarray:
 def bravais_crystals() -> CrystalTable:
     """One crystal per Bravais lattice: an iron atom, and in large cells a lighter one."""
     lattices = [
-        np.array(_CENTRINGS[centring]) @ vectors(*cell) for (_, centring), cell in CELLS.items()
+        np.array(CENTRINGS[centring]) @ vectors(*cell) for (_, centring), cell in CELLS.items()
     ]
     groups = [166 if centring == "R" else SPACE_GROUPS[family] for family, centring in CELLS]
     return crystals_of(lattices, groups)

@@ -21,7 +21,7 @@ from pymatgen.core import Lattice as LatticeVectors
 from unimat_lib.crystals.reduction import niggli_cell
 from unimat_lib.crystals.table import CRYSTAL_SYSTEMS
 from unimat_lib.processes import unordered
-from unimat_lib.views.bragg import Reflections, bragg_reflections, g_max_of
+from unimat_lib.views.bragg import Reflections
 from unimat_lib.views.grid import Grid
 from unimat_powder.answer import (
     Answer,
@@ -42,8 +42,8 @@ from unimat_powder.search.curve import measured_curve
 from unimat_powder.search.search import search, with_elements
 from unimat_powder.search.shifts import SHIFTS, LineIndex, overlaps
 from unimat_powder.simulation.instruments import Instruments
-from unimat_powder.simulation.ranges import RRUFF, draw_instruments
-from unimat_powder.simulation.simulate import simulate
+from unimat_powder.simulation.ranges import RRUFF
+from unimat_powder.simulation.scans import scans_of
 from unimat_powder.simulation.symmetry import strain_projectors, tensor_of
 from unimat_powder.witnesses import Lines, shipped_reader, with_witnesses
 
@@ -152,11 +152,8 @@ def simulated_measurements(library: Library, number: int, *, seed: int) -> list[
     """
     rows = torch.randperm(len(library), generator=torch.Generator().manual_seed(seed))[:number]
     table = library.crystals(rows)
-    generator = torch.Generator().manual_seed(seed)
     grid = Grid(5.0, 90.0, 8501)
-    instruments = draw_instruments(RRUFF, number, grid=grid, generator=generator)
-    reflections = bragg_reflections(table, g_max=1.06 * g_max_of(grid))
-    counts, _ = simulate(reflections, torch.arange(number), grid, instruments, generator=generator)
+    counts, _, reflections, instruments = scans_of(table, RRUFF, grid, seed=seed)
     cells = _strained_cells(table.lattice, reflections, instruments)
     return [
         Labelled(

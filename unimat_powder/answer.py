@@ -6,15 +6,17 @@ a verdict, probabilities of the classes, the cells, the phases, and what to be w
 
 import bisect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import gemmi
 import numpy as np
 
 from unimat_lib.crystals.table import CRYSTAL_SYSTEMS, LAST_SPACE_GROUP
 from unimat_powder.pattern import Pattern
+
+_T = TypeVar("_T")
 
 CONFIDENT = 0.9
 """Least probability of the answer's cell and crystal system for the verdict ``"confident"``."""
@@ -334,13 +336,7 @@ def lattices_of(
         cell_probability: That those are right that share the first one's; the others have the rest.
             Without it, all keep what they have.
     """
-    together: list[list[Match]] = []
-    for match in matches:
-        alike = next((some for some in together if _same_class(some[0], match)), None)
-        if alike is None:
-            together.append([match])
-        else:
-            alike.append(match)
+    together = _grouped(matches, _same_class)
     shares = [math.fsum(match.probability for match in some) for some in together]
     if cell_probability is not None and shares:
         rest = max(1 - shares[0], 1e-12)
@@ -359,6 +355,18 @@ def lattices_of(
         for some, share in zip(together, shares, strict=True)
     ]
     return tuple(sorted(found, key=lambda lattice: -lattice.probability))
+
+
+def _grouped(found: Sequence[_T], same: Callable[[_T, _T], bool]) -> list[list[_T]]:
+    """Those together that are the same as the first of a group, in order."""
+    together: list[list[_T]] = []
+    for one in found:
+        alike = next((some for some in together if same(some[0], one)), None)
+        if alike is None:
+            together.append([one])
+        else:
+            alike.append(one)
+    return together
 
 
 def _shares_of_groups(matches: Sequence[Match]) -> dict[int, float]:
@@ -390,13 +398,6 @@ def _merged_cells(lattices: Sequence[Lattice]) -> tuple[Cell, ...]:
 
     Two cells whose Niggli reductions are of different types (angles at 90 degrees) stay apart.
     """
-    together: list[list[Lattice]] = []
-    for lattice in lattices:
-        alike = next((some for some in together if _same_cell(some[0], lattice)), None)
-        if alike is None:
-            together.append([lattice])
-        else:
-            alike.append(lattice)
     cells = [
         Cell(
             lengths=(first := some[0]).lengths,
@@ -406,7 +407,7 @@ def _merged_cells(lattices: Sequence[Lattice]) -> tuple[Cell, ...]:
             figure_of_merit=first.figure_of_merit,
             source=first.source,
         )
-        for some in together
+        for some in _grouped(lattices, _same_cell)
     ]
     return tuple(sorted(cells, key=lambda cell: -cell.probability))
 

@@ -18,8 +18,7 @@ from unimat_lib.crystals.reduction import niggli_cell
 from unimat_lib.crystals.table import CrystalError
 from unimat_lib.views.bragg import half_sphere
 
-# Conventional reciprocal metrics (A, B, C, D, E, F) that each family may have, and the primitive
-# vectors of each centring in units of the conventional ones.
+# Conventional reciprocal metrics (A, B, C, D, E, F) that each family may have.
 _FAMILIES = {
     "cubic": [[1, 1, 1, 0, 0, 0]],
     "hexagonal": [[1, 1, 0, 0, 0, 1], [0, 0, 1, 0, 0, 0]],
@@ -28,13 +27,17 @@ _FAMILIES = {
     "monoclinic": np.eye(6)[[0, 1, 2, 4]].tolist(),
     "triclinic": np.eye(6).tolist(),
 }
-_CENTRINGS = {
+CENTRINGS = {
     "P": [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
+    "A": [[1, 0, 0], [0, 0.5, 0.5], [0, -0.5, 0.5]],
+    "B": [[0.5, 0, 0.5], [0, 1, 0], [-0.5, 0, 0.5]],
     "C": [[0.5, 0.5, 0], [-0.5, 0.5, 0], [0, 0, 1]],
     "I": [[-0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0.5, 0.5, -0.5]],
     "F": [[0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]],
     "R": [[2 / 3, 1 / 3, 1 / 3], [-1 / 3, 1 / 3, 1 / 3], [-1 / 3, -2 / 3, 1 / 3]],
 }
+"""Primitive vectors of each centring, in units of the conventional ones."""
+
 _FAMILY_CENTRINGS = zip(_FAMILIES, ("PIF", "PR", "PI", "PCIF", "PC", "P"), strict=True)
 BRAVAIS_LATTICES = tuple((family, letter) for family, some in _FAMILY_CENTRINGS for letter in some)
 """The fourteen Bravais lattices, family and centring, by falling symmetry."""
@@ -94,7 +97,7 @@ def lattice_basis(lattice: int) -> Tensor:
     """``[6, k]``: reciprocal metrics of a lattice's primitive cells, by its k free numbers."""
     family, centring = BRAVAIS_LATTICES[lattice]
     conventional = metric_matrix(torch.tensor(_FAMILIES[family], dtype=torch.float64))
-    inverse = torch.linalg.inv(torch.tensor(_CENTRINGS[centring], dtype=torch.float64))
+    inverse = torch.linalg.inv(torch.tensor(CENTRINGS[centring], dtype=torch.float64))
     return matrix_metric(inverse.T @ conventional @ inverse).T.contiguous()
 
 
@@ -145,22 +148,30 @@ def _obtuse_setting(angles: Tensor) -> Tensor:
 
 
 @functools.cache
+def lattice_rotations(device: torch.device) -> Tensor:
+    """All that may be rotations of reduced lattices, in their own basis; float64 ``[792, 3, 3]``.
+
+    Their entries are -1, 0 and 1.
+    """
+    steps = torch.arange(-1.0, 2.0, dtype=torch.float64)
+    every = torch.cartesian_prod(*[steps] * 9).unflatten(1, (3, 3))
+    every = every[torch.linalg.det(every).round() == 1]
+    order12 = torch.linalg.matrix_power(every, 12)  # rotations of a lattice: order 1, 2, 3, 4, 6
+    return every[(order12 == torch.eye(3, dtype=torch.float64)).all(2).all(1)].to(device)
+
+
+@functools.cache
 def _rotation_changes(device: torch.device) -> Tensor:
     """``[9, 6, 792]``: how metrics change under all that may be rotations of a reduced lattice.
 
     A rotation W of a lattice is a matrix of whole numbers, for Niggli-reduced cells of -1, 0 and 1.
     The change W' G W - G is linear in the nine entries of G; of its own, six differ.
     """
-    steps = torch.arange(-1.0, 2.0, dtype=torch.float64)
-    every = torch.cartesian_prod(*[steps] * 9).unflatten(1, (3, 3))
-    every = every[torch.linalg.det(every).round() == 1]
-    one = torch.eye(3, dtype=torch.float64)
-    order12 = torch.linalg.matrix_power(every, 12)  # rotations of a lattice: order 1, 2, 3, 4, 6
-    every = every[(order12 == one).all(2).all(1)]
+    every, one = lattice_rotations(device), torch.eye(3, dtype=torch.float64, device=device)
     change = torch.einsum("wki,wlj->klijw", every, every)
     change = change - torch.einsum("ki,lj->klij", one, one)[..., None]
     i, j = torch.triu_indices(3, 3)
-    return change[:, :, i, j].flatten(0, 1).to(device)
+    return change[:, :, i, j].flatten(0, 1)
 
 
 def lattice_system(

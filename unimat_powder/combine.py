@@ -35,12 +35,12 @@ deviations, and that squared; whether the system is trigonal on a lattice that i
 
 AGREEMENT = (
     *("lead", *FEATURES, "evidence", "listed_first", "indexed_first", "library_sure"),
-    *("large", "network_sure", "one"),
+    *("large", "network_sure", "stray", "one"),
 )
 """What counts for the best hypothesis: by how much it leads the others, in log odds; what the
 witnesses say of it; ln of the evidence of the lines; whether library and indexing have it first;
 the library's log odds of its own best; ln of the volume; ln of the network's largest probability of
-a system; a constant."""
+a system; the share of the lines that the best one's cell does not explain; a constant."""
 
 SURE = 0.97
 """Probability of a library's lattice above which the lines are only asked about the library's."""
@@ -51,6 +51,7 @@ _SHARE = 0.02  # of a lattice system: less is no hypothesis
 _FLOOR = 1e-3  # of the network's probabilities
 _SYSTEMS_OF = {"rhombohedral": ("trigonal",), "hexagonal": ("trigonal", "hexagonal")}
 _NO_RIVAL = 10.0
+_ASTRAY = 0.5  # share of lines astray from a cell of which the lines say nothing
 _ORDERS = np.array(list(itertools.permutations(range(3))))
 _SIGNS = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])  # of reversed axes
 
@@ -64,6 +65,7 @@ class Indexed(Protocol):
     systems: Mapping[str, float]
     evidence: float
     m20: float
+    stray: float
 
 
 class Read(Protocol):
@@ -97,6 +99,7 @@ class Hypotheses:
 
     lattices: tuple[Lattice, ...]
     features: np.ndarray
+    stray: np.ndarray  # [H] share of the lines that each does not explain
     facts: tuple[float, float]  # ln evidence of the lines, the library's log odds of its best
     network: float  # ln of the largest probability of a system
 
@@ -158,27 +161,27 @@ def hypotheses(
 ) -> Hypotheses:
     """All cells with their systems, and the columns of :data:`FEATURES`."""
     best = max((one.evidence for one in indexed), default=0.0)
-    listed = [(one, _indexed_as(one, indexed)) for one in lattices]
-    rows = [(one, one.probability, lines) for one, lines in listed]
+    rows = [(one, one.probability, *_indexed_as(one, indexed)) for one in lattices]
     for one in indexed:
         for system, share in _systems_of(one).items():
             new = _lattice(one, system)
-            if share >= _SHARE and not any(same_lattice(new, other) for other, _, _ in rows):
-                rows.append((new, 0.0, one.evidence + np.log(share)))
+            if share >= _SHARE and not any(same_lattice(new, other) for other, *_ in rows):
+                rows.append((new, 0.0, one.evidence + np.log(share), one.stray))
     columns = [
         _columns(lattice, listed, _crystals(lattice, matches), lines, best, read)
-        for lattice, listed, lines in rows
+        for lattice, listed, lines, _ in rows
     ]
     features = np.array(columns).reshape(len(rows), len(FEATURES))
     first = max((one.probability for one in lattices), default=0.0)
     odds = np.log(np.clip(first, 1e-4, 0.9999) / (1 - np.clip(first, 1e-4, 0.9999)))
     facts = float(np.log1p(max(best, 0.0))), float(odds)
-    found = tuple(replace(one, groups=_groups(one, p, read)) for one, p, _ in rows)
-    return Hypotheses(found, features, facts, float(np.log(read.system.max())))
+    found = tuple(replace(one, groups=_groups(one, p, read)) for one, p, *_ in rows)
+    stray = np.array([share for *_, share in rows])
+    return Hypotheses(found, features, stray, facts, float(np.log(read.system.max())))
 
 
 def agreement_of(found: Hypotheses, odds: np.ndarray) -> np.ndarray:
-    """The columns of :data:`AGREEMENT`, float64 ``[18]``, for the best of some hypotheses."""
+    """The columns of :data:`AGREEMENT`, float64 ``[19]``, for the best of some hypotheses."""
     best = int(odds.argmax())
     others = np.delete(odds, best)
     lead = odds[best] - logsumexp(others) if len(others) else _NO_RIVAL
@@ -194,6 +197,7 @@ def agreement_of(found: Hypotheses, odds: np.ndarray) -> np.ndarray:
             sure,
             np.log(found.lattices[best].volume),
             found.network,
+            found.stray[best],
             1.0,
         ]
     )
@@ -234,14 +238,17 @@ def _columns(
     ]
 
 
-def _indexed_as(lattice: Lattice, indexed: Sequence[Indexed]) -> float | None:
-    """Evidence that the lines give a listed lattice; ``None`` where they give none."""
+def _indexed_as(lattice: Lattice, indexed: Sequence[Indexed]) -> tuple[float | None, float]:
+    """Evidence that the lines give a listed lattice, and the share of them that is astray.
+
+    Where they give none: ``None``, and half of them.
+    """
     found = [
-        one.evidence + np.log(max(_systems_of(one).get(lattice.system, 0.0), 1e-6))
+        (one.evidence + np.log(max(_systems_of(one).get(lattice.system, 0.0), 1e-6)), one.stray)
         for one in indexed
         if _alike(one, lattice)
     ]
-    return max(found, default=None)
+    return max(found, default=(None, _ASTRAY))
 
 
 def _systems_of(one: Indexed) -> dict[str, float]:

@@ -290,7 +290,7 @@ def _answer(source: "str | Path | Pattern", number: int, ready: _Ready) -> "Answ
         result = search(pattern, ready.library, elements=question.elements, formula=ready.formula)
         lines = find_lines(pattern)
         told = {"elements": question.elements, "formula": ready.formula}
-        result = with_witnesses(result, pattern, Lines(lines), shipped_reader(), **told)
+        result = with_witnesses(result, pattern, Lines(pattern, lines), shipped_reader(), **told)
         return make_answer(
             result,
             pattern,

@@ -24,9 +24,9 @@ class Lines:
     These take some seconds to find, and are only looked for when they are asked for.
     """
 
-    def __init__(self, source: Pattern | LineList) -> None:
-        found = find_lines(source) if isinstance(source, Pattern) else source
-        self.observed = Observed.of(found)
+    def __init__(self, pattern: Pattern, found: LineList | None = None) -> None:
+        found = find_lines(pattern) if found is None else found
+        self.observed = Observed.of(found, start=float(pattern.two_theta[0]))
 
     @functools.cached_property
     def trials(self) -> Sequence[IndexedCell]:

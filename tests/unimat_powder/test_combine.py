@@ -31,7 +31,7 @@ QUARTZ = ((4.913, 4.913, 5.405), (90.0, 90.0, 120.0), 113.0)
 
 def indexed(lengths, angles, volume, system="tetragonal", evidence=40.0, share=1.0):
     systems = dict.fromkeys(LATTICE_SYSTEMS, 0.0) | {"triclinic": 1 - share} | {system: share}
-    about = {"evidence": evidence, "systems": systems, "m20": 50.0}
+    about = {"evidence": evidence, "systems": systems, "m20": 50.0, "stray": 0.02}
     return SimpleNamespace(lengths=lengths, angles=angles, volume=volume, **about)
 
 

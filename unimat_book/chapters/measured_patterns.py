@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 
 from unimat_book.ledger.measured import (
     FIRST_HALF,
@@ -38,12 +37,11 @@ from unimat_book.measured import (
 )
 from unimat_book.record import require_file
 from unimat_book.statistics import wilson_interval
-from unimat_lib.views.bragg import bragg_reflections, g_max_of
 from unimat_lib.views.grid import Grid
 from unimat_powder.library.file import Library, default_library, embedded_library
 from unimat_powder.simulation.gate import Gate, pattern_features, tell_apart
-from unimat_powder.simulation.ranges import RRUFF, draw_instruments
-from unimat_powder.simulation.simulate import simulate
+from unimat_powder.simulation.ranges import RRUFF
+from unimat_powder.simulation.scans import scans_of
 
 DATA = "UNIMAT_DATA"
 """Environment variable that names the folder in which ``experimental/`` with the patterns lies."""
@@ -186,15 +184,11 @@ def gate(labelled: Sequence[Labelled], library: Library, *, copies: int, seed: i
             at, counts = one.pattern.two_theta.numpy(), one.pattern.intensity.numpy()
             measured.append(np.interp(grid.two_theta.numpy(), at, counts))
     table = library.crystals(rows)
-    generator = torch.Generator().manual_seed(seed)
-    reflections = bragg_reflections(table, g_max=1.06 * g_max_of(grid))
-    index = torch.arange(len(rows)).repeat(copies)
-    instruments = draw_instruments(RRUFF, len(index), grid=grid, generator=generator)
-    drawn, _ = simulate(reflections, index, grid, instruments, generator=generator)
+    drawn = scans_of(table, RRUFF, grid, copies=copies, seed=seed).counts
     features = [pattern_features(counts, grid) for counts in (*measured, *drawn.numpy())]
     values = np.array([list(one.values()) for one in features])
     kinds = np.arange(len(values)) < len(measured)
-    crystal = np.concatenate([np.arange(len(rows)), index.numpy()])
+    crystal = np.tile(np.arange(len(rows)), 1 + copies)
     return tell_apart(values, list(features[0]), kinds, crystal, seed=seed)
 
 

@@ -30,6 +30,7 @@ class Observed:
         two_theta: ``[K]`` float64, degrees.
         sigma: ``[K]`` standard deviations, degrees, without what shifts all lines together.
         reliability: ``[K]`` probability that a line belongs to the phase sought.
+        share: ``[K]`` intensities, as shares of the strongest line's.
         strong: Places of the lowest lines that stand out among those around them.
         wavelength: Angstrom.
         start: Where the measurement begins, degrees.
@@ -40,6 +41,7 @@ class Observed:
     two_theta: np.ndarray
     sigma: np.ndarray
     reliability: np.ndarray
+    share: np.ndarray
     strong: np.ndarray
     wavelength: float
     start: float
@@ -51,14 +53,18 @@ class Observed:
         return len(self.two_theta)
 
     @classmethod
-    def of(cls, source: Pattern | LineList) -> Self:
+    def of(cls, source: Pattern | LineList, *, start: float | None = None) -> Self:
         """Those of a measured pattern, or of the lines found in one.
 
         Lines that are no line of the sample (``remark``) are left out.
+
+        Args:
+            source: The pattern or the lines.
+            start: Where the measurement of the lines begins, degrees; a pattern says it itself.
         """
         lines = find_lines(source) if isinstance(source, Pattern) else source
         keep = ~lines.spurious
-        start = float(source.two_theta[0]) if isinstance(source, Pattern) else None
+        start = float(source.two_theta[0]) if isinstance(source, Pattern) else start
         return cls._of_columns(
             lines.two_theta[keep],
             lines.two_theta_sigma[keep],
@@ -142,6 +148,7 @@ class Observed:
             two_theta[:_MOST],
             sigma[:_MOST],
             reliability[:_MOST],
+            share[:_MOST],
             np.flatnonzero(share[:_MOST] > _STRONG)[:_STRONGEST],
             wavelength,
             float(start or 0.0),

@@ -48,6 +48,8 @@ class IndexedCell:
         f20: Smith's and Snyder's of the same lines.
         explained: Lines that the cell explains.
         unexplained: Lines that it does not.
+        stray: Share of the lines that it does not explain, each counted by the square root of its
+            intensity.
         zero_shift: Degrees, added to all angles.
         displacement: Degrees at 0, goes with cos(theta).
     """
@@ -65,6 +67,7 @@ class IndexedCell:
     f20: float
     explained: int
     unexplained: int
+    stray: float
     zero_shift: float
     displacement: float
 
@@ -137,6 +140,7 @@ def _described(fitted: Fitted, observed: Observed) -> IndexedCell:
     explained = fitted.probability[best] > 0.5
     m20, f20 = merits(cell, fitted.shift[best], explained, observed)
     zero, displacement = fitted.shift[best].tolist()
+    amplitude = np.sqrt(observed.share)
     return IndexedCell(
         lengths=tuple(cell[:3].tolist()),
         angles=tuple(cell[3:].tolist()),
@@ -151,6 +155,7 @@ def _described(fitted: Fitted, observed: Observed) -> IndexedCell:
         f20=f20,
         explained=int(explained.sum()),
         unexplained=int((~explained).sum()),
+        stray=float(amplitude[~explained].sum() / amplitude.sum()),
         zero_shift=zero,
         displacement=displacement,
     )

@@ -9,6 +9,9 @@ from itertools import combinations_with_replacement
 
 import numpy as np
 import spglib
+import torch
+
+from unimat_powder.bravais import lattice_rotations
 
 _NEAR = 0.03  # of the product of two lengths: deviations from symmetry that are looked into
 _LARGEST = 24  # rotations of a lattice, at most
@@ -37,11 +40,8 @@ FREE_NUMBERS = dict(
 
 @functools.cache
 def _rotations() -> np.ndarray:
-    """All that may be rotations of a reduced lattice, ``[792, 3, 3]``: whole numbers -1, 0, 1."""
-    every = np.stack(np.meshgrid(*[np.arange(-1, 2)] * 9, indexing="ij"), -1).reshape(-1, 3, 3)
-    every = every[np.linalg.det(every).round() == 1]
-    order12 = np.linalg.matrix_power(every, 12)  # rotations of a lattice: order 1, 2, 3, 4, 6
-    return every[(order12 == np.eye(3)).all((1, 2))]
+    """All that may be rotations of a reduced lattice, int ``[792, 3, 3]``."""
+    return lattice_rotations(torch.device("cpu")).numpy().astype(int)
 
 
 def symmetric_bases(direct: np.ndarray, *, near: float = _NEAR) -> tuple[np.ndarray, ...]:

@@ -11,8 +11,9 @@ Sources: Werner, Eriksson and Westdahl, J. Appl. Cryst. 18, 367 (1985); Le Bail,
 from collections.abc import Iterator
 
 import numpy as np
+import torch
 
-from unimat_powder.bravais import BRAVAIS_LATTICES, TRICLINIC, lattice_basis
+from unimat_powder.bravais import BRAVAIS_LATTICES, TRICLINIC, lattice_basis, metric_determinant
 from unimat_powder.index.observed import Observed
 from unimat_powder.index.sieve import Sieve
 from unimat_powder.index.tables import assignments, lines_of_lattice
@@ -25,11 +26,8 @@ _BEST = 120  # cells of one lattice and shift that are kept
 
 def volumes_of(metric: np.ndarray) -> np.ndarray:
     """Volumes ``[...]`` of reciprocal metrics ``[..., 6]``, 0 where one is no metric."""
-    a, b, c, d, e, f = np.moveaxis(metric, -1, 0)
-    det = a * b * c + (d * e * f - a * d * d - b * e * e - c * f * f) / 4
-    good = (a > 0) & (b > 0) & (c > 0) & (det > 0)
-    good &= (4 * a * b > f * f) & (4 * b * c > d * d) & (4 * a * c > e * e)
-    return np.where(good, 1 / np.sqrt(np.where(good, det, 1.0)), 0.0)
+    det = metric_determinant(torch.from_numpy(metric)).numpy()
+    return np.where(det > 0, 1 / np.sqrt(np.where(det > 0, det, 1.0)), 0.0)
 
 
 def solved(lattice: int, q: np.ndarray) -> np.ndarray:

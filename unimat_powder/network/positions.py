@@ -9,6 +9,8 @@ from typing import NamedTuple
 import gemmi
 import numpy as np
 
+from unimat_powder.bravais import CENTRINGS
+
 _TRIALS, _STAGES = 120, 4  # random points, and operations onto whose fixed points each is moved
 _SAME = 1e-6
 _REPEATS = 4  # positions kept of one number of free coordinates and one multiplicity
@@ -44,23 +46,12 @@ class Position(NamedTuple):
     multiplicity: int
 
 
-_PRIMITIVE = {
-    "P": ((1, 0, 0), (0, 1, 0), (0, 0, 1)),
-    "A": ((1, 0, 0), (0, 0.5, 0.5), (0, -0.5, 0.5)),
-    "B": ((0.5, 0, 0.5), (0, 1, 0), (-0.5, 0, 0.5)),
-    "C": ((0.5, 0.5, 0), (-0.5, 0.5, 0), (0, 0, 1)),
-    "I": ((-0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.5, 0.5, -0.5)),
-    "F": ((0, 0.5, 0.5), (0.5, 0, 0.5), (0.5, 0.5, 0)),
-    "R": ((2 / 3, 1 / 3, 1 / 3), (-1 / 3, 1 / 3, 1 / 3), (-1 / 3, -2 / 3, 1 / 3)),
-}
-
-
 @functools.lru_cache(maxsize=230)
 def operations_of(space_group: int) -> Operations:
     """The operations of a space group, 1 to 230, in gemmi's reference setting."""
     found = gemmi.find_spacegroup_by_number(space_group)
     matrices = np.array([op.seitz() for op in found.operations()], dtype=np.float64)
-    primitive = np.array(_PRIMITIVE[found.centring_type()], dtype=np.float64)
+    primitive = np.array(CENTRINGS[found.centring_type()], dtype=np.float64)
     return Operations(matrices[:, :3, :3], matrices[:, :3, 3], primitive)
 
 

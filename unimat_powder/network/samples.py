@@ -17,10 +17,10 @@ from unimat_powder.network.composition import fractions_of
 from unimat_powder.network.views import GRID
 from unimat_powder.simulation.instruments import Instruments
 from unimat_powder.simulation.ranges import RRUFF, LaboratoryRanges, draw_instruments
+from unimat_powder.simulation.scans import REACH
 from unimat_powder.simulation.simulate import simulate
 from unimat_powder.simulation.symmetry import strain_projectors, tensor_of
 
-REACH = 1.06  #: how much further than the grid reflections go, for strains
 _FAINT = 1e-4  # of a crystal's strongest reflection; what is below is left out
 _DALTON = 1.66053907  # g/cm3 of 1 dalton per cubic angstrom
 

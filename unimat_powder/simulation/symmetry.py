@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import functools
-
 import torch
 from torch import Tensor
+
+from unimat_powder.bravais import lattice_rotations
 
 _TOLERANCE = 5e-4  # relative change of a metric's entries that still counts as symmetric
 _CHUNK = 512  # cells at once
@@ -62,13 +62,3 @@ def _projectors(reciprocal: Tensor, tolerance: float) -> Tensor:
     total = matrix.new_zeros(len(reciprocal), 6, 6).index_add_(0, crystal, matrix)
     count = torch.bincount(crystal, minlength=len(reciprocal))
     return (total / count[:, None, None]).float()
-
-
-@functools.cache
-def lattice_rotations(device: torch.device) -> Tensor:
-    """Rotations of reduced lattices in their own basis: entries -1, 0, 1; float64 ``[N, 3, 3]``."""
-    steps = torch.arange(-1.0, 2.0, dtype=torch.float64)
-    every = torch.cartesian_prod(*[steps] * 9).unflatten(1, (3, 3))
-    every = every[torch.linalg.det(every).round() == 1]
-    order12 = torch.linalg.matrix_power(every, 12)  # rotations of a lattice: order 1, 2, 3, 4, 6
-    return every[(order12 == torch.eye(3, dtype=torch.float64)).all(2).all(1)].to(device)

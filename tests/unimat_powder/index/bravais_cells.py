@@ -5,7 +5,7 @@ import torch
 
 from unimat_lib.crystals.reduction import niggli_cell
 from unimat_lib.views.grid import CU_K_ALPHA
-from unimat_powder.bravais import _CENTRINGS, lines_of
+from unimat_powder.bravais import CENTRINGS, lines_of
 from unimat_powder.index.observed import Observed, to_q, to_two_theta
 from unimat_powder.index.refine import IndexedCell
 from unimat_powder.index.symmetry import cell_matrix, cell_of
@@ -31,7 +31,7 @@ LATTICES = {
 def primitive(lattice: str) -> np.ndarray:
     """Niggli cell ``[6]`` of a conventional one."""
     conventional = cell_matrix(np.array(LATTICES[lattice], dtype=float))
-    return cell_of(niggli_cell(np.array(_CENTRINGS[lattice.split()[1]]) @ conventional))
+    return cell_of(niggli_cell(np.array(CENTRINGS[lattice.split()[1]]) @ conventional))
 
 
 def lines(cell: np.ndarray, count: int = 40, *, merged: float = 0.06) -> np.ndarray:
