@@ -5,8 +5,8 @@ those of "none of them" and of the answer as a whole, from simulated patterns wi
 there and taken out; measured patterns that may be looked at can be added. ``doubt`` counts the
 confident answers to patterns that no single crystal made. Evidence: ``collect_evidence.py``.
 
-    python benchmarks/calibrate_search.py fit OUT.npz... [--measured MEASURED.npz] [--hard HARD.npz]
-    python benchmarks/calibrate_search.py doubt HARD.npz
+    python benchmarks/calibrate_search.py fit OUT.npz... --measured HALF.npz --hard HARD.npz...
+    python benchmarks/calibrate_search.py doubt HARD.npz...
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from collect_evidence import KINDS, LINES_MOST, LINES_WIDTH, READ_WIDTH
 from sklearn.linear_model import LogisticRegression
 from torch.nn import functional
 
+from unimat_lib.files import file_hash
 from unimat_powder import combine
 from unimat_powder.answer import CONFIDENT, Lattice, Match, lattices_of, system_of
 from unimat_powder.bravais import LATTICE_SYSTEMS
@@ -65,10 +66,8 @@ def fit(options: argparse.Namespace) -> None:
         name: np.concatenate([_widened(x, width) if name in WIDE else x for x in parts])
         for name, parts in found.items()
     }
-    hard = []
-    if options.hard is not None:
-        cases = hard_cases(options.hard)
-        hard = [case for _, number, second, case in cases if number % 2 == 0 and not second]
+    cases = [found for path in options.hard for found in hard_cases(path)]
+    hard = [case for _, number, second, case in cases if number % 2 == 0 and not second]
     weights, together = {}, {}
     for setting, name in enumerate(("pattern", "elements")):
         part = {key: x[joined["about"][:, 0] == setting] for key, x in joined.items()}
@@ -159,7 +158,7 @@ def fit_together(
             facts.append(combine.agreement_of(one, odds))
             happened.append(bool(correct[odds.argmax()]))
             weighed.append(count)
-    best = fit_logistic(np.array(facts), np.array(happened), np.array(weighed), strength=0.5)
+    best = fit_logistic(np.array(facts), np.array(happened), np.array(weighed))
     return {"hypothesis": hypothesis, "best": best}
 
 
@@ -303,15 +302,13 @@ def cases_of(part: dict[str, np.ndarray], row: int) -> list[Case]:
     return cases
 
 
-def fit_logistic(
-    facts: np.ndarray, labels: np.ndarray, counts: np.ndarray, *, strength: float = 10.0
-) -> list[float]:
+def fit_logistic(facts: np.ndarray, labels: np.ndarray, counts: np.ndarray) -> list[float]:
     """Weights of a logistic model for some facts; each case counts ``counts`` times."""
     varies = facts.std(0) > 1e-6
     varies[-1] = True  # the constant
     scale = np.where(varies, np.maximum(facts.std(0), 1e-6), 1.0)
     scale[-1] = 1.0
-    model = LogisticRegression(C=strength, fit_intercept=False, max_iter=5000)
+    model = LogisticRegression(C=10.0, fit_intercept=False, max_iter=5000)
     model.fit(facts / scale * varies, labels, sample_weight=counts)
     return (model.coef_[0] / scale * varies).tolist()
 
@@ -319,17 +316,25 @@ def fit_logistic(
 def doubt(options: argparse.Namespace) -> None:
     """How many patterns that no single crystal made are answered with confidence.
 
-    Those with even numbers may have been fitted to; they are counted apart.
+    Those with even numbers may have been fitted to; they are counted apart. Written to
+    ``doubt.json`` beside this file.
     """
     listed, together = rank.load_weights("pattern"), combine.load_weights("pattern")
     sure: dict[tuple[str, int], list[bool]] = {}
-    for kind, number, second, case in hard_cases(options.hard):
+    for kind, number, second, case in [one for path in options.hard for one in hard_cases(path)]:
         found = combine.judged(hypotheses_of(case, listed), together)
         confident = bool(found) and found[0].probability >= CONFIDENT and not second
         sure.setdefault((kind, number % 2), []).append(confident)
+    counted: dict[str, dict[str, list[int]]] = {"never fitted to": {}, "may be fitted to": {}}
     for (kind, odd), answers in sorted(sure.items()):
         what = "never fitted to" if odd else "may be fitted to"
+        counted[what][kind] = [sum(answers), len(answers)]
         print(f"{kind}, {what}: {sum(answers)} of {len(answers)} confident in a single phase")
+    root = Path(__file__).resolve().parents[1]
+    weights = {str(x.relative_to(root)): file_hash(x) for x in (rank.WEIGHTS, combine.WEIGHTS)}
+    stamp = {"evidence": [file_hash(path) for path in options.hard], "weights": weights}
+    text = json.dumps(counted | stamp, indent=1)
+    Path(__file__).with_name("doubt.json").write_text(text + "\n", encoding="utf-8")
 
 
 def hard_cases(path: Path) -> list[tuple[str, int, bool, Case]]:
@@ -354,10 +359,11 @@ def main() -> None:
     fitting.add_argument("simulated", type=Path, nargs="+")
     what = "the half that may be looked at"
     fitting.add_argument("--measured", type=Path, nargs="*", default=[], help=what)
-    fitting.add_argument("--hard", type=Path, help="patterns that no single crystal made")
+    what = "patterns that no single crystal made"
+    fitting.add_argument("--hard", type=Path, nargs="*", default=[], help=what)
     fitting.set_defaults(run=fit)
     doubting = commands.add_parser("doubt")
-    doubting.add_argument("hard", type=Path)
+    doubting.add_argument("hard", type=Path, nargs="+")
     doubting.set_defaults(run=doubt)
     options = parser.parse_args()
     options.run(options)

@@ -37,6 +37,7 @@ from unimat_book.measured import (
 )
 from unimat_book.record import require_file
 from unimat_book.statistics import wilson_interval
+from unimat_lib.files import file_hash
 from unimat_lib.views.grid import Grid
 from unimat_powder.library.file import Library, default_library, embedded_library
 from unimat_powder.simulation.gate import Gate, pattern_features, tell_apart
@@ -68,6 +69,15 @@ _ANSWERS = {
     "unimat_powder/combine.json": "calibrate_search",
 }
 """What answers depend on beside code and library, and the benchmark that makes it."""
+
+HARD: Mapping[str, str] = {
+    "sum": "two measured patterns, added",
+    "lines": "8 to 40 lines at random places",
+    "few": "one to four lines",
+    "hump": "a hump without lines",
+    "noise": "noise",
+}
+"""Kinds of patterns that no single crystal made, and how they are called in tables."""
 
 _STATED = (0.0, 0.1, 0.5, 0.9, 0.99, 1.0 + 1e-9)  # ends of the bins of stated probabilities
 
@@ -279,8 +289,8 @@ def halves_table(outcomes: Outcomes) -> pd.DataFrame:
 def witnesses_table(outcomes: Outcomes) -> pd.DataFrame:
     """What each witness would have answered alone, and all together, scored patterns, per cent.
 
-    Columns per setting: crystal system, space group, cell first; and cell first where the crystal
-    was taken out of the library.
+    A row per witness and setting; the columns: crystal system, space group, cell first, and cell
+    first where the crystal was taken out of the library. Lines know no elements.
     """
     names = {
         "library": ("library_system", None, "library_cell"),
@@ -288,18 +298,43 @@ def witnesses_table(outcomes: Outcomes) -> pd.DataFrame:
         "network": ("network_system", "network_group", None),
     }
     rows = []
-    for witness, columns in [*names.items(), ("together", ("system_right", "group_right", None))]:
-        row: dict[str, object] = {"witness": witness}
-        for setting, words in MEASURED_SETTINGS.items():
-            frame, without = (scored(outcomes[setting, v]) for v in ("ours", TAKEN_OUT))
-            system, group, cell = columns
-            row[f"{words}: system"] = 100 * frame[system].mean() if system else np.nan
-            row[f"{words}: group"] = 100 * frame[group].mean() if group else np.nan
-            for known, part in (("", frame), (", unknown", without)):
-                right = part[cell] if cell else part["cell_rank"] == 0
-                told = witness != "network"
-                row[f"{words}: cell{known}"] = 100 * right.mean() if told else np.nan
+    names["together"] = ("system_right", "group_right", None)
+    for (witness, columns), setting in itertools.product(names.items(), MEASURED_SETTINGS):
+        if witness == "lines" and setting != next(iter(MEASURED_SETTINGS)):
+            continue
+        frame, without = (scored(outcomes[setting, v]) for v in ("ours", TAKEN_OUT))
+        system, group, cell = columns
+        row = {"witness": witness, "told": MEASURED_SETTINGS[setting]}
+        row["crystal system"] = 100 * frame[system].mean() if system else np.nan
+        row["space group"] = 100 * frame[group].mean() if group else np.nan
+        for known, part in (("cell first", frame), ("cell first, unknown", without)):
+            right = part[cell] if cell else part["cell_rank"] == 0
+            row[known] = 100 * right.mean() if witness != "network" else np.nan
         rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def doubt_table() -> pd.DataFrame:
+    """How many patterns that no single crystal made are answered with confidence.
+
+    One row per kind: patterns, confident answers in a single phase, and their share with Wilson's
+    95 % interval. Only patterns are counted that nothing was fitted to.
+
+    Raises:
+        ValueError: They were counted with other weights than those that answer now.
+    """
+    path = require_file("benchmarks/doubt.json", made_by="benchmarks/calibrate_search.py doubt")
+    found = json.loads(path.read_text(encoding="utf-8"))
+    for name, expected in found["weights"].items():
+        if file_hash(require_file(name, made_by="benchmarks/calibrate_search.py")) != expected:
+            raise ValueError(f"{path} was counted with another {name}: count again")
+    rows = []
+    for kind, words in HARD.items():
+        confident, number = found["never fitted to"][kind]
+        share = 100 * confident / number
+        low, high = wilson_interval(share, number)
+        text = f"{share:.1f} [{low:.0f}, {high:.0f}]"
+        rows.append({"pattern": words, "patterns": number, "confident": confident, "(%)": text})
     return pd.DataFrame(rows)
 
 

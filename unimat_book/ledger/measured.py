@@ -136,6 +136,19 @@ def calibration_error(frame: pd.DataFrame) -> float:
     return float(100 * off.sum() / len(frame))
 
 
+def calibration_error_by_chance(frame: pd.DataFrame, *, draws: int = 1000) -> float:
+    """What :func:`calibration_error` would be on average if every probability were exactly right.
+
+    Few patterns make it several per cent: right and wrong come in whole numbers.
+    """
+    random = np.random.default_rng(0)
+    said = frame["p_answer"].to_numpy()
+    happened = random.random((draws, len(said))) < said
+    return float(
+        np.mean([calibration_error(frame.assign(answer_right=right)) for right in happened])
+    )
+
+
 def measured_rows(outcomes: Outcomes, *, num_resamples: int) -> list[dict[str, object]]:
     """Rows of the ledger, see :func:`.ledger_row`, with 95 % intervals over patterns.
 
