@@ -1,196 +1,198 @@
-"""How often indexing without a library finds the cell, how long it takes, and how chance fares.
+"""DICVOL beside our indexing: the same lines of measured patterns, and the same random lists.
 
-    python benchmarks/indexing.py measured FOLDER
+    python benchmarks/indexing.py dicvol FOLDER [--python /usr/bin/python3]
     python benchmarks/indexing.py simulated LIBRARY [--number 100]
-    python benchmarks/indexing.py chance FOLDER [--number 200]
 
-``measured`` takes the half of the labelled RRUFF patterns that may be looked at: with nothing
-known, with the true volume up to 10 per cent, and with the true cell up to 5 per cent as a seed,
-the most that a network could add. ``simulated`` does the first with simulated measurements.
-``chance`` takes lists of random lines, as long and as exact as those of measured patterns, and sums
-of two patterns.
+``dicvol`` gives the lines of the half of the labelled RRUFF patterns that may be looked at to
+pyobjcryst's ``quick_index``, with three of its settings, and writes ``dicvol.json``. The chapter on
+unknown cells reads it and shows it beside our search of the same lists. ``--python`` names an
+interpreter that has pyobjcryst (Debian: python3-pyobjcryst) where this one has not. ``simulated``
+searches simulated measurements of a library's crystals, told nothing.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
+import datetime
+import json
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
-import torch
 from common import Result, device_name, record
 
+from unimat_book.chapters.unknown_cells import LISTS, line_lists, search_cells
 from unimat_book.ledger.measured import FIRST_HALF
-from unimat_book.measured import Labelled, load_rruff, simulated_measurements
-from unimat_powder.index.index import EVIDENCE, index
-from unimat_powder.index.observed import Observed
-from unimat_powder.index.refine import IndexedCell
-from unimat_powder.index.symmetry import cell_matrix
+from unimat_book.measured import Labelled, cell_is_right, load_rruff, simulated_measurements
+from unimat_lib.crystals.reduction import niggli_cell
+from unimat_lib.crystals.table import CrystalError
+from unimat_lib.files import replacing
+from unimat_powder.bravais import CENTRINGS
+from unimat_powder.index.observed import Observed, to_q
+from unimat_powder.index.symmetry import cell_matrix, cell_of
 from unimat_powder.library.file import Library
-from unimat_powder.pattern import Pattern
-from unimat_powder.peak_finding import LineList, find_lines
 
-SAME_LENGTH, SAME_ANGLE = 0.01, 1.0  # the book's rule
-VOLUME_ERROR, CELL_ERROR, ANGLE_ERROR = 0.1, 0.05, 1.5  # of what a network might say
-KNOWN = ("nothing", "volume", "cell")
-
-
-def is_right(cell: IndexedCell, one: Labelled) -> bool:
-    """Whether a cell is that of the sample."""
-    lengths = np.abs(np.divide(cell.lengths, one.lengths) - 1).max()
-    angles = np.abs(np.subtract(cell.angles, one.angles)).max()
-    return bool(lengths <= SAME_LENGTH and angles <= SAME_ANGLE)
-
-
-def hints(one: Labelled, known: str, generator: np.random.Generator) -> dict[str, object]:
-    """What the search is told."""
-    cell = np.array([*one.lengths, *one.angles])
-    if known == "volume":
-        volume = np.linalg.det(cell_matrix(cell)) * np.exp(generator.normal(0, VOLUME_ERROR))
-        return {"volume": [(volume, VOLUME_ERROR)]}
-    if known == "cell":
-        oblique = np.abs(cell[3:] - 90) > 0.01
-        cell[:3] *= 1 + CELL_ERROR * generator.uniform(-1, 1, 3)
-        cell[3:] += ANGLE_ERROR * generator.uniform(-1, 1, 3) * oblique
-        return {"seeds": cell[None]}
-    return {}
-
-
-def places(found: Sequence[IndexedCell], one: Labelled) -> int:
-    """Place of the right cell, 99 without."""
-    return next((i for i, cell in enumerate(found) if is_right(cell, one)), 99)
+DICVOL = Path(__file__).resolve().parent / "dicvol.json"
+SETTINGS = {
+    "as it comes": {},
+    "all centrings": {"try_centered_lattice": False},
+    "two strangers": {"max_nb_spurious": 2},
+}
+LIMIT = 20  # seconds per list
+BEST = 30  # solutions that are kept
+# Newer versions look for axes from 2.5 angstrom; 2.2.5 has 3 written into it.
+PROGRAM = """
+import json, math, sys
+import pyobjcryst
+from pyobjcryst import indexing
+class Explorer(indexing.CellExplorer):
+    def SetLengthMinMax(self, low, high):
+        indexing_explorer.SetLengthMinMax(self, 2.5, high)
+indexing_explorer, indexing.CellExplorer = indexing.CellExplorer, Explorer
+asked = json.load(sys.stdin)
+lines = indexing.PeakList()
+lines.set_dobs_list(asked["reciprocal_d"])
+explorer = indexing.quick_index(lines, verbose=False, **asked["settings"])
+found = []
+for cell, score in explorer.GetSolutions():
+    values = [float(x) for x in cell.DirectUnitCell()]
+    values[3:6] = map(math.degrees, values[3:6])
+    found.append([float(score), values[:6], str(cell.centering)[-1]])
+print(json.dumps({"version": pyobjcryst.__version__, "found": found}))
+"""
 
 
-def measure(labelled: Sequence[Labelled], known: str, name: str) -> list[Result]:
-    """Search all patterns and print what came out."""
-    generator = np.random.default_rng(0)
-    ranks, seconds, accepted = [], [], []
-    by_system: dict[str, Counter[str]] = {}
-    for one in labelled:
-        lines = Observed.of(one.pattern)
-        told = hints(one, known, generator)
-        start = time.process_time()
-        found = index(lines, least_evidence=-np.inf, **told)
-        seconds.append(time.process_time() - start)
-        rank = places(found, one)
-        ranks.append(rank)
-        accepted.append(bool(found) and found[0].evidence > EVIDENCE)
-        counts = by_system.setdefault(system_word(one.space_group), Counter())
-        counts.update(patterns=1, first=rank == 0, five=rank < 5)
-        first = found[0] if found else None
-        print(f"{one.sample:<26}{rank:>4}  " + (described(first) if first else "no cell"))
-    rank, yes = np.array(ranks), np.array(accepted)
-    wrong = (yes & (rank > 0)).sum() / max(yes.sum(), 1)
-    for word, counts in by_system.items():
-        print(f"  {word:<14}{counts['first']:>3} first {counts['five']:>3} of {counts['patterns']}")
-    print(
-        f"{name}, {known} known: {(rank == 0).mean():.1%} first, {(rank < 5).mean():.1%} among "
-        f"five, {(rank < 20).mean():.1%} among twenty; {yes.mean():.1%} accepted, of them "
-        f"{wrong:.1%} wrong; {np.median(seconds):.1f} s (largest {max(seconds):.1f})"
+def asked(python: str, observed: Observed, settings: dict[str, object]) -> dict[str, object]:
+    """What DICVOL finds: ``version`` and ``found``, figure of merit, cell and centring each."""
+    places = np.sqrt(to_q(observed.two_theta, observed.wavelength)).tolist()
+    question = json.dumps({"reciprocal_d": places, "settings": settings})
+    try:
+        done = subprocess.run(
+            [python, "-c", PROGRAM], input=question, capture_output=True, text=True, timeout=LIMIT
+        )
+    except subprocess.TimeoutExpired:
+        return {"version": "", "found": []}
+    if done.returncode:
+        raise SystemExit(f"{python} cannot run pyobjcryst: {done.stderr.strip()[-300:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def is_right(cell: Sequence[float], centring: str, one: Labelled) -> bool:
+    """Whether a cell is the sample's, also where a centred one is called primitive."""
+    rows = cell_matrix(np.array(cell))
+    for letter in CENTRINGS if centring == "P" else [centring]:
+        try:
+            niggli = cell_of(niggli_cell(np.array(CENTRINGS[letter]) @ rows))
+        except CrystalError:
+            continue
+        if cell_is_right(SimpleNamespace(lengths=niggli[:3], angles=niggli[3:]), one):
+            return True
+    return False
+
+
+def dicvol(labelled: Sequence[Labelled], python: str, workers: int) -> dict[str, object]:
+    """DICVOL's answers, numbers only: random lists with the settings that find most cells first."""
+    lists = [line_lists(one.pattern, place) for place, one in enumerate(labelled)]
+
+    def ask(kinds: Sequence[str], names: Sequence[str]) -> list[dict[str, object]]:
+        jobs = [(i, k, n) for i in range(len(lists)) for k in kinds for n in names]
+        with ThreadPoolExecutor(workers) as pool:  # each waits for a process of its own
+            parts = [(python, lists[i][k], SETTINGS[n]) for i, k, n in jobs]
+            answers = list(pool.map(asked, *zip(*parts, strict=True)))
+        return rows_of(labelled, lists, jobs, answers)
+
+    rows = ask(["measured"], list(SETTINGS))
+    first = Counter(row["settings"] for row in rows if row["rank"] == 0)
+    print(dict(first), "cells first", flush=True)
+    rows += ask(
+        [kind for kind in LISTS if kind != "measured"],
+        [max(SETTINGS, key=lambda name: first[name])],
     )
+    return {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "machine": device_name("cpu"),
+        "pyobjcryst": asked(python, lists[0]["measured"], {})["version"],
+        "limit_s": LIMIT,
+        "answers": rows,
+    }
+
+
+def rows_of(
+    labelled: Sequence[Labelled],
+    lists: Sequence[dict[str, Observed]],
+    jobs: Sequence[tuple[int, str, str]],
+    answers: Sequence[dict[str, object]],
+) -> list[dict[str, object]]:
+    """What is kept of answers."""
+    rows = []
+    for (place, kind, name), answer in zip(jobs, answers, strict=True):
+        observed = lists[place][kind]
+        found = sorted(answer["found"], key=lambda one: -one[0])[:BEST]
+        ranks = (
+            rank
+            for rank, (_, cell, centring) in enumerate(found)
+            if kind == "measured" and is_right(cell, centring, labelled[place])
+        )
+        rows.append(
+            {
+                **{"pattern": place, "list": kind, "settings": name},
+                # Enough to notice that a list has become another one.
+                **{"lines": len(observed), "angles": round(float(observed.two_theta.sum()), 2)},
+                "rank": next(ranks, -1),
+                "m20": round(found[0][0], 2) if found else None,
+            }
+        )
+    return rows
+
+
+def simulated(library: Library, number: int) -> list[Result]:
+    """Our search of simulated measurements."""
+    frame = search_cells(simulated_measurements(library, number, seed=7))
+    part = frame[(frame["list"] == "measured") & (frame["known"] == "nothing")]
+    accepted = part["accepted"].to_numpy()
+    shares = {
+        "first": (part["rank"] == 0).mean(),
+        "among_five": part["rank"].between(0, 4).mean(),
+        "wrong": (accepted & (part["rank"] != 0)).sum() / max(accepted.sum(), 1),
+    }
+    seconds = float(part["seconds"].median())
+    print({name: round(float(share), 3) for name, share in shares.items()}, f"{seconds:.1f} s")
     device = device_name("cpu")
-    values = ((rank == 0).mean(), "first"), ((rank < 5).mean(), "among_five"), (wrong, "wrong")
+    name = "indexing_simulated_nothing"
     results = [
-        Result(name=f"indexing_{name}_{known}_{what}", value=value, unit="1", device=device)
-        for value, what in values
+        Result(name=f"{name}_{what}", value=float(share), unit="1", device=device)
+        for what, share in shares.items()
     ]
-    duration = float(np.median(seconds))
-    timing = Result(name=f"indexing_{name}_{known}", value=duration, unit="s", device=device)
-    return [*results, timing]
-
-
-def described(cell: IndexedCell) -> str:
-    """A cell in a line."""
-    return (
-        f"{cell.lattice:<16}V {cell.volume:7.1f}  evidence {cell.evidence:6.1f}  "
-        f"{cell.explained} + {cell.unexplained} lines  M {cell.m20:.0f}  F {cell.f20:.0f}"
-    )
-
-
-def system_word(space_group: int) -> str:
-    """Crystal system of a space group."""
-    ends = (2, "triclinic"), (15, "monoclinic"), (74, "orthorhombic"), (142, "tetragonal")
-    ends += (167, "trigonal"), (194, "hexagonal"), (230, "cubic")
-    return next(word for end, word in ends if space_group <= end)
-
-
-def random_lines(lines: LineList, generator: np.random.Generator, *, shuffled: bool) -> Observed:
-    """A list of random lines like one of a pattern, or that one with its gaps in another order."""
-    keep = ~lines.spurious
-    angles = lines.two_theta[keep]
-    if shuffled:
-        gaps = generator.permutation(np.diff(angles))
-        angles = angles[0] + np.concatenate([[0], np.cumsum(gaps)])
-    else:
-        angles = np.sort(generator.uniform(angles[0], angles[-1], len(angles)))
-    return Observed.from_lines(
-        angles,
-        sigma=lines.two_theta_sigma[keep],
-        intensity=generator.permutation(lines.intensity[keep]),
-        width=float(np.median(lines.fwhm[keep])),
-    )
-
-
-def added(one: Pattern, other: Pattern) -> Pattern:
-    """Sum of two patterns, the second interpolated, with equal highest points."""
-    y = one.intensity.numpy() / float(one.intensity.max())
-    more = np.interp(one.two_theta.numpy(), other.two_theta.numpy(), other.intensity.numpy())
-    total = y + more / float(other.intensity.max())
-    return Pattern(one.two_theta, torch.from_numpy(total))
-
-
-def chance(labelled: Sequence[Labelled], number: int) -> list[Result]:
-    """Largest evidence of random lists, and how often mixtures are accepted."""
-    generator = np.random.default_rng(0)
-    lists = [find_lines(one.pattern) for one in labelled]
-    largest = []
-    for i in range(number):
-        lines = lists[generator.integers(len(lists))]
-        found = index(random_lines(lines, generator, shuffled=i % 2 == 1), least_evidence=-np.inf)
-        largest.append(found[0].evidence if found else -np.inf)
-    random = np.array(largest)
-    quantiles = np.quantile(random, [0.5, 0.9, 0.95, 0.98, 0.99, 1.0])
-    print("evidence of random lists (50, 90, 95, 98, 99, 100 %):", quantiles.round(1))
-    accepted, foreign = 0, 0
-    for _ in range(number // 4):
-        one, other = generator.choice(len(labelled), 2, replace=False)
-        found = index(added(labelled[one].pattern, labelled[other].pattern))
-        both = labelled[one], labelled[other]
-        accepted += bool(found)
-        foreign += bool(found) and not any(is_right(found[0], each) for each in both)
-    print(f"mixtures: {accepted} of {number // 4} accepted, {foreign} with the cell of neither")
-    device = device_name("cpu")
-    share = float((random > EVIDENCE).mean())
-    return [
-        Result(name="indexing_random_accepted", value=share, unit="1", device=device),
-        Result(
-            name="indexing_mixture_foreign",
-            value=foreign / max(number // 4, 1),
-            unit="1",
-            device=device,
-        ),
-    ]
+    return [*results, Result(name=name, value=seconds, unit="s", device=device)]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("measured", "simulated", "chance"))
+    parser.add_argument("what", choices=("dicvol", "simulated"))
     parser.add_argument("source", type=Path, help="folder of the patterns, or a library")
     parser.add_argument("--number", type=int, default=100)
+    parser.add_argument("--python", default=sys.executable, help="one that has pyobjcryst")
+    parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
     if options.what == "simulated":
-        library = Library.open(options.source)
-        labelled = simulated_measurements(library, options.number, seed=7)
-        record(measure(labelled, "nothing", "simulated"))
+        record(simulated(Library.open(options.source), options.number))
         return
     labelled = load_rruff(options.source)[:FIRST_HALF]
-    if options.what == "chance":
-        record(chance(labelled, options.number))
-    else:
-        record([one for known in KNOWN for one in measure(labelled, known, "measured")])
+    found = dicvol(labelled, options.python, options.workers)
+    with replacing(DICVOL) as temporary:
+        temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    for kind in LISTS:
+        for name in SETTINGS:
+            some = [r for r in found["answers"] if (r["list"], r["settings"]) == (kind, name)]
+            first = sum(r["rank"] == 0 for r in some)
+            five = sum(0 <= r["rank"] < 5 for r in some)
+            answered = sum(r["m20"] is not None for r in some)
+            print(f"{kind:<10}{name:<15}{first:>3} first {five:>3} five {answered:>3} answered")
 
 
 if __name__ == "__main__":

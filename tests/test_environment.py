@@ -203,7 +203,7 @@ def imported(path: Path) -> set[str]:
 def installed(tmp_path_factory) -> Path:
     """A folder that holds what a wheel of this tree would install."""
     tree, site = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("site")
-    for name in (*PACKAGES, "data/pretrained", "data/library", "data/reader"):
+    for name in (*PACKAGES, "data/library", "data/reader"):
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / name, tree / name, symlinks=True, ignore=ignored)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
@@ -223,7 +223,7 @@ def test_wheel_brings_the_models_the_library_and_the_manifest(installed: Path) -
     assert (installed / "unimat_lib/datasets/manifest.yml").is_file()
     assert (installed / "unimat_powder/search/weights.json").is_file()
     assert (installed / "unimat_powder/combine.json").is_file()
-    links = {"pretrained": "pretrained", "library/embedded": "library", "network/shipped": "reader"}
+    links = {"library/embedded": "library", "network/shipped": "reader"}
     for place, source in links.items():
         shipped = {p.name: p.read_bytes() for p in (installed / "unimat_powder" / place).iterdir()}
         assert shipped, place
@@ -239,11 +239,13 @@ def test_identify_runs_from_a_wheel_outside_of_the_checkout(installed: Path, tmp
             file.write(f"{angle:.2f} {20 + height:.2f}\n")
     environment = {**os.environ, "PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1"}
     environment.pop("UNIMAT_ROOT", None)
-    told = "import sys; from unimat_powder import identify as m; print(m.pretrained_model())"
-    command = [sys.executable, "-c", f"{told}; sys.exit(m.main(sys.argv[1:]))", "scan.xy"]
-    command += ["--formula", "TiO2"]
+    environment |= {"XDG_DATA_HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
+    told = "import sys; from unimat_powder import command as m; print(m.__file__)"
+    command = [sys.executable, "-c", f"{told}; sys.exit(m.main(sys.argv[1:]))", "identify"]
+    command += ["scan.xy", "--formula", "TiO2", "--json"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    model, *answer = done.stdout.splitlines()
-    assert Path(model) == installed / "unimat_powder/pretrained/xrd_composition.safetensors"
-    assert [line.split()[0] for line in answer] == ["a,", "alpha,", "crystal"]
+    module, *answer = done.stdout.splitlines()
+    assert Path(module) == installed / "unimat_powder/command.py"
+    (found,) = json.loads("".join(answer))
+    assert found["crystal_system"]["tetragonal"] > 0.5  # rutile's lines

@@ -38,11 +38,11 @@ INPUTS: Mapping[str, str] = {
 
 _WITH_PATTERN = """\
 from unimat_lib.model import load_model
-from unimat_powder.identify import identify
+from unimat_powder.preparation import to_grid
 from unimat_powder.reading import read_pattern
 model = load_model("{path}")
-pattern = read_pattern("scan.xy", wavelength=1.5406)  # angstrom
-print(identify(model, pattern{formula}))"""
+views = {{"xrd": to_grid(read_pattern("scan.xy"), model.config.grid)[None]}}
+print(model.cell_scaler.decode(model(views).cell))  # angstrom, degrees"""
 _WITH_STRUCTURE = """\
 import torch
 from unimat_lib.datasets.preparation import load_dataset
@@ -173,9 +173,8 @@ def _summary(model: UniMat, reads: list[str]) -> str:
 
 
 def _usage(name: str, reads: list[str]) -> str:
-    formula = ', "TiO2"' if "composition" in reads else ""
     code = _WITH_STRUCTURE if "structure" in reads else _WITH_PATTERN
-    return code.format(path=f"data/pretrained/{name}.safetensors", formula=formula)
+    return code.format(path=f"data/pretrained/{name}.safetensors")
 
 
 def _metrics(values: Mapping[str, float], frame: pd.DataFrame) -> str:

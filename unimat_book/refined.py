@@ -26,7 +26,7 @@ from unimat_lib.identity import identity_of
 from unimat_lib.processes import unordered
 from unimat_lib.views.batch import CrystalViews, build_views
 from unimat_powder.bravais import lattice_system
-from unimat_powder.peaks import find_peaks
+from unimat_powder.clean_peaks import find_peaks
 from unimat_powder.posterior import LatticeCounts, estimate_atoms, formula_atoms, system_posterior
 from unimat_powder.refinement import refine_cells
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from unimat_lib.views.bragg import half_sphere
 from unimat_powder.bravais import lattice_bases, metric_determinant, metric_matrix, quadratic_terms
-from unimat_powder.peaks import PeaksInQ
+from unimat_powder.clean_peaks import PeaksInQ
 
 OUTLIER = 0.01  # share of the peaks that no line need explain
 TOLERANCES = (1e-3, 4e-4, 1.5e-4, 5e-5)  # relative errors of Q that the rounds of a fit allow for

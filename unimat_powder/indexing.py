@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from unimat_powder.bravais import BRAVAIS_LATTICES, TRICLINIC, lattice_basis, quadratic_terms
+from unimat_powder.clean_peaks import PeaksInQ
 from unimat_powder.fitting import (
     CELLS_KEPT,
     TOLERANCES,
@@ -38,7 +39,6 @@ from unimat_powder.fitting import (
     lowest_peaks,
     score_where,
 )
-from unimat_powder.peaks import PeaksInQ
 
 MIN_PEAKS = 2  # without which no cell is searched for: one says nothing
 _FIRST = 12  # peaks, from the lowest angle, that choose among the assignments

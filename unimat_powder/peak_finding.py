@@ -1,4 +1,8 @@
-"""A measured pattern in, its lines with their uncertainties out."""
+"""A measured pattern in, its lines with their uncertainties out.
+
+For what an instrument wrote: background, noise, doublet, foreign lines. Peaks of computed patterns,
+many at once, are found by :mod:`.clean_peaks`.
+"""
 
 from __future__ import annotations
 

@@ -20,9 +20,9 @@ from unimat_powder.bravais import (
     niggli_cells,
     reciprocal_metric,
 )
+from unimat_powder.clean_peaks import ObservedPeaks, PeaksInQ, in_q
 from unimat_powder.fitting import OUTLIER, fit_cells, line_count
 from unimat_powder.indexing import search_cells
-from unimat_powder.peaks import ObservedPeaks, PeaksInQ, in_q
 
 _COMPARED = 6  # best cells of each pattern that are compared with the prediction
 _MARGIN = 10.0  # by how much a refined cell must score better than the prediction

@@ -11,6 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pymatgen.core import Composition
 
+from unimat_lib.views.composition import magpie_features
 from unimat_powder.formulas import MAX_CHARACTERS, parse_elements, parse_formula
 
 READ = {
@@ -265,3 +266,47 @@ def test_formulas_of_the_data_are_read_as_pymatgen_reads_them(real_data_dir):
     assert all(text.upper() == text for text in refused)
     assert not set(refused) & set(measured)
     assert len(refused) < 0.005 * len(names)
+
+
+STRANGE = [
+    *(
+        "",
+        " ",
+        "((((",
+        "))",
+        "()",
+        "Xx",
+        "x" * 300,
+        "H-1",
+        "H0",
+        "H{",
+        "2",
+        "*",
+        "\0",
+        "\n",
+        "H\n(",
+    ),
+    *("H99999999999999999999", "H" + "9" * 180, "H1e400", "H1e-400", "Hnan", "Fe3+", "O2-", "H..2"),
+    *("é", "H²O", "水", "𝐇2O", "\ud800", "H" * 10_000, "1" * 10_000, "TiO2;rm -rf", "%s{0}"),
+    *("(" * 1000 + "H" + ")" * 1000, "[" * 90 + "H" + "]" * 90, "(H" * 90, "(H)9" * 40),
+]
+
+
+@pytest.mark.parametrize("formula", STRANGE, ids=lambda formula: ascii(formula[:12]))
+def test_strange_formulas_are_read_or_refused_in_one_line(formula):
+    check_one_line(formula)
+
+
+@settings(max_examples=100)
+@given(st.text(alphabet="HOTiFe()[]{}0123456789.e+-*·, \n\0é", max_size=60) | st.text(max_size=20))
+def test_any_text_as_a_formula_is_read_or_refused_in_one_line(formula):
+    check_one_line(formula)
+
+
+def check_one_line(formula):
+    """Features of the composition, or an error that fits into a line; nothing else is raised."""
+    try:
+        features = magpie_features([parse_formula(formula).reduced])
+        assert bool(features.isfinite().all())
+    except ValueError as error:
+        assert 10 < len(str(error)) < 400 and str(error).isprintable()

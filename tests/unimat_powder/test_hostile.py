@@ -1,4 +1,4 @@
-"""Files that no diffractometer wrote: an answer or one line, in seconds and in little memory."""
+"""Files that no diffractometer wrote: read or refused in one line, in seconds and little memory."""
 
 from __future__ import annotations
 
@@ -9,12 +9,8 @@ import resource
 import time
 
 import pytest
-import torch
 
-from unimat_lib.model import UniMat, UniMatConfig, save_model
-from unimat_lib.views.grid import Grid
 from unimat_powder import reading, xrdml
-from unimat_powder.identify import main
 from unimat_powder.pattern import PatternError
 from unimat_powder.reading import parse_text, read_pattern
 from unimat_powder.xrdml import parse_xrdml
@@ -44,21 +40,6 @@ BOMB = (
     + "]>"
 )
 SECRET = "<!DOCTYPE a [<!ENTITY x SYSTEM 'file://{}'>]>"
-
-
-@pytest.fixture(scope="module")
-def model_file(tmp_path_factory):
-    torch.manual_seed(0)
-    config = UniMatConfig(
-        modalities=("xrd",),
-        inputs=("xrd",),
-        dim=8,
-        projection_dim=8,
-        grid=Grid(10.0, 80.0, 256),
-        fusion="gated",
-        xrd={"width": 4, "depths": (1, 1), "position_channels": 2},
-    )
-    return save_model(UniMat(config).eval(), tmp_path_factory.mktemp("model") / "m.safetensors")
 
 
 # ------------------------------------------------------------------------------- many broken files
@@ -139,7 +120,7 @@ def broken_file(seed: int, secret: str) -> tuple[str, bytes]:
     return suffix, data
 
 
-def check_broken_files(seeds, folder, model_file, capsys):
+def check_broken_files(seeds, folder):
     secret = folder / "secret.txt"
     secret.write_text("5 8 7 4711")
     answers = 0
@@ -148,31 +129,31 @@ def check_broken_files(seeds, folder, model_file, capsys):
         path = folder / f"scan{suffix}"
         path.write_bytes(data)
         begin = time.monotonic()
-        ended = main([str(path), "--model", str(model_file)])
-        assert time.monotonic() - begin < 10, seed
-        shown = capsys.readouterr()
-        if ended == 0:
-            answers += 1
-            assert "angstrom" in shown.out and "nan" not in shown.out, seed
+        try:
+            pattern = read_pattern(path)
+        except PatternError as error:
+            said = " ".join(str(error).split())  # as the command prints it
+            assert said.isprintable() and "4711" not in said and len(said) < 600, seed
         else:
-            assert ended == 2 and not shown.out, seed
-            assert shown.err.startswith("error: ") and shown.err.count("\n") == 1, seed
-            assert "4711" not in shown.err and len(shown.err) < 600, seed
+            answers += 1
+            assert bool(pattern.two_theta.isfinite().all()), seed
+            assert bool(pattern.intensity.isfinite().all()), seed
+        assert time.monotonic() - begin < 10, seed
         path.unlink()
     assert list(folder.iterdir()) == [secret]
     assert 0.02 < answers / len(seeds) < 0.9  # some are harmless: else nothing was tried
 
 
 @pytest.mark.filterwarnings("error")
-def test_two_hundred_broken_files(tmp_path, model_file, capsys):
-    check_broken_files(range(200), tmp_path, model_file, capsys)
+def test_two_hundred_broken_files(tmp_path):
+    check_broken_files(range(200), tmp_path)
 
 
 @pytest.mark.longer
 @pytest.mark.timeout(3600)
 @pytest.mark.filterwarnings("error")
-def test_two_thousand_broken_files(tmp_path, model_file, capsys):
-    check_broken_files(range(1000, 3000), tmp_path, model_file, capsys)
+def test_two_thousand_broken_files(tmp_path):
+    check_broken_files(range(1000, 3000), tmp_path)
 
 
 # ---------------------------------------------------------------------------------- single attacks

@@ -7,11 +7,11 @@ import math
 import torch
 from lattices import CELLS, GRID
 
-from unimat_powder import peaks
+from unimat_powder import clean_peaks
 from unimat_powder.bravais import BRAVAIS_LATTICES, lines_of, matrix_metric, niggli_cells
+from unimat_powder.clean_peaks import find_peaks, in_q
 from unimat_powder.indexing import search_cells
 from unimat_powder.lines import merged_peaks
-from unimat_powder.peaks import find_peaks, in_q
 
 # -------------------------------------------------------------------------------------------- peaks
 
@@ -50,7 +50,7 @@ def test_merged_reflections_are_less_certain():
 
 
 def test_noise_makes_no_peaks(patterns, monkeypatch):
-    monkeypatch.setattr(peaks, "_NUM_PEAKS", 400)
+    monkeypatch.setattr(clean_peaks, "_NUM_PEAKS", 400)
     generator = torch.Generator().manual_seed(0)
     noisy = (patterns + 0.003 * torch.randn(patterns.shape, generator=generator)).clamp_min(0)
     clean, found = (find_peaks(x, GRID) for x in (patterns, noisy))

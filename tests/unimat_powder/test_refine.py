@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from unimat_lib.views.bragg import bragg_reflections, g_max_of
 from unimat_lib.views.effects import Effects
 from unimat_lib.views.render import render
 from unimat_powder.bravais import LATTICE_SYSTEMS, lattice_system
-from unimat_powder.peaks import ObservedPeaks, find_peaks
+from unimat_powder.clean_peaks import ObservedPeaks, find_peaks
 from unimat_powder.posterior import LatticeCounts, estimate_atoms, system_posterior
 from unimat_powder.refinement import refine_cells
 
@@ -35,6 +36,28 @@ def test_patterns_without_peaks():
 
 
 # --------------------------------------------------------------------------------------- refinement
+
+
+def observed(*angles, wavelength=GRID.wavelength):
+    """Peaks at these angles, as sure as those of an aligned diffractometer."""
+    two_theta = torch.tensor([angles], dtype=torch.float64)
+    same = torch.ones_like(two_theta)
+    return ObservedPeaks(two_theta, same, 0.02 * same, same.bool(), wavelength)
+
+
+@pytest.mark.parametrize("length", [0.5, 1.5])
+def test_a_predicted_cell_without_lines_in_the_range_is_no_error(length):
+    cell = torch.full((1, 3), length), torch.full((1, 3), 90.0)
+    result = refine_cells(*cell, observed(11.0, 13.0, 15.0))
+    assert not result.accepted and torch.equal(result.lengths, cell[0].double())
+
+
+def test_peaks_among_countless_lines_of_a_large_cell_are_left_out():
+    """Else a wide scan at a short wavelength asks for millions of lines of every trial cell."""
+    cell = torch.full((1, 3), 30.0), torch.full((1, 3), 90.0)
+    begin = time.process_time()
+    assert not refine_cells(*cell, observed(5.5, 60.0, 90.0, 170.0, wavelength=0.3)).accepted
+    assert time.process_time() - begin < 10
 
 
 @pytest.mark.parametrize("row", range(len(CELLS)), ids=["-".join(name) for name in CELLS])

@@ -1,13 +1,65 @@
-"""Peaks, lines and refined errors frames in, figures out."""
+"""Shares of cells that were found, peaks, lines and refined errors frames in, figures out."""
 
 from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
-from unimat_book.figures.style import INK, MUTED, PALETTE, as_array, new_figure, styled
+from unimat_book.figures import draw
+from unimat_book.figures.style import (
+    BLUE,
+    INK,
+    MUTED,
+    ORANGE,
+    PALETTE,
+    RED,
+    SKY,
+    as_array,
+    new_figure,
+    require_columns,
+    styled,
+)
+
+_MEASURES = {
+    "the right cell": {
+        "first": ("first", {"marker": "o", "color": BLUE}),
+        "five": ("among five", {"marker": "o", "color": SKY}),
+    },
+    "a wrong one": {
+        "wrong": ("of the accepted", {"marker": "s", "color": RED}),
+        "random": ("random lists accepted", {"marker": "D", "color": ORANGE}),
+    },
+}
+
+
+@styled
+def plot_ways(found: pd.DataFrame) -> Figure:
+    """Shares with their intervals, a row per way of searching: what is right, and what is wrong.
+
+    Columns `way`, `measure` (first, five, wrong, random), `share`, `low`, `high`, in per cent.
+    """
+    require_columns(found, ["way", "measure", "share", "low", "high"])
+    ways = list(dict.fromkeys(found["way"]))
+    figure = new_figure(1.3 + 0.42 * len(ways))
+    panels = figure.subplots(1, len(_MEASURES), sharey=True)
+    handles = []
+    for axes, (title, measures) in zip(panels, _MEASURES.items(), strict=True):
+        for k, (measure, (name, look)) in enumerate(measures.items()):
+            part = found[found["measure"] == measure].set_index("way")
+            for y, way in enumerate(ways):
+                at, row = y + (k - 0.5) * 0.3, part.loc[way]
+                draw.interval(axes, at, row["low"], row["high"], look["color"])
+                axes.plot(row["share"], at, ls="", ms=7, zorder=4, **look)
+            handles.append(Line2D([], [], ls="", ms=7, label=name, **look))
+        draw.row_axis(axes, ways, 0.55)
+        axes.set(title=title, xlabel="per cent of the patterns", xlim=(-4, 104))
+    panels[0].set_ylabel("what is known")
+    panels[1].set_xlabel("per cent")
+    figure.legend(handles=handles, loc="outside lower center", ncols=4)
+    return figure
 
 
 @styled

@@ -1,4 +1,8 @@
-"""Patterns in, positions, heights and uncertainties of their peaks out."""
+"""Computed patterns in, many at once; positions, heights and uncertainties of their peaks out.
+
+For patterns without background, doublet and counts, as the networks of chapters 03 to 05 see them.
+Lines of a measurement are found by :mod:`.peak_finding`.
+"""
 
 import math
 from typing import NamedTuple, Self
