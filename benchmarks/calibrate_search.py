@@ -36,7 +36,7 @@ MEASURED, TOGETHER = 20, 4
 """How often a measured pattern of the half that may be looked at counts, beside simulated ones: for
 the weights of the library, and for those of the witnesses, for which there are fewer simulated."""
 
-HARD = 1.0
+HARD = 0.5
 """How often a pattern that no single crystal made counts."""
 
 UNKNOWN = {"pattern": 1 / 3, "elements": 1.0}
