@@ -256,7 +256,7 @@ def test_a_pending_chapter_may_be_stale_and_says_so(published: Path, tool: Tool)
 
 @pytest.mark.parametrize(
     "case",
-    [name for name in TAMPERING if name.split()[-1] in ("edited", "removed")] + ["half a stamp"],
+    [name for name in TAMPERING if name.split()[-1] == "edited"] + ["half a stamp"],
 )
 def test_a_pending_chapter_must_not_be_edited(case: str, published: Path, tool: Tool) -> None:
     (published / "chapters/pending.yml").write_text(PENDING)
@@ -266,6 +266,15 @@ def test_a_pending_chapter_must_not_be_edited(case: str, published: Path, tool: 
     change(published)
     checked = tool("check")
     assert checked.returncode == 1 and reason in checked.stdout
+
+
+def test_what_a_pending_chapter_made_may_be_withdrawn(published: Path, tool: Tool) -> None:
+    change, reason, _ = TAMPERING["model removed"]
+    change(published)
+    checked = tool("check")
+    assert checked.returncode == 1 and reason in checked.stdout
+    (published / "chapters/pending.yml").write_text(PENDING)
+    assert tool("check").returncode == 0
 
 
 def test_refresh_renews_the_text_and_keeps_the_outputs(published: Path, tool: Tool) -> None:

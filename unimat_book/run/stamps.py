@@ -215,7 +215,9 @@ def reasons_against(
     if missing := {*HASHES, "parameters", "source", "outputs"} - stamp.keys():
         what = f"lacks {', '.join(sorted(missing))}" if stamp else "is missing"
         return [f"its stamp {what}: it was not made by unimat-book run"], []
-    edited = _file_reasons(book, stamp["wrote"], "wrote {}, which was changed by hand")
+    # A file that is gone is no forgery: the next run makes it again, and who reads it says so too.
+    there = {name: then for name, then in stamp["wrote"].items() if (book.root / name).is_file()}
+    edited = _file_reasons(book, there, "wrote {}, which was changed by hand")
     if stamp["outputs"] != outputs_hash(notebook):
         edited.append("an output in the notebook is not what the run put out")
     if stamp["source"] != short_hash("\n".join(code_cells(notebook))):
@@ -239,6 +241,8 @@ def reasons_against(
     for name, table in data_tables(book, parameters).items():
         if (then := stamp["data"].get(name, table)) != table:
             stale.append(f"the table of {name} is {table} now, was {then} in the run")
+    gone = {name: then for name, then in stamp["wrote"].items() if name not in there}
+    stale += _file_reasons(book, gone, "")
     stale += _file_reasons(book, stamp["read"], "read {}, which has changed since")
     return edited, stale
 
