@@ -323,7 +323,8 @@ def doubt(options: argparse.Namespace) -> None:
     sure: dict[tuple[str, int], list[bool]] = {}
     for kind, number, second, case in [one for path in options.hard for one in hard_cases(path)]:
         found = combine.judged(hypotheses_of(case, listed), together)
-        confident = bool(found) and found[0].probability >= CONFIDENT and not second
+        sure_of_it = bool(found) and found[0].probability >= CONFIDENT
+        confident = sure_of_it and not second and found[0].stray <= combine.LEFT_OVER
         sure.setdefault((kind, number % 2), []).append(confident)
     counted: dict[str, dict[str, list[int]]] = {"never fitted to": {}, "may be fitted to": {}}
     for (kind, odd), answers in sorted(sure.items()):

@@ -66,6 +66,7 @@ class Lattice:
     probability: float
     figure_of_merit: float
     source: str = "library"
+    stray: float = 0.0  # share of the lines that the cell does not explain, by amplitude
 
 
 @dataclass(frozen=True, eq=False)

@@ -51,6 +51,10 @@ _SHARE = 0.02  # of a lattice system: less is no hypothesis
 _FLOOR = 1e-3  # of the network's probabilities
 _SYSTEMS_OF = {"rhombohedral": ("trigonal",), "hexagonal": ("trigonal", "hexagonal")}
 _NO_RIVAL = 10.0
+LEFT_OVER = 0.15
+"""Share of the lines that a cell may leave unexplained before a second phase is suspected: single
+phases of the first half leave less, sums of two mostly more."""
+
 _ASTRAY = 0.5  # share of lines astray from a cell of which the lines say nothing
 _ORDERS = np.array(list(itertools.permutations(range(3))))
 _SIGNS = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])  # of reversed axes
@@ -99,7 +103,6 @@ class Hypotheses:
 
     lattices: tuple[Lattice, ...]
     features: np.ndarray
-    stray: np.ndarray  # [H] share of the lines that each does not explain
     facts: tuple[float, float]  # ln evidence of the lines, the library's log odds of its best
     network: float  # ln of the largest probability of a system
 
@@ -175,9 +178,10 @@ def hypotheses(
     first = max((one.probability for one in lattices), default=0.0)
     odds = np.log(np.clip(first, 1e-4, 0.9999) / (1 - np.clip(first, 1e-4, 0.9999)))
     facts = float(np.log1p(max(best, 0.0))), float(odds)
-    found = tuple(replace(one, groups=_groups(one, p, read)) for one, p, *_ in rows)
-    stray = np.array([share for *_, share in rows])
-    return Hypotheses(found, features, stray, facts, float(np.log(read.system.max())))
+    found = tuple(
+        replace(one, groups=_groups(one, p, read), stray=stray) for one, p, _, stray in rows
+    )
+    return Hypotheses(found, features, facts, float(np.log(read.system.max())))
 
 
 def agreement_of(found: Hypotheses, odds: np.ndarray) -> np.ndarray:
@@ -197,7 +201,7 @@ def agreement_of(found: Hypotheses, odds: np.ndarray) -> np.ndarray:
             sure,
             np.log(found.lattices[best].volume),
             found.network,
-            found.stray[best],
+            found.lattices[best].stray,
             1.0,
         ]
     )

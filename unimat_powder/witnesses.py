@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from unimat_powder.answer import SearchResult
-from unimat_powder.combine import Read, Unread, combined, is_sure, load_weights
+from unimat_powder.combine import LEFT_OVER, Read, Unread, combined, is_sure, load_weights
 from unimat_powder.index.index import FEWEST_LINES, index
 from unimat_powder.index.observed import Observed
 from unimat_powder.index.refine import IndexedCell, with_symmetries
@@ -66,7 +66,17 @@ def with_witnesses(
     trials = () if is_sure(result.lattices) else lines.trials
     said = result.lattices, result.matches, [*trials, *listed], read
     lattices = combined(*said, load_weights(setting))
-    return replace(result, lattices=lattices)
+    warnings = result.warnings
+    if lattices and lattices[0].stray > LEFT_OVER:
+        warnings = (*warnings, _left_over(lattices[0].stray))
+    return replace(result, lattices=lattices, warnings=warnings)
+
+
+def _left_over(stray: float) -> str:
+    return (
+        f"the first cell leaves {100 * stray:.0f} % of the lines unexplained, strong ones counting "
+        "more: the sample may hold a second phase, or the cell be wrong"
+    )
 
 
 def of_cells(cells: np.ndarray, observed: Observed) -> list[IndexedCell]:

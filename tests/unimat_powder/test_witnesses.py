@@ -63,3 +63,14 @@ def test_a_pattern_of_too_few_lines_is_answered_by_the_others(one):
     assert list(seen.trials) == [] and of_cells([[3.0, 4, 5, 90, 90, 90]], seen.observed) == []
     found = answered(dataclasses.replace(one, pattern=pattern), seen)
     assert all(lattice.probability < 0.9 for lattice in found.lattices)
+
+
+def test_lines_that_the_first_cell_leaves_are_named(one, lines):
+    assert not any("unexplained" in text for text in answered(one, lines).warnings)
+    stranger = torch.exp(-(((one.pattern.two_theta - 33.3) / 0.06) ** 2) / 2)
+    stranger += torch.exp(-(((one.pattern.two_theta - 47.7) / 0.06) ** 2) / 2)
+    stranger += torch.exp(-(((one.pattern.two_theta - 61.1) / 0.06) ** 2) / 2)
+    counts = one.pattern.intensity + 1.5 * one.pattern.intensity.max() * stranger
+    pattern = dataclasses.replace(one.pattern, intensity=counts.round())
+    first = answered(dataclasses.replace(one, pattern=pattern), Lines(pattern))
+    assert any("unexplained" in text for text in first.warnings)
