@@ -291,6 +291,7 @@ def _answer(source: "str | Path | Pattern", number: int, ready: _Ready) -> "Answ
         lines = find_lines(pattern)
         told = {"elements": question.elements, "formula": ready.formula}
         result = with_witnesses(result, pattern, Lines(pattern, lines), shipped_reader(), **told)
+        result = _as_far_as_lines_go(result, int((~lines.spurious).sum()))
         return make_answer(
             result,
             pattern,
@@ -345,15 +346,38 @@ def _within_reach(pattern: "Pattern") -> "Pattern":
     )
 
 
+def _as_far_as_lines_go(result: "SearchResult", number: int) -> "SearchResult":
+    """What may be said of a pattern with ``number`` lines.
+
+    Without a line nothing is known, however well a crystal follows the noise. And of a few lines it
+    cannot be said which share a cell leaves.
+    """
+    from unimat_powder.index.index import FEWEST_LINES
+
+    if not number:
+        nothing = {"matches": (), "lattices": (), "second_phase": None, "none_probability": 1.0}
+        return replace(result, **nothing, curves=replace(result.curves, computed=None), warnings=())
+    if number >= FEWEST_LINES:
+        return result
+    kept = tuple(text for text in result.warnings if "lines unexplained" not in text)
+    return replace(result, warnings=kept)
+
+
 def _hints(result: "SearchResult", question: _Question) -> list[str]:
-    """What to try where the given elements explain nothing."""
-    if not question.elements or result.none_probability < _LIKELY_NONE:
-        return []
-    return [
-        "no crystal of exactly these elements fits well: cell and crystal system, where given, are "
-        "those of relatives with other elements; of a mixture no single crystal has all elements: "
-        "leave them out, or name those of one phase"
-    ]
+    """What the answer rests on, and what to try where the given elements explain nothing."""
+    hints = []
+    if question.wavelength is not None:
+        hints.append(
+            f"everything here holds for the wavelength that was given, {question.wavelength:g} "
+            "angstrom: with a wrong one a wrong cell can look certain"
+        )
+    if question.elements and result.none_probability >= _LIKELY_NONE:
+        hints.append(
+            "no crystal of exactly these elements fits well: cell and crystal system, where given, "
+            "are those of relatives with other elements; of a mixture no single crystal has all "
+            "elements: leave them out, or name those of one phase"
+        )
+    return hints
 
 
 def _pattern(source: "str | Path | Pattern", wavelength: float | None) -> "Pattern":

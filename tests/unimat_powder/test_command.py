@@ -9,14 +9,17 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from small import make_pattern, write_scan
 from test_answer import ANATASE, RUTILE, curves
 
 import unimat_powder.command
+from unimat_book.measured import simulated_measurements
 from unimat_lib.crystals.table import CRYSTAL_SYSTEMS
 from unimat_lib.datasets.prototypes import worked_crystal
 from unimat_lib.views.bragg import bragg_reflections, g_max_of
@@ -378,3 +381,22 @@ def test_a_wavelength_that_cannot_be_is_no_fault_of_the_program(scan, wavelength
     main(["identify", str(scan), "--wavelength", wavelength, "--json"])
     (answer,) = json.loads(capsys.readouterr().out)
     assert "fault of the program" not in str(answer) and said in str(answer)
+
+
+def test_noise_without_a_line_is_answered_by_nothing(tmp_path: Path) -> None:
+    two_theta = np.linspace(10, 80, 3501)
+    for seed in range(3):
+        counts = np.random.default_rng(seed).poisson(100, len(two_theta))
+        path = tmp_path / f"noise{seed}.xy"
+        np.savetxt(path, np.column_stack([two_theta, counts]), fmt="%.3f")
+        (answer,) = identify(path, library=embedded_library())
+        assert answer.error is None and answer.verdict == "none"
+        assert not answer.cells and not answer.phases and not answer.second_phase
+        assert any("no line stood out" in text for text in answer.warnings)
+
+
+def test_a_given_wavelength_is_named_as_what_everything_rests_on(tmp_path: Path) -> None:
+    (measured,) = simulated_measurements(Library.open(embedded_library()), 1, seed=0)
+    told, plain = (identify(measured.pattern, wavelength=w)[0] for w in (1.5418, None))
+    about = [any("1.5418 angstrom" in x for x in one.warnings) for one in (told, plain)]
+    assert about == [True, False]
