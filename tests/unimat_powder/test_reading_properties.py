@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from unimat_powder.pattern import PatternError
@@ -66,6 +66,7 @@ line_text = st.builds(
 
 @settings(max_examples=500)
 @given(text=st.one_of(numeric_noise, st.lists(line_text, max_size=5).map("".join)))
+@example(text="0. ,0")
 def test_files_read_at_once_are_read_as_line_by_line(text):
     """A comment at the end makes the reader look at each line; it must not change anything else."""
     assert what_is_read(text) == what_is_read(text.rstrip() + "\n# the end")

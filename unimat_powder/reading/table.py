@@ -91,8 +91,8 @@ def _read_at_once(lines: Sequence[str], first: int) -> Table | None:
         values = np.loadtxt(lines[first:], ndmin=2, delimiter=delimiter, comments=None)
     except ValueError:
         return None
-    if len(values) < len(lines) - first or values.shape[1] < 2:
-        return None
+    if len(values) < max(2, len(lines) - first) or values.shape[1] < 2:
+        return None  # of a single row nobody knows what its commas mean
     numbers = np.arange(first + 1, len(lines) + 1)
     return Table(values, numbers, tuple(lines[:first]), (), delimiter, ())
 
