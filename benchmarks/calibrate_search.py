@@ -66,7 +66,7 @@ def fit(options: argparse.Namespace) -> None:
         name: np.concatenate([_widened(x, width) if name in WIDE else x for x in parts])
         for name, parts in found.items()
     }
-    cases = [found for path in options.hard for found in hard_cases(path)]
+    cases = hard_cases(options.hard)
     hard = [case for _, number, second, case in cases if number % 2 == 0 and not second]
     weights, together = {}, {}
     for setting, name in enumerate(("pattern", "elements")):
@@ -321,7 +321,7 @@ def doubt(options: argparse.Namespace) -> None:
     """
     listed, together = rank.load_weights("pattern"), combine.load_weights("pattern")
     sure: dict[tuple[str, int], list[bool]] = {}
-    for kind, number, second, case in [one for path in options.hard for one in hard_cases(path)]:
+    for kind, number, second, case in hard_cases(options.hard):
         found = combine.judged(hypotheses_of(case, listed), together)
         sure_of_it = bool(found) and found[0].probability >= CONFIDENT
         confident = sure_of_it and not second and found[0].stray <= combine.LEFT_OVER
@@ -338,8 +338,12 @@ def doubt(options: argparse.Namespace) -> None:
     Path(__file__).with_name("doubt.json").write_text(text + "\n", encoding="utf-8")
 
 
-def hard_cases(path: Path) -> list[tuple[str, int, bool, Case]]:
+def hard_cases(paths: Sequence[Path]) -> list[tuple[str, int, bool, Case]]:
     """Kind, number, whether a second phase was seen, and the case; without refused patterns."""
+    return [one for path in paths for one in _hard_cases(path)]
+
+
+def _hard_cases(path: Path) -> list[tuple[str, int, bool, Case]]:
     with np.load(path) as found:
         part = {name: found[name] for name in found.files}
     part["counts"] = np.ones(len(part["about"]))

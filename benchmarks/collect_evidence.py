@@ -271,7 +271,11 @@ def hard_work(
 def together(
     function: Callable[..., list[tuple]], jobs: Sequence[tuple], workers: int
 ) -> list[list[tuple]]:
-    """Results of all jobs, in order; each process keeps what it has opened."""
+    """Results of all jobs, in order; each process keeps what it has opened.
+
+    Not by :func:`.unordered`: joblib sends the functions of a script by value, which their caches
+    do not survive.
+    """
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
         return pool.starmap(function, jobs, chunksize=1)
 

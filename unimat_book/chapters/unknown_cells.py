@@ -127,11 +127,16 @@ def _processes(workers: int) -> int:
     return min(workers, len(os.sched_getaffinity(0)))
 
 
+def _use_one_thread() -> None:
+    """In a worker: processes with two threads each would wait for one another."""
+    if multiprocessing.parent_process() is not None:
+        torch.set_num_threads(1)
+
+
 def _search_one(
     place: int, one: Labelled, lists: Sequence[str]
 ) -> tuple[int, list[dict[str, object]]]:
-    if multiprocessing.parent_process() is not None:
-        torch.set_num_threads(1)  # processes with two threads each would wait for one another
+    _use_one_thread()
     generator, rows = np.random.default_rng(place), []
     reading = read_pattern(shipped_reader(), one.pattern)
     told = {known: hints(one, known, reading, generator) for known in KNOWN}
@@ -203,8 +208,7 @@ def _pairs(count: int, number: int) -> Iterator[tuple[int, int]]:
 
 
 def _search_sum(one: Labelled, other: Labelled) -> tuple[bool, bool]:
-    if multiprocessing.parent_process() is not None:
-        torch.set_num_threads(1)
+    _use_one_thread()
     found = index(added(one.pattern, other.pattern))
     neither = bool(found) and not any(cell_is_right(found[0], each) for each in (one, other))
     return bool(found), neither
