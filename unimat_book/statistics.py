@@ -1,6 +1,7 @@
 """Errors frames of some seeds in, means, spreads and intervals out."""
 
 import functools
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -130,3 +131,16 @@ def summarize(
         rows.append((metric, values.mean(), std, len(values), *ends, count))
     columns = ["metric", "mean", "std", "seeds", "ci_low", "ci_high", "n_test"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def combined_error(parts: Sequence[tuple[float, int]]) -> tuple[float, float]:
+    """Standard error and degrees of freedom of a sum of independent terms.
+
+    Args:
+        parts: Variance of each term, and the degrees of freedom that it was estimated with.
+
+    Source: Welch, Biometrika 34 (1947) 28; Satterthwaite, Biometrics Bull. 2 (1946) 110.
+    """
+    total = sum(variance for variance, _ in parts)
+    spread = sum(variance**2 / freedom for variance, freedom in parts if variance and freedom)
+    return math.sqrt(total), total**2 / spread if spread else 1.0

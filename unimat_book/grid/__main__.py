@@ -9,14 +9,11 @@ It can be stopped and begun again at any time: what is finished is kept, below `
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
 import sys
 import time
 from pathlib import Path
 
-_EVERY = 30.0  # seconds between two reports, each with the results so far in --out
-_RESTARTS = 20  # of processes that died, all together
+from unimat_book.grid.launch import run_side_by_side
 
 
 def main(words: list[str] | None = None) -> int:
@@ -75,49 +72,20 @@ def _all(args: argparse.Namespace) -> int:
     jobs = all_jobs(folder.settings)
     folder.forget_failures()
     folder.take_over(args.out, table.content_hash())
-    slots = [(gpu, n) for n in range(args.processes_per_gpu) for gpu in range(args.gpus)]
-    processes = {slot: _start(args, slot, until, folder.path) for slot in slots or [(None, 0)]}
-    restarts, reported = 0, time.time()
-    try:
-        while processes:
-            time.sleep(0.5)
-            for slot, process in list(processes.items()):
-                if process.poll() is None:
-                    continue
-                del processes[slot]
-                if process.returncode and restarts < _RESTARTS and time.time() < until:
-                    restarts += 1
-                    print(
-                        f"process {slot} ended with {process.returncode}: begun again", flush=True
-                    )
-                    processes[slot] = _start(args, slot, until, folder.path)
-            if time.time() - reported > _EVERY:
-                reported = time.time()
-                folder.hand_over(args.out, structure=args.keep_structure)
-                _report(folder, jobs)
-    finally:
-        for process in processes.values():
-            process.terminate()
-        folder.hand_over(args.out, structure=args.keep_structure)
-    return _report(folder, jobs)
-
-
-def _start(args: argparse.Namespace, slot, until: float, path: Path) -> subprocess.Popen:
-    gpu, number = slot
     words = [sys.executable, "-m", "unimat_book.grid", "--worker", repr(until)]
     words += ["--profile", args.profile, "--gpus", str(args.gpus)]
     words += ["--work", str(args.work), "--out", str(args.out)]
-    environment = dict(os.environ)
-    if gpu is not None:
-        seen = os.environ.get("CUDA_VISIBLE_DEVICES")
-        names = seen.split(",") if seen else [str(n) for n in range(args.gpus)]
-        environment["CUDA_VISIBLE_DEVICES"] = names[gpu]
-        cores = len(os.sched_getaffinity(0)) // (args.gpus * args.processes_per_gpu)
-        environment["OMP_NUM_THREADS"] = str(max(1, min(8, cores)))
-    log = path / "logs" / f"gpu{gpu}-{number}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "a", encoding="utf-8") as handle:
-        return subprocess.Popen(words, env=environment, stdout=handle, stderr=subprocess.STDOUT)
+
+    def report() -> int:
+        folder.hand_over(args.out, structure=args.keep_structure)
+        return _report(folder, jobs)
+
+    try:
+        shape = {"gpus": args.gpus, "per_gpu": args.processes_per_gpu}
+        run_side_by_side(words, **shape, logs=folder.path / "logs", until=until, report=report)
+    finally:
+        failed = report()
+    return failed
 
 
 def _report(folder, jobs) -> int:

@@ -1,0 +1,1 @@
+"""Trainings that answer the open questions of the paper, on any number of GPUs."""
