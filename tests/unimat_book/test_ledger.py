@@ -8,6 +8,9 @@ import pandas as pd
 import pytest
 import torch
 
+from unimat_book.grid.analysis import METRICS
+from unimat_book.grid.cells import KINDS
+from unimat_book.grid.results import read_results
 from unimat_book.ledger.everything import all_rows, load_all
 from unimat_book.ledger.measured import MEASURED_SETTINGS, load_outcomes, measured_rows
 from unimat_book.ledger.predictions import load_predictions, save_predictions
@@ -397,6 +400,7 @@ def test_every_published_number_follows_from_its_files():
     if measured.is_dir() or any(row["setting"] in MEASURED_SETTINGS for row in published_rows()):
         outcomes = load_outcomes(measured, made_by="unimat-book run 08 --profile full")
         expected += measured_rows(outcomes, num_resamples=resamples)
+    expected += json.loads((RESULTS / "fusion_rows.json").read_text("utf-8"))
     assert {key_of(row) for row in expected} == set(rows)
     for row in expected:
         found = rows[key_of(row)]
@@ -409,11 +413,33 @@ def test_every_published_number_follows_from_its_files():
 
 
 @needs_results
+def test_rows_of_the_grid_are_means_of_its_trainings():
+    scores = {}
+    for kind in KINDS:
+        for r in read_results(RESULTS / "grid" / f"{kind}.parquet"):
+            if r.job.purpose == "final":
+                setting = f"fusion_{r.job.fusion}_{r.job.order}"
+                for metric, (name, _) in METRICS.items():
+                    scores.setdefault((setting, kind, metric), []).append(r.scores.get(name))
+    found = [row for row in published_rows() if row["setting"].startswith("fusion_")]
+    assert len({row["setting"] for row in found}) == 20
+    for row in found:
+        values = scores[key_of(row)]
+        assert len(values) == row["seeds"] == 5
+        assert row["mean"] == pytest.approx(np.mean(values))
+        assert row["std"] == pytest.approx(np.std(values, ddof=1))
+        for low, high in (row["ci95"], row["ci95_types"]):
+            assert low < row["mean"] < high
+
+
+@needs_results
 def test_means_and_spreads_are_those_of_the_plain_metrics():
     """The same once more for the means, past the ledger's own code."""
     for row in published_rows():
         if row["variant"] == "paper" or row["setting"] in MEASURED_SETTINGS:
             continue  # of the latter, test_measured.py counts the metrics anew
+        if row["setting"].startswith("fusion_"):
+            continue  # the next test
         recall = row["metric"].startswith("recall_at_")
         load = load_ranks if recall else load_predictions
         folder = RESULTS / ("ranks" if recall else "predictions")
