@@ -316,25 +316,23 @@ def fit_logistic(facts: np.ndarray, labels: np.ndarray, counts: np.ndarray) -> l
 def doubt(options: argparse.Namespace) -> None:
     """How many patterns that no single crystal made are answered with confidence.
 
-    Those with even numbers may have been fitted to; they are counted apart. Written to
-    ``doubt.json`` beside this file.
+    Give it patterns of another seed than those of ``fit --hard``: half of the latter are fitted to.
+    Written to ``doubt.json`` beside this file.
     """
     listed, together = rank.load_weights("pattern"), combine.load_weights("pattern")
-    sure: dict[tuple[str, int], list[bool]] = {}
-    for kind, number, second, case in hard_cases(options.hard):
+    sure: dict[str, list[bool]] = {}
+    for kind, _, second, case in hard_cases(options.hard):
         found = combine.judged(hypotheses_of(case, listed), together)
         sure_of_it = bool(found) and found[0].probability >= CONFIDENT
         confident = sure_of_it and not second and found[0].stray <= combine.LEFT_OVER
-        sure.setdefault((kind, number % 2), []).append(confident)
-    counted: dict[str, dict[str, list[int]]] = {"never fitted to": {}, "may be fitted to": {}}
-    for (kind, odd), answers in sorted(sure.items()):
-        what = "never fitted to" if odd else "may be fitted to"
-        counted[what][kind] = [sum(answers), len(answers)]
-        print(f"{kind}, {what}: {sum(answers)} of {len(answers)} confident in a single phase")
+        sure.setdefault(kind, []).append(confident)
+    counted = {kind: [sum(answers), len(answers)] for kind, answers in sorted(sure.items())}
+    for kind, (some, number) in counted.items():
+        print(f"{kind}: {some} of {number} confident in a single phase")
     root = Path(__file__).resolve().parents[1]
     weights = {str(x.relative_to(root)): file_hash(x) for x in (rank.WEIGHTS, combine.WEIGHTS)}
     stamp = {"evidence": [file_hash(path) for path in options.hard], "weights": weights}
-    text = json.dumps(counted | stamp, indent=1)
+    text = json.dumps({"confident": counted} | stamp, indent=1)
     Path(__file__).with_name("doubt.json").write_text(text + "\n", encoding="utf-8")
 
 

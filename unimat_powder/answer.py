@@ -247,7 +247,7 @@ def make_answer(
         said += matches[0].warnings
     if second:
         said.append(
-            "lines are left that the first phase does not explain: the sample holds a second "
+            "lines are left that the first phase does not explain: the sample may hold a second "
             f"phase, perhaps {second[0].formula}"
         )
     return Answer(

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from unimat_powder.formulas import Formula
     from unimat_powder.library.file import Library
     from unimat_powder.pattern import Pattern
-    from unimat_powder.peak_finding import LineList
 
 _WAVELENGTHS = (0.01, 100.0)  # angstrom, as of a Pattern, whose import takes seconds
 _SMALLEST, _LARGEST = 0.5, 25.0  # angstrom: distances of lattice planes that a search compares
@@ -281,6 +280,7 @@ def _answer(source: "str | Path | Pattern", number: int, ready: _Ready) -> "Answ
     from unimat_powder.peak_finding import find_lines
     from unimat_powder.peak_warnings import pattern_warnings
     from unimat_powder.search.search import search
+    from unimat_powder.witnesses import Lines, shipped_reader, with_witnesses
 
     named = isinstance(source, str | os.PathLike)
     file = os.fspath(source) if named else f"pattern {number}"
@@ -289,7 +289,8 @@ def _answer(source: "str | Path | Pattern", number: int, ready: _Ready) -> "Answ
         pattern = _within_reach(_pattern(source, question.wavelength))
         result = search(pattern, ready.library, elements=question.elements, formula=ready.formula)
         lines = find_lines(pattern)
-        result = _weighed(result, pattern, lines, ready)
+        told = {"elements": question.elements, "formula": ready.formula}
+        result = with_witnesses(result, pattern, Lines(pattern, lines), shipped_reader(), **told)
         return make_answer(
             result,
             pattern,
@@ -342,27 +343,6 @@ def _within_reach(pattern: "Pattern") -> "Pattern":
         uncertainty=None if uncertainty is None else uncertainty[inside],
         notes=(*pattern.notes, f"points beyond d = {_SMALLEST:g} angstrom were left out"),
     )
-
-
-def _weighed(
-    searched: "SearchResult", pattern: "Pattern", lines: "LineList", ready: _Ready
-) -> "SearchResult":
-    """What library, lines and network say together, as far as the lines go.
-
-    Without a line nothing is known, however well a crystal follows the noise. And of a few lines it
-    cannot be said which share a cell leaves.
-    """
-    from unimat_powder.index.index import FEWEST_LINES
-    from unimat_powder.witnesses import Lines, shipped_reader, with_witnesses
-
-    number = int((~lines.spurious).sum())
-    if not number:
-        nothing = {"matches": (), "lattices": (), "second_phase": None, "none_probability": 1.0}
-        curves = replace(searched.curves, computed=None)
-        return replace(searched, **nothing, curves=curves, warnings=())
-    told = {"elements": ready.question.elements, "formula": ready.formula}
-    result = with_witnesses(searched, pattern, Lines(pattern, lines), shipped_reader(), **told)
-    return result if number >= FEWEST_LINES else replace(result, warnings=searched.warnings)
 
 
 def _hints(result: "SearchResult", question: _Question) -> list[str]:

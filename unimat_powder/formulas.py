@@ -99,7 +99,7 @@ def parse_formula(text: str) -> Formula:
     """
     plain = _plain(text)
     if not plain:
-        raise _error(text, "it is empty")
+        raise ValueError("expected a chemical formula such as TiO2, but an empty one came")
     if pair := _misread_pair(plain):
         raise _error(text, f"{pair} may be one element or two: {_advice(plain)}")
     plain = _with_dots(plain, text)

@@ -116,7 +116,10 @@ def write_page(answer: Answer, path: Path) -> None:
         f"<p>Wavelength: {_text(answer.wavelength_text)}.<br>",
         f"Elements: {_text(answer.asked_text)}.</p>",
         '<p class="muted">Confident means that the cell and its crystal system have a probability '
-        f"of at least {_percent(CONFIDENT)}, tentative of at least {_percent(TENTATIVE)}.</p>",
+        f"of at least {_percent(CONFIDENT)}, tentative of at least {_percent(TENTATIVE)}. Cells, "
+        "crystal systems and space groups weigh what the library, the lines and the network say "
+        "together; the probability of a candidate is the library's alone, that this very crystal "
+        "is the sample's.</p>",
     ]
     _write(path, name, "\n".join(parts))
 

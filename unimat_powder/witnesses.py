@@ -26,6 +26,7 @@ class Lines:
 
     def __init__(self, pattern: Pattern, found: LineList | None = None) -> None:
         found = find_lines(pattern) if found is None else found
+        self.number = int((~found.spurious).sum())
         self.observed = Observed.of(found, start=float(pattern.two_theta[0]))
 
     @functools.cached_property
@@ -51,6 +52,9 @@ def with_witnesses(
 ) -> SearchResult:
     """Weigh the library's lattices with what lines and network say, and add those of the lines.
 
+    Without a line nothing is known, however well a crystal follows the noise. And of a few lines it
+    cannot be said which share a cell leaves.
+
     Args:
         result: Of :func:`.search`.
         pattern: The measurement.
@@ -59,6 +63,11 @@ def with_witnesses(
         elements: Symbols that the crystal consists of, as they were told to the search.
         formula: Its formula, where one was given.
     """
+    if not lines.number:
+        nothing = {"matches": (), "lattices": (), "second_phase": None, "none_probability": 1.0}
+        return replace(
+            result, **nothing, curves=replace(result.curves, computed=None), warnings=()
+        )
     cells = np.array([[*one.lengths, *one.angles] for one in result.lattices]).reshape(-1, 6)
     listed = of_cells(cells, lines.observed)
     read = _read(reader, pattern, elements, formula)
@@ -67,7 +76,7 @@ def with_witnesses(
     said = result.lattices, result.matches, [*trials, *listed], read
     lattices = combined(*said, load_weights(setting))
     warnings = result.warnings
-    if lattices and lattices[0].stray > LEFT_OVER:
+    if lines.number >= FEWEST_LINES and lattices and lattices[0].stray > LEFT_OVER:
         warnings = (*warnings, _left_over(lattices[0].stray))
     return replace(result, lattices=lattices, warnings=warnings)
 

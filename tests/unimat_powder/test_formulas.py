@@ -148,7 +148,7 @@ def test_unknown_amounts_leave_the_elements(text, elements):
         ("H" * 500, "at most 200 characters"),
         ("TiO2.", "no element is written"),
         ("·TiO2", "nothing stands before or behind a dot"),
-        ("", "it is empty"),
+        ("", "an empty one came"),
         ("nan", "write NaN if"),
     ],
 )

@@ -219,14 +219,14 @@ def reader_training() -> tuple[pd.DataFrame, pd.DataFrame]:
             for row in found["log"]
         ]
     )
-    words = {"curve": "curve", "peaks": "list of peaks", "both": "both"}
+    words = {"curve": "curve", "peaks": "list of peaks"}
     columns = {
         "simulated, system": "simulated pattern system",
         "measured, system": "measured pattern system",
     }
     columns |= {"measured with elements, system": "measured elements system"}
     rows = [
-        {"input": words[name], **{key: 100 * last[column] for key, column in columns.items()}}
+        {"input": words.get(name, name), **{key: 100 * last[column] for key, column in columns.items()}}
         | {"measured, error of lengths": 100 * last["measured pattern length"]}
         for name, last in found["inputs"].items()
     ]
@@ -317,8 +317,8 @@ def witnesses_table(outcomes: Outcomes) -> pd.DataFrame:
 def doubt_table() -> pd.DataFrame:
     """How many patterns that no single crystal made are answered with confidence.
 
-    One row per kind: patterns, confident answers in a single phase, and their share with Wilson's
-    95 % interval. Only patterns are counted that nothing was fitted to.
+    One row per kind, and one of all: patterns, confident answers in a single phase, and their share
+    with Wilson's 95 % interval. Nothing was fitted to these patterns.
 
     Raises:
         ValueError: They were counted with other weights than those that answer now.
@@ -328,9 +328,10 @@ def doubt_table() -> pd.DataFrame:
     for name, expected in found["weights"].items():
         if file_hash(require_file(name, made_by="benchmarks/calibrate_search.py")) != expected:
             raise ValueError(f"{path} was counted with another {name}: count again")
+    counts = {words: found["confident"][kind] for kind, words in HARD.items()}
+    counts["all"] = np.sum(list(counts.values()), axis=0).tolist()
     rows = []
-    for kind, words in HARD.items():
-        confident, number = found["never fitted to"][kind]
+    for words, (confident, number) in counts.items():
         share = 100 * confident / number
         low, high = wilson_interval(share, number)
         text = f"{share:.1f} [{low:.0f}, {high:.0f}]"
