@@ -226,7 +226,8 @@ def reader_training() -> tuple[pd.DataFrame, pd.DataFrame]:
     }
     columns |= {"measured with elements, system": "measured elements system"}
     rows = [
-        {"input": words.get(name, name), **{key: 100 * last[column] for key, column in columns.items()}}
+        {"input": words.get(name, name)}
+        | {key: 100 * last[column] for key, column in columns.items()}
         | {"measured, error of lengths": 100 * last["measured pattern length"]}
         for name, last in found["inputs"].items()
     ]

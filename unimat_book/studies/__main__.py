@@ -16,7 +16,7 @@ from pathlib import Path
 
 from unimat_book.grid.launch import run_side_by_side
 
-STUDIES = ("cures", "transfer", "alignment", "retrieval")
+STUDIES = ("cures", "transfer", "alignment", "retrieval", "provenance")
 
 
 def main(words: list[str] | None = None) -> int:
