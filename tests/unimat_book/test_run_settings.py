@@ -269,3 +269,15 @@ def test_any_setting_is_read_or_refused(text: str, name: str, fuzzed: Path) -> N
         scope: dict[str, object] = {}
         exec(source, scope)
         assert scope[name] == values[name]
+
+
+def test_papermill_reads_the_parameters_of_a_chapter(
+    root: Path, tool: Tool, tmp_path: Path
+) -> None:
+    for profile in ("quick", "full"):
+        done = tool("parameters", "1", "--profile", profile)
+        path = tmp_path / f"{profile}.yml"
+        path.write_text(done.stdout, encoding="utf-8")
+        assert read_yaml(path) == Book(root).parameters(profile)["01_first"]
+    refused = tool("parameters", "7")
+    assert refused.returncode == 1 and "no chapter '7'" in refused.stderr

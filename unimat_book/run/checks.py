@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import yaml
 
 from unimat_book.record import STAGED
 from unimat_book.run import stamps
@@ -190,3 +191,10 @@ def status(book: Book, args: argparse.Namespace) -> None:
     """Print the table of stamps of each profile."""
     for profile in PROFILES:
         print(f"{profile}\n{status_table(book, profile)}\n")
+
+
+def parameters(book: Book, args: argparse.Namespace) -> None:
+    """The parameters of a chapter, as a file that papermill reads (`papermill -f`)."""
+    (chapter,) = book.select([args.chapter])
+    values = book.parameters(args.profile)[chapter.name]
+    print(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), end="")

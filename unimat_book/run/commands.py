@@ -13,7 +13,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from unimat_book.run.checks import check, refresh, status
+from unimat_book.run.checks import check, parameters, refresh, status
 from unimat_book.run.execute import run
 from unimat_book.run.headline import readme
 from unimat_book.run.pages import build
@@ -56,6 +56,8 @@ def parser() -> argparse.ArgumentParser:
     command("build", build, "quick")
     command("status", status, None)
     command("readme", readme, None)
+    sub = command("parameters", parameters, "quick")
+    sub.add_argument("chapter", metavar="NN", help="number or name")
     return top
 
 
