@@ -20,6 +20,9 @@ from unimat_book.run.plain_yaml import BookError
 from unimat_book.run.sources import PROFILES, Book, Chapter
 from unimat_lib.files import replacing
 
+BY_COMMANDS = ("data/results/grid", "data/results/studies")
+"""Folders of results that no chapter writes but ``python -m unimat_book.grid`` and ``.studies``."""
+
 
 def find_problems(book: Book, profile: str) -> list[str]:
     """Everything that keeps finished notebooks from being published, a line each."""
@@ -88,6 +91,7 @@ def _reading_problems(book: Book, made: Mapping[str, Mapping[str, Any]]) -> Iter
                     f"list {writer} for {name} in READS of unimat_book/run/order.py"
                 )
             published = any(Path(file).is_relative_to(run_dir / kind) for kind in STAGED)
+            published &= not any(Path(file).is_relative_to(place) for place in BY_COMMANDS)
             if published and not writer and len(made) == len(book.chapters):
                 yield f"{name} read {file}, which no chapter writes: remove it and run {name} again"
 
