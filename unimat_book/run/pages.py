@@ -25,6 +25,8 @@ NOTICE = (
     "It shows that everything runs; no claim rests on its numbers."
 )
 
+READING_PAGE = "chapters/your_pattern.md"  #: loads modules and weights, which no notebook makes
+
 
 def build(book: Book, args: argparse.Namespace) -> None:
     """Check a profile's notebooks, then build its pages from a copy, so that the tree is clean."""
@@ -33,7 +35,20 @@ def build(book: Book, args: argparse.Namespace) -> None:
         if problems:
             again = f"unimat-book run all --profile {args.profile}"
             raise BookError("\n".join([*problems, f"not built; to run everything anew: {again}"]))
-        _build(book, stage(book, args.profile), book.build_dir(args.profile) / "build.log")
+        folder = stage(book, args.profile)
+        if READING_PAGE in book.toc:
+            reading = write_reading_page(book, args.profile)
+        _build(book, folder, book.build_dir(args.profile) / "build.log")
+        if READING_PAGE in book.toc:
+            shutil.copytree(reading, folder / "_build/html/browser")
+
+
+def write_reading_page(book: Book, profile: str) -> Path:
+    """What the page that reads a pattern loads; kept below ``_build``, made anew if it changes."""
+    from unimat_book.browser.export import export  # imports torch; most builds need it not
+
+    dataset = "prototypes" if profile == "quick" else None
+    return export(book.build_dir(profile) / "browser", dataset=dataset)
 
 
 def _build(book: Book, folder: Path, log: Path) -> None:
