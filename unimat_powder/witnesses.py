@@ -65,9 +65,7 @@ def with_witnesses(
     """
     if not lines.number:
         nothing = {"matches": (), "lattices": (), "second_phase": None, "none_probability": 1.0}
-        return replace(
-            result, **nothing, curves=replace(result.curves, computed=None), warnings=()
-        )
+        return replace(result, **nothing, curves=replace(result.curves, computed=None), warnings=())
     cells = np.array([[*one.lengths, *one.angles] for one in result.lattices]).reshape(-1, 6)
     listed = of_cells(cells, lines.observed)
     read = _read(reader, pattern, elements, formula)

@@ -1,0 +1,174 @@
+/** The page: a dropped file, elements and a wavelength in; the answer in words, tables and a drawing out. */
+
+import { parseElements } from "./answer.mjs";
+import { plotPattern } from "./plot.mjs";
+import { readPattern } from "./reading.mjs";
+import { NoAnswer } from "./signal.mjs";
+
+const SHOWN = 5; // matches
+const LIKELY = 0.8; // probability from which the network's system is called probable
+const FAINT = 0.01; // probability; what is less likely is not listed
+const NAMES = ["file", "drop", "form", "elements", "wavelength", "status", "result", "examples", "source"];
+const [file, drop, form, elements, wavelength, status, result, examples, source] = NAMES.map((name) => document.getElementById(`yp-${name}`));
+
+let [pattern, asked, facts] = [null, 0, null];
+let draw = () => {}; // again, when the page has got another width
+
+/** An element of HTML with attributes and children. */
+function html(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.append(...children);
+  return element;
+}
+
+const percent = (p) => (p > 0.99 ? "over 99 %" : p < 0.01 ? "under 1 %" : `${Math.round(100 * p)} %`);
+const cellText = (cell) => `${cell.slice(0, 3).map((x) => x.toFixed(3)).join(", ")} Å; ${cell.slice(3).map((x) => x.toFixed(1)).join(", ")}°`;
+
+/** A formula with its numbers below the line. */
+const formulaOf = (formula) => html("span", {}, ...formula.split(/(\d+\.?\d*)/).map((part, i) => (i % 2 ? html("sub", {}, part) : part)));
+
+function say(text, kind = "") {
+  status.textContent = text;
+  status.dataset.kind = kind;
+}
+
+function table(caption, heads, rows) {
+  const head = html("tr", {}, ...heads.map((one) => html("th", { scope: "col" }, one)));
+  const body = rows.map((row) => html("tr", {}, ...row.map((one) => html("td", {}, one))));
+  const whole = html("table", { class: "table" }, html("caption", {}, caption), html("thead", {}, head), html("tbody", {}, ...body));
+  return html("div", { class: "yp-scroll", tabindex: "0", role: "region", "aria-label": caption }, whole);
+}
+
+const groupName = (group) => `${facts.symbols[group - 1]} (${group})`;
+
+/** The answer in one sentence, and one on what it rests on. */
+function verdictOf({ verdict, reason, crystal, cell, system, matches: [first] }) {
+  if (verdict === "match") return [["Probably ", formulaOf(first.formula), `, ${first.systemName}, ${groupName(first.group)}: ${percent(crystal)}`], ""];
+  const not = "No known crystal of this index fits well enough to be named.";
+  if (verdict === "cell") return [[`Probably ${first.systemName}, with the cell of `, formulaOf(first.formula), `: ${percent(cell)}`], `Which crystal it is stays open: ${percent(crystal)} for this one.`];
+  if (verdict === "system") return [[`${system.probability >= LIKELY ? "Probably" : "Perhaps"} ${system.name}: ${percent(system.probability)}, says the network alone`], not];
+  return [["No confident answer"], reason ? `${reason[0].toUpperCase()}${reason.slice(1)}.` : `${not} The network is not sure of a crystal system either.`];
+}
+
+function matchRows(matches) {
+  return matches.slice(0, SHOWN).map((one) => {
+    const id = /^mp-\d+$/.test(one.id) ? html("a", { href: `https://materialsproject.org/materials/${one.id}` }, one.id) : one.id;
+    return [formulaOf(one.formula), groupName(one.group), cellText(one.cell), one.cosine.toFixed(3), percent(one.met), id];
+  });
+}
+
+function systemRows(systems) {
+  const likely = systems.filter(([, p]) => p >= FAINT).sort((a, b) => b[1] - a[1]);
+  return likely.map(([name, p]) => [name, html("span", { class: "yp-bar", style: `--share: ${p}` }, percent(p))]);
+}
+
+function cellRows(cells) {
+  const likely = cells.filter(({ probability: p }) => p >= FAINT);
+  return likely.map(({ bravais, probability, lengths, angles, error }) => {
+    const mean = error.reduce((a, b) => a + b) / error.length;
+    return [bravais, percent(probability), cellText([...lengths, ...angles]), `${Math.round(100 * mean)} %`];
+  });
+}
+
+function show(answer, seconds) {
+  result.hidden = false; // before its width is asked for
+  const [sentence, more] = verdictOf(answer);
+  const [first] = answer.matches;
+  const named = answer.verdict === "match" || answer.verdict === "cell";
+  const best = first ? { ticks: answer.ticks, name: `${first.formula}, ${first.id}` } : {};
+  const figure = html("figure", { class: "yp-figure" });
+  const shown = pattern;
+  draw = () => {
+    figure.querySelector("svg")?.remove();
+    figure.prepend(plotPattern(shown, best, Math.max(result.clientWidth, 280)));
+  };
+  draw();
+  if (first) figure.append(html("figcaption", {}, `Measured curve; below it the strongest lines of ${named ? "the first match" : "what fits least badly"}, `, formulaOf(first.formula), "."));
+  result.replaceChildren(html("p", { class: "yp-verdict", "data-verdict": answer.verdict }, ...sentence), html("p", {}, more), figure);
+  if (first) result.append(table("Best matches, each with its cell strained to fit", ["crystal", "space group", "Niggli cell", "cosine", "explained", "id"], matchRows(answer.matches)));
+  else if (!answer.reason) result.append(html("p", {}, "The index has no crystal of exactly these elements."));
+  if (answer.systems) {
+    result.append(table("Crystal system, by the network", ["system", "probability"], systemRows(answer.systems)));
+    result.append(table("Niggli cell, by the network", ["Bravais lattice", "probability", "cell", "error of lengths"], cellRows(answer.cells)));
+  }
+  say(`Answered in ${seconds.toFixed(1)} s on this machine. ${pattern.said}`);
+  result.dataset.file = pattern.name;
+}
+
+const worker = new Worker(new URL("worker.mjs", import.meta.url), { type: "module" });
+worker.onerror = () => say("The reader could not be started: this page needs a browser of 2023 or newer.", "error");
+worker.onmessage = ({ data }) => {
+  if (data.ready && !pattern) say("Ready. Nothing that you open here leaves this machine.");
+  if (data.ready) document.documentElement.dataset.ypReady = "true";
+  if (data.error) say(data.error, "error");
+  if (data.result && data.number === asked) show(data.result, data.seconds);
+};
+
+/** Ask again, with what stands in the fields now. */
+function ask() {
+  try {
+    const symbols = parseElements(elements.value);
+    const length = wavelength.value.trim().replace(",", ".");
+    if (length && !(Number(length) >= 0.1 && Number(length) <= 5)) throw new NoAnswer(`expected a wavelength of 0.1 to 5 Å, but came “${length.slice(0, 20)}”`);
+    const used = length ? Number(length) : pattern.wavelength;
+    const from = length ? "as given" : pattern.from === "file" ? "from the file" : "Cu Kα, since the file states none";
+    pattern.said = [`Wavelength ${used.toFixed(5)} Å, ${from}.`, ...pattern.notes.map((note) => `Note: ${note}.`)].join(" ");
+    say(`${pattern.name}: reading …`);
+    worker.postMessage({ number: ++asked, symbols, pattern: { ...pattern, wavelength: used } });
+  } catch (error) {
+    refuse(error);
+  }
+}
+
+function refuse(error) {
+  if (!(error instanceof NoAnswer)) throw error;
+  asked++; // an answer that is on its way is none to this
+  result.hidden = true;
+  say(error.message, "error");
+}
+
+/** A pattern of a file's bytes, asked about at once. */
+function open(bytes, name) {
+  try {
+    pattern = null;
+    pattern = { ...readPattern(bytes, name), name };
+    ask();
+  } catch (error) {
+    refuse(error);
+  }
+}
+
+async function openExample({ file: name, elements: known }) {
+  const response = await fetch(new URL(`examples/${name}`, import.meta.url));
+  elements.value = known;
+  wavelength.value = "";
+  open(await response.arrayBuffer(), name);
+}
+
+async function openFile(chosen) {
+  if (chosen) open(await chosen.arrayBuffer(), chosen.name);
+}
+
+window.addEventListener("resize", () => draw());
+file.addEventListener("change", () => openFile(file.files[0]));
+form.addEventListener("submit", (event) => {
+  event.preventDefault();
+  if (pattern) ask();
+  else say("Choose a file first, or one of the simulated scans.", "error");
+});
+for (const kind of ["dragover", "dragleave", "drop"]) {
+  drop.addEventListener(kind, (event) => {
+    event.preventDefault();
+    drop.classList.toggle("yp-over", kind === "dragover");
+    if (kind === "drop") openFile(event.dataTransfer.files[0]);
+  });
+}
+
+facts = await (await fetch(new URL("facts.json", import.meta.url))).json();
+source.textContent = `The index holds ${facts.crystals.toLocaleString("en")} crystals (${facts.attribution}).`;
+for (const one of facts.examples) {
+  const button = html("button", { type: "button", class: "yp-button yp-example" }, one.title);
+  button.addEventListener("click", () => openExample(one));
+  examples.append(button);
+}

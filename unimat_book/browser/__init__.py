@@ -1,0 +1,1 @@
+"""The shipped network and known crystals in, the files that a page reads patterns with out."""
