@@ -33,7 +33,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def site(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page without the book around it: what its raw block holds, and the folder it loads."""
     folder = tmp_path_factory.mktemp("site")
-    text = (ROOT / "chapters/your_pattern.md").read_text("utf-8")
+    text = (ROOT / "browser/your_pattern.md").read_text("utf-8")
     block = re.search(r"```\{raw\} html\n(.*?)```", text, re.DOTALL)[1]
     (folder / "chapters").mkdir()
     page = f"{HEAD}<body>{block}</body></html>"

@@ -25,7 +25,7 @@ NOTICE = (
     "It shows that everything runs; no claim rests on its numbers."
 )
 
-READING_PAGE = "chapters/your_pattern.md"  #: loads modules and weights, which no notebook makes
+READING_PAGE = "browser/your_pattern.md"  #: loads modules and weights, which no notebook makes
 
 
 def build(book: Book, args: argparse.Namespace) -> None:
