@@ -9,16 +9,26 @@ multiplications.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from unimat_lib.crystals.table import CrystalTable
 from unimat_lib.views.bragg import bragg_reflections, g_max_of
 from unimat_lib.views.grid import Grid
 from unimat_lib.views.render import render
+
+WIDTH = 0.3
+"""Full width in degrees to which peaks are brought before they are compared.
+
+Of 0.1, 0.2, 0.3 and 0.5 on 62 validation crystals among 754, strained by 1 %: the best of all
+scales finds 95, 100, 100 and 98 %, the plain cosine 2, 5, 11 and 44 %. Wider peaks forgive a strain
+and what lies between two scales, and tell less apart.
+"""
 
 TIE = 1e-5
 """Cosines closer than this count as equal, against us; rounding makes less."""
@@ -30,6 +40,7 @@ STEP = 0.00092
 """Steps of the scales, in the logarithm. Of the strains that are asked about only 0 lies on one."""
 
 _STEPS = 33  # to either side: 3.1 %
+_FWHM_PER_SIGMA = 2 * math.sqrt(2 * math.log(2))
 _CRYSTALS = 2048  # whose reflections are in memory at once
 _BYTES_GPU, _BYTES_CPU = 2**31, 2**27  # in memory at once, about
 _COLUMNS = 2**14  # crystals of the gallery that are multiplied at once
@@ -55,10 +66,6 @@ class Patterns:
         """Those of some crystals, int64 ``[B]``."""
         return Patterns(self.roots[index], self.norms[index])
 
-    def intensities(self, index: Tensor) -> Tensor:
-        """Patterns as encoders read them, float32 ``[B, P]``, of crystals ``index``, int64."""
-        return self.roots[index].float().square()
-
 
 def computed_patterns(table: CrystalTable, grid: Grid, *, fwhm: float, device: str) -> Patterns:
     """Clean patterns of all crystals of a table, on the device."""
@@ -71,6 +78,25 @@ def computed_patterns(table: CrystalTable, grid: Grid, *, fwhm: float, device: s
     parts = roots.split(_CRYSTALS)
     norms = torch.cat([part.float().norm(dim=1) for part in parts])
     return Patterns(roots, norms.clamp_min(1e-12))
+
+
+def widened(patterns: Tensor, grid: Grid, *, fwhm: float) -> Tensor:
+    """Intensities ``[Q, P]`` whose peaks of width ``fwhm`` (degrees) become :data:`WIDTH` wide.
+
+    Wider ones stay; the dtype stays.
+    """
+    sigma = math.sqrt(max(0.0, WIDTH**2 - fwhm**2)) / _FWHM_PER_SIGMA / grid.step
+    if sigma < 0.1:  # of a step
+        return patterns
+    reach = math.ceil(4 * sigma)
+    offsets = torch.arange(-reach, reach + 1, device=patterns.device)
+    kernel = torch.exp(-(offsets / sigma).square() / 2)
+    kernel = (kernel / kernel.sum())[None, None]
+    parts = [
+        functional.conv1d(part.float()[:, None], kernel, padding=reach)[:, 0].to(patterns.dtype)
+        for part in patterns.split(_CRYSTALS)
+    ]
+    return torch.cat(parts)
 
 
 def scales() -> Tensor:
@@ -115,7 +141,7 @@ def cosine_ranks(queries: Tensor, gallery: Patterns, target: Tensor) -> Tensor:
     ranks = []
     with _precision("highest"):
         for rows, right in _chunks(queries, target, numbers=2 * len(gallery)):
-            unit = torch.nn.functional.normalize(_roots(rows), dim=1)
+            unit = functional.normalize(_roots(rows), dim=1)
             found = torch.cat([unit @ part.mT for part in _unit_rows(gallery)], 1)
             ranks.append(_rank(found, right, TIE))
     return torch.cat(ranks)

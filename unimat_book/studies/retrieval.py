@@ -24,12 +24,14 @@ from unimat_book.grid.cells import GridSettings
 from unimat_book.grid.train import limited_rows
 from unimat_book.grid.views import plain_views
 from unimat_book.studies.comparing import (
+    WIDTH,
     Patterns,
     Stretcher,
     computed_patterns,
     cosine_ranks,
     reranked,
     scan_ranks,
+    widened,
 )
 from unimat_book.studies.finding import (
     NAMES,
@@ -120,8 +122,13 @@ class Shared:
     def patterns(self) -> Patterns:
         """Computed patterns of all known crystals, on the device."""
         settings = self.place.settings
-        how = {"fwhm": settings.model["fwhm"], "device": self.place.device}
+        how = {"fwhm": max(WIDTH, settings.model["fwhm"]), "device": self.place.device}
         return computed_patterns(self.known, settings.grid, **how)
+
+    def widened(self, queries: Tensor) -> Tensor:
+        """Queries ``[Q, P]`` with peaks as wide as those of :attr:`patterns`, float16."""
+        settings = self.place.settings
+        return widened(queries, settings.grid, fwhm=settings.model["fwhm"])
 
     @functools.cached_property
     def stretcher(self) -> Stretcher:
@@ -194,16 +201,17 @@ def training_rows(variant: str, shared: Shared) -> Tensor:
 def gallery_points(model: UniMat, variant: str, shared: Shared) -> Tensor:
     """Unit vectors of all known crystals, float32 ``[G, projection_dim]``, on the device."""
     place, parts = shared.place, []
+    seen = ("xrd",) if variant == "computed" else NAMES[:1]
     for rows in torch.arange(len(shared.known)).split(_CHUNK):
-        if variant == "computed":
-            chunk = rows.to(place.device)
-            parts.append(query_points(model, shared.patterns.intensities(chunk)))
-            continue
-        # Graphs of all are large, and are wanted once for each model.
+        # Graphs and reflections of all are large, and are wanted once for each model.
         some = shared.known.select(rows)
-        how = {"device": place.device, "modalities": NAMES[:1]}
-        graph = plain_views(some, place.settings, **how).graph
-        encoded = model.projections["structure"](model.encode("structure", graph))
+        plain = plain_views(some, place.settings, device=place.device, modalities=seen)
+        every = torch.arange(len(some), device=place.device)
+        view = views_for(variant, plain).batch(every, modalities=NAMES[:1]).views["structure"]
+        if variant == "computed":
+            parts.append(query_points(model, view))
+            continue
+        encoded = model.projections["structure"](model.encode("structure", view))
         parts.append(functional.normalize(encoded.float(), dim=1))
     return torch.cat(parts)
 
@@ -243,9 +251,10 @@ def _compared(trial: Trial, shared: Shared, domain: str) -> Outcome:
     for kind in QUERIES:
         queries = shared.queries[kind]
         with clock("cosine_"):
-            ranks["cosine_", kind] = cosine_ranks(queries, gallery, target)
+            wide = shared.widened(queries)
+            ranks["cosine_", kind] = cosine_ranks(wide, gallery, target)
         with clock("scan_"):
-            ranks["scan_", kind] = scan_ranks(queries, gallery, target, stretcher=shared.stretcher)
+            ranks["scan_", kind] = scan_ranks(wide, gallery, target, stretcher=shared.stretcher)
     return _outcome(trial, shared, domain, ranks, clock, [])
 
 
@@ -270,7 +279,7 @@ def _searched(
         ranks["", kind] = retrieval_ranks(found, gallery, target=target)
         with clock("reranked_"):
             ranks["reranked_", kind] = reranked(
-                queries,
+                shared.widened(queries),
                 shared.patterns,
                 rows[first],
                 rows[target],
