@@ -1,7 +1,11 @@
-"""A small untrained model and a pattern that it can read, for tests that need no more."""
+"""Small things for tests that need no more: a model, a pattern that it can read, trainings."""
+
+from pathlib import Path
 
 import torch
+import yaml
 
+from unimat_book.grid.cells import GridSettings
 from unimat_lib.model import UniMat, UniMatConfig
 from unimat_lib.views.grid import Grid
 from unimat_powder.pattern import Pattern
@@ -33,3 +37,12 @@ def write_scan(path):
     rows = zip(pattern.two_theta.tolist(), pattern.intensity.tolist(), strict=True)
     path.write_text("\n".join(f"{x:.3f} {y:.4f}" for x, y in rows))
     return path
+
+
+def grid_settings(**changes):
+    """Settings of the grid's trainings, so small that one takes a second."""
+    p = yaml.safe_load((Path(__file__).parents[1] / "params.yml").read_text("utf-8"))["quick"]
+    p = p["all"] | p["05_fusion"] | {"num_points": 256, "fwhm": 1.0, "fwhm_range": [0.8, 1.2]}
+    p |= {"dim": 16, "width": 4, "hidden": 8, "position_channels": 4, "mlp_hidden": 16}
+    p |= {"batch_size": 16, "limit_grid": 32, "epochs_grid": 2, "projection_dim": 8}
+    return GridSettings.from_parameters(p | {"translations": 4} | changes)

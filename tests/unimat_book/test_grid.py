@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import yaml
+from small import grid_settings
 
 from unimat_book.grid import work as work_module
 from unimat_book.grid.analysis import (
@@ -46,16 +45,10 @@ from unimat_book.grid.views import simulate_laboratory, strain_levels
 from unimat_book.grid.work import Folder, work_through
 from unimat_lib.training.loop import losses
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 @pytest.fixture(scope="module")
 def settings() -> GridSettings:
-    p = yaml.safe_load((ROOT / "params.yml").read_text("utf-8"))["quick"]
-    p = p["all"] | p["05_fusion"] | {"num_points": 256, "fwhm": 1.0, "fwhm_range": [0.8, 1.2]}
-    p |= {"dim": 16, "width": 4, "hidden": 8, "position_channels": 4, "mlp_hidden": 16}
-    p |= {"batch_size": 16, "limit_grid": 32, "epochs_grid": 2, "seeds_grid": [0], "draws_grid": 2}
-    return GridSettings.from_parameters(p | {"projection_dim": 8, "translations": 4})
+    return grid_settings(seeds_grid=[0], draws_grid=2)
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,9 @@ from pathlib import Path
 import gemmi
 import numpy as np
 import torch
-from scipy.optimize import minimize, minimize_scalar
+from scipy.optimize import minimize_scalar
 from scipy.special import expit, log_softmax, logsumexp
+from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import KFold
 
 from unimat_book.browser.export import export
@@ -109,17 +110,12 @@ def is_right(said: dict) -> tuple[bool, bool]:
 
 
 def fit_logistic(features: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Weights ``[F]`` of the log odds that something is right, weakly held near zero."""
+    """Weights ``[F]`` of the log odds that something is right; the first feature is one.
 
-    def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
-        odds = features @ weights
-        value = np.logaddexp(0, odds).sum() - odds[right].sum()
-        value += _STIFF / 2 * (weights[1:] ** 2).sum()
-        slope = features.T @ (expit(odds) - right)
-        slope[1:] += _STIFF * weights[1:]
-        return value, slope
-
-    return minimize(loss, np.zeros(features.shape[1]), jac=True, method="L-BFGS-B").x
+    Weights are weakly held near zero, but for the first.
+    """
+    model = LogisticRegression(C=1 / _STIFF, tol=1e-8, max_iter=1000).fit(features[:, 1:], right)
+    return np.append(model.intercept_, model.coef_)
 
 
 def held_out(features: np.ndarray, right: np.ndarray) -> np.ndarray:

@@ -22,13 +22,14 @@ from unimat_book.grid.cells import GridSettings
 from unimat_book.grid.structure import model_shape
 from unimat_book.grid.train import SYSTEM_WEIGHT, limited_rows
 from unimat_book.grid.views import plain_views
-from unimat_book.studies.models import answers, histories, macro_values, names_hash
+from unimat_book.studies.models import answers, outcome_of
 from unimat_book.studies.trials import Outcome, Place, Trial
 from unimat_lib.alignment import retrieval_ranks
+from unimat_lib.evaluation.metrics import PER_CRYSTAL
 from unimat_lib.evaluation.predict import embed
 from unimat_lib.identity import short_hash
 from unimat_lib.model import UniMat, UniMatConfig
-from unimat_lib.training.config import FitConfig, FitResult
+from unimat_lib.training.config import FitConfig
 from unimat_lib.training.fit import fit
 from unimat_lib.views.batch import Batch, CrystalViews
 from unimat_lib.views.effects import Measurement
@@ -61,12 +62,7 @@ NUM_PROBE = 8000
 """Training crystals that a linear probe is fitted to, as in chapter 04."""
 
 _NAMES = ("structure", "xrd")
-_ERRORS = {
-    "scaled_length_mae": ("error_scaled_a", "error_scaled_b", "error_scaled_c"),
-    "length_mae": ("error_a", "error_b", "error_c"),
-    "angle_mae": ("error_alpha", "error_beta", "error_gamma"),
-}
-_RIGHT = "crystal_system_accuracy"
+_METRICS = ("scaled_length_mae", "length_mae", "angle_mae", "crystal_system_accuracy")
 
 
 def trials(settings: GridSettings) -> list[Trial]:
@@ -101,11 +97,6 @@ class Shared:
         return train[order[:NUM_PROBE]]
 
 
-def shared(place: Place) -> Shared:
-    """See :class:`Shared`."""
-    return Shared(place)
-
-
 def train(trial: Trial, shared: Shared, *, run_dir: Path) -> list[Outcome]:
     """Train the encoder in one way and ask about the test crystals.
 
@@ -129,7 +120,9 @@ def train(trial: Trial, shared: Shared, *, run_dir: Path) -> list[Outcome]:
         points = {name: x.to(views.device) for name, x in embed(model, views, test).items()}
         ranks = retrieval_ranks(points["xrd"], points["structure"]).cpu().numpy()
         values |= {f"recall_at_{k}": np.float32(100) * (ranks <= k) for k in (1, 10)}
-    return [_outcome(trial, shared, values, fits)]
+    found = outcome_of(trial, values, shared.table, test, domain="test", fits=fits)
+    chosen = {"best_epoch": float(fits[-1].best_epoch)} if fits else {}
+    return [dataclasses.replace(found, scores={**found.scores, **chosen})]
 
 
 def make_model(settings: GridSettings, *, seed: int, lattice: bool) -> UniMat:
@@ -219,32 +212,10 @@ def read_off(model: UniMat, shared: Shared, *, frozen: bool) -> dict[str, np.nda
     how = {"train": shared.probed, "test": test, "modality": "structure"}
     probed = errors_of(linear_probe(model, shared.views, shared.table, **how))
     values = probed if frozen else answers(model, shared.views, test, given=_NAMES[:1])
-    shown = ("scaled_length_mae", "length_mae", _RIGHT)
+    shown = [name for name in _METRICS if name != "angle_mae"]
     return dict(values) | {f"probe_{name}": probed[name] for name in shown}
 
 
 def errors_of(frame: pd.DataFrame) -> dict[str, np.ndarray]:
     """What an errors frame says of each crystal, by the metrics of :func:`.answers`."""
-    values = {name: frame[list(c)].abs().mean(axis=1) for name, c in _ERRORS.items()}
-    values[_RIGHT] = 100.0 * (frame["predicted_system"] == frame["crystal_system"])
-    return {name: x.to_numpy(np.float32) for name, x in values.items()}
-
-
-def _outcome(
-    trial: Trial, shared: Shared, values: dict[str, np.ndarray], fits: list[FitResult]
-) -> Outcome:
-    test = shared.rows[2]
-    scores = {name: float(np.mean(x, dtype=np.float64)) for name, x in values.items()}
-    systems = shared.table.crystal_system.cpu().numpy()[test.numpy()]
-    scores["macro_system_accuracy"] = float(macro_values(values[_RIGHT], systems).mean())
-    if fits:
-        scores["best_epoch"] = float(fits[-1].best_epoch)
-    return Outcome(
-        trial=trial,
-        domain="test",
-        asked=names_hash(shared.table, test),
-        scores=scores,
-        values=values,
-        history=histories(fits),
-        seconds=sum(one.seconds for one in fits),
-    )
+    return {name: PER_CRYSTAL[name](frame).to_numpy(np.float32) for name in _METRICS}

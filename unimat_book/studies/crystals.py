@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +27,11 @@ from unimat_lib.processes import unordered
 from unimat_powder.network.made_up import made_up_crystals
 from unimat_powder.simulation.symmetry import strain_projectors, tensor_of
 
+FURTHER: Mapping[str, str] = {"mp_20": "mp_extra"}
+"""Data sets, and those with further crystals to train on."""
+
 MAX_ATOMS = 30
-"""Largest cell of further crystals, as in the pretraining of chapter 03."""
+"""Largest cell of further crystals, as in the pretraining of chapters 03 and 04."""
 
 _STRAIN = 0.012  # standard deviation of each of the six components before symmetry
 _WORKERS = 8

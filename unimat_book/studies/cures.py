@@ -19,7 +19,7 @@ from unimat_book.grid.cells import GridSettings
 from unimat_book.grid.model import GridModel
 from unimat_book.grid.train import limited_rows
 from unimat_book.grid.views import GridViews
-from unimat_book.studies.crystals import further_crystals, made_up_like, strained_copies
+from unimat_book.studies.crystals import FURTHER, further_crystals, made_up_like, strained_copies
 from unimat_book.studies.models import fit_config, outcome, plain_model, views_of
 from unimat_book.studies.trials import Outcome, Place, Trial
 from unimat_lib.crystals.table import (
@@ -108,7 +108,7 @@ class Shared:
         if name == "made_up":
             return made_up_like(train, number, folder=place.folder)
         most = _LOW - 1 if name == "low_symmetry" else len(CRYSTAL_SYSTEMS)
-        dataset = "" if place.settings.limit else "mp_extra"
+        dataset = FURTHER.get(place.settings.dataset, "")
         return further_crystals(self.table, number, highest_system=most, dataset=dataset)
 
     @functools.cached_property
@@ -116,11 +116,6 @@ class Shared:
         """How many further crystals are added: as many as there are of low symmetry and more."""
         low = int((self.table.crystal_system[self.rows[0]] < _LOW).sum())
         return max(16, 2 * low)
-
-
-def shared(place: Place) -> Shared:
-    """See :class:`Shared`."""
-    return Shared(place)
 
 
 def train(trial: Trial, shared: Shared, *, run_dir: Path) -> list[Outcome]:

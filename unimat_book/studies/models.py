@@ -6,7 +6,7 @@ patterns: a training takes half a minute on a GPU, so that five seeds of many va
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -109,15 +109,29 @@ def outcome(
         alone = answers(model, views, rows, given=given)
         shown = ("scaled_length_mae", "crystal_system_accuracy")
         values |= {f"{metric}_{name}": alone[metric] for metric in shown}
-    values["macro_system_accuracy"] = macro_values(
-        values["crystal_system_accuracy"], table.crystal_system.cpu().numpy()[rows.numpy()]
-    )
+    return outcome_of(trial, values, table, rows, domain=domain, fits=fits)
+
+
+def outcome_of(
+    trial: Trial,
+    values: Mapping[str, np.ndarray],
+    table: CrystalTable,
+    rows: Tensor,
+    *,
+    domain: str,
+    fits: Sequence[FitResult],
+) -> Outcome:
+    """Values ``[n]`` of some crystals by metric, with their means and the macro accuracy."""
+    scores = {metric: float(np.mean(x, dtype=np.float64)) for metric, x in values.items()}
+    systems = table.crystal_system.cpu().numpy()[rows.numpy()]
+    macro = macro_values(values["crystal_system_accuracy"], systems)
+    scores["macro_system_accuracy"] = float(np.mean(macro, dtype=np.float64))
     return Outcome(
         trial=trial,
         domain=domain,
         asked=names_hash(table, rows),
-        scores={metric: float(np.mean(x, dtype=np.float64)) for metric, x in values.items()},
-        values={k: x for k, x in values.items() if k != "macro_system_accuracy"},
+        scores=scores,
+        values=values,
         history=histories(fits),
         seconds=sum(fit.seconds for fit in fits),
     )

@@ -68,11 +68,6 @@ class Shared:
         return train[order[: int(mine.sum())].sort().values]
 
 
-def shared(place: Place) -> Shared:
-    """See :class:`Shared`."""
-    return Shared(place)
-
-
 def train(trial: Trial, shared: Shared, *, run_dir: Path) -> list[Outcome]:
     """Train on the rows of one variant and ask about all test crystals and about each part."""
     place, (whole, val, test) = shared.place, shared.rows

@@ -33,6 +33,7 @@ from unimat_book.studies.comparing import (
     scan_ranks,
     widened,
 )
+from unimat_book.studies.crystals import FURTHER, MAX_ATOMS
 from unimat_book.studies.finding import (
     NAMES,
     TwinModel,
@@ -64,12 +65,6 @@ VARIANTS: Mapping[str, str] = {
 
 DOMAINS = ("test", "known")
 """What is searched: all test crystals, or all crystals that are known."""
-
-FURTHER: Mapping[str, str] = {"mp_20": "mp_extra"}
-"""Data sets and those with further crystals."""
-
-MAX_ATOMS = 30
-"""Largest cell of further crystals that are trained on, as in chapter 04."""
 
 CANDIDATES = 50
 """How many of the embedding's first are put into order by comparing patterns."""
@@ -152,11 +147,6 @@ class Shared:
         test = self.rows[2]
         where = torch.arange(len(test)) if domain == "test" else test
         return where.to(self.place.device)
-
-
-def shared(place: Place) -> Shared:
-    """See :class:`Shared`."""
-    return Shared(place)
 
 
 def train(trial: Trial, shared: Shared, *, run_dir: Path) -> list[Outcome]:

@@ -24,7 +24,7 @@ from unimat_book.grid.cells import GridSettings
 from unimat_book.grid.model import GridModel
 from unimat_book.grid.train import limited_rows
 from unimat_book.grid.views import GridViews
-from unimat_book.studies.crystals import abundance_of, made_up_like
+from unimat_book.studies.crystals import FURTHER, abundance_of, made_up_like
 from unimat_book.studies.domains import FOREIGN, load_domain
 from unimat_book.studies.models import RATE, fit_config, outcome, plain_model, views_of
 from unimat_book.studies.transfer_data import (
@@ -49,9 +49,6 @@ from unimat_powder.network.made_up import made_up_crystals
 
 STAND_IN = "stand_in"
 """The foreign domain of data sets that have none: made-up crystals, for trying the study."""
-
-FURTHER = {"mp_20": "mp_extra"}
-"""Data sets that have foreign domains, and the further crystals to train on."""
 
 TUNED = (10, 100, 1000)
 """Crystals of a foreign domain that the base is tuned on."""
@@ -209,11 +206,6 @@ class Shared:
             views = views_of(table, self.settings, device=self.place.device)
             self._views_with[name] = views, rows
         return self._views_with[name]
-
-
-def shared(place: Place) -> Shared:
-    """What the trainings of one process share."""
-    return Shared(place)
 
 
 # ---- training -------------------------------------------------------------------------------

@@ -74,8 +74,8 @@ class Study(Protocol):
     def trials(self, settings: GridSettings) -> list[Trial]:
         """Its trainings, in the order in which they should be done."""
 
-    def shared(self, place: Place) -> object:
-        """What its trainings in one process share; parts are made when first asked for."""
+    #: made of a :class:`Place`: what its trainings in one process share, each part when asked for
+    Shared: type
 
     def train(self, trial: Trial, shared: object, *, run_dir: Path) -> list[Outcome]:
         """Train once, and ask about all domains."""

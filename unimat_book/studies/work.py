@@ -122,7 +122,7 @@ def work_through(
         RuntimeError: The GPU is in no state to go on with: start a new process.
     """
     place = Place(table, folder.settings, device, folder.path / "shared")
-    shared = folder.study.shared(place)
+    shared = folder.study.Shared(place)
     known = folder.settings, folder.crystals, folder.study.__name__
     stamp = stamp_of(*known, device_name(device))
     while time.time() < until:

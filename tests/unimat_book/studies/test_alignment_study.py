@@ -27,7 +27,7 @@ PLAIN = ("scaled_length_mae", "length_mae", "angle_mae", "crystal_system_accurac
 @pytest.fixture(scope="module")
 def shared(settings, prototype_table, tmp_path_factory):
     folder = tmp_path_factory.mktemp("alignment")
-    return alignment.shared(Place(prototype_table, settings, "cpu", folder))
+    return alignment.Shared(Place(prototype_table, settings, "cpu", folder))
 
 
 def trained(shared, tmp_path, variant, seed=0):

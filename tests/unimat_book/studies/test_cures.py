@@ -44,7 +44,7 @@ def folder(tmp_path_factory, settings, prototype_table):
 
 
 def shared_of(settings, table, path):
-    return cures.shared(Place(table, settings, "cpu", path))
+    return cures.Shared(Place(table, settings, "cpu", path))
 
 
 def test_everything_is_trained_packed_and_read_back(folder, settings, prototype_table, tmp_path):

@@ -38,7 +38,7 @@ FINE = Grid(10.0, 80.0, 2048)
 @pytest.fixture(scope="module")
 def shared(settings, prototype_table, tmp_path_factory):
     folder = tmp_path_factory.mktemp("retrieval")
-    return retrieval.shared(Place(prototype_table, settings, "cpu", folder))
+    return retrieval.Shared(Place(prototype_table, settings, "cpu", folder))
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +178,7 @@ def test_all_models_take_the_same_steps_and_no_held_out_crystal(shared, settings
 
 def test_further_crystals_are_trained_on_where_there_are_some(settings, prototype_table, tmp_path):
     place = Place(prototype_table.select(torch.arange(200)), settings, "cpu", tmp_path)
-    mine = retrieval.shared(place)
+    mine = retrieval.Shared(place)
     mine.extra = prototype_table.select(torch.arange(200, 290))
     mine.extra.info["split"] = "extra"
     assert len(mine.known) == 290 and 200 < len(mine.pool) <= 290

@@ -22,7 +22,7 @@ def shared(settings, prototype_table, tmp_path_factory):
     info["source"] = np.where(test, number % 4 > 0, number % 3 == 0)
     info["source"] = np.where(info["source"], "public", "rebuilt")
     table = dataclasses.replace(prototype_table, info=info)
-    return provenance.shared(Place(table, settings, "cpu", tmp_path_factory.mktemp("provenance")))
+    return provenance.Shared(Place(table, settings, "cpu", tmp_path_factory.mktemp("provenance")))
 
 
 def test_one_part_and_as_many_of_all(shared):

@@ -15,7 +15,7 @@ from unimat_book.studies.trials import Place, Trial
 @pytest.fixture(scope="module")
 def shared(settings, prototype_table, tmp_path_factory):
     place = Place(prototype_table, settings, "cpu", tmp_path_factory.mktemp("retrieval"))
-    return retrieval.shared(place)
+    return retrieval.Shared(place)
 
 
 @pytest.fixture(scope="module")

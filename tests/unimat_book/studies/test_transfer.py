@@ -49,7 +49,7 @@ def wide(settings):
 @pytest.fixture(scope="module")
 def shared(wide, prototype_table, tmp_path_factory):
     place = Place(prototype_table, wide, "cpu", tmp_path_factory.mktemp("transfer"))
-    return transfer.shared(place)
+    return transfer.Shared(place)
 
 
 @pytest.fixture(scope="module")
@@ -219,7 +219,7 @@ def test_further_crystals_share_nothing_with_what_is_asked(shared, wide, monkeyp
     names = [f"further-{n}" for n in range(len(offered))]
     offered = dataclasses.replace(offered, info=offered.info.assign(material_id=names))
     monkeypatch.setattr(transfer, "load_dataset", lambda name: {"mp_extra": offered}[name])
-    real = transfer.shared(dataclasses.replace(shared.place, settings=shared.place.settings))
+    real = transfer.Shared(dataclasses.replace(shared.place, settings=shared.place.settings))
     real.settings = dataclasses.replace(wide, dataset="mp_20")
     real.__dict__["foreign"] = shared.foreign
     assert real.extra.info["material_id"].tolist() == ["further-4", "further-5"]
