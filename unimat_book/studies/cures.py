@@ -28,6 +28,7 @@ from unimat_lib.crystals.table import (
     concatenate,
     crystal_system_index,
 )
+from unimat_lib.datasets.mp_extra import apart_from
 from unimat_lib.heads import CellScaler, Head
 from unimat_lib.model import UniMatOutput
 from unimat_lib.training.fit import fit
@@ -43,12 +44,14 @@ VARIANTS: Mapping[str, str] = {
     "any_symmetry": "as many further crystals of all systems",
     "made_up": "as many made-up crystals",
     "strained": "training crystals strained inside their symmetry",
+    "labels": "smoothed labels, and lattice first",
     "together": "all of these but the made-up and the metric",
 }
 """What is changed, and how it is called in tables."""
 
 _LOSSES = {"balanced": ("balanced",), "smoothed": ("smoothed",)}
-_LOSSES["together"] = ("balanced", "smoothed")
+_LOSSES |= {"labels": ("smoothed",), "together": ("balanced", "smoothed")}
+_LATTICE_FIRST = ("lattice_first", "labels", "together")
 _MORE = {
     "low_symmetry": ("low_symmetry",),
     "any_symmetry": ("any_symmetry",),
@@ -106,7 +109,7 @@ class Shared:
             return strained_copies(train, folder=place.folder)
         number = self.number_of_low
         if name == "made_up":
-            return made_up_like(train, number, folder=place.folder)
+            return apart_from(made_up_like(train, number, folder=place.folder), self.table)
         most = _LOW - 1 if name == "low_symmetry" else len(CRYSTAL_SYSTEMS)
         dataset = FURTHER.get(place.settings.dataset, "")
         return further_crystals(self.table, number, highest_system=most, dataset=dataset)
@@ -127,7 +130,7 @@ def train(trial: Trial, shared: Shared, *, run_dir: Path) -> list[Outcome]:
     model = CureModel.of(settings, name)
     model.fit_scalers(views, shared.rows[0])
     seen = views
-    if name in ("lattice_first", "together"):
+    if name in _LATTICE_FIRST:
         seen = labelled(views, families_of(table))
     model.weigh = loss_matrix(name, table.crystal_system[shared.rows[0]], shared)
     config = fit_config(settings, seed=trial.seed, crystals=len(rows), like=len(shared.rows[0]))
@@ -157,7 +160,7 @@ class CureModel(GridModel):
         model = cls(plain.config, fusion="concat", order="none")
         if variant == "metric":
             model.cell_scaler = MetricScaler()
-        if variant in ("lattice_first", "together"):
+        if variant in _LATTICE_FIRST:
             model.leaves = True
             model.system_head = LatticeHead(dim=plain.config.dim)
         return model
@@ -222,15 +225,21 @@ class MetricScaler(CellScaler):
         """``[B, 9]`` -> ``lengths``, ``scaled_lengths`` (angstrom), ``angles`` (degrees)."""
         squares, scaled, products = (values.float() * self.std + self.mean).split(3, dim=1)
         lengths = squares.clamp_min(1.0).sqrt()
-        cosines = products / (lengths[:, [1, 0, 0]] * lengths[:, [2, 2, 1]])
+        cosines = products / _products(lengths)
         angles = torch.rad2deg(torch.acos(cosines.clamp(-0.95, 0.95)))
         return {"lengths": lengths, "scaled_lengths": scaled, "angles": angles}
 
     @staticmethod
     def _stack(targets: Targets) -> Tensor:
         lengths, angles = targets.lengths.float(), torch.deg2rad(targets.angles.float())
-        products = lengths[:, [1, 0, 0]] * lengths[:, [2, 2, 1]] * torch.cos(angles)
+        products = _products(lengths) * torch.cos(angles)
         return torch.cat([lengths.square(), targets.scaled_lengths.float(), products], dim=1)
+
+
+def _products(lengths: Tensor) -> Tensor:
+    """``bc, ca, ab`` of lengths ``[B, 3]``."""
+    a, b, c = lengths.unbind(1)  # an index of numbers would have to be copied to a GPU
+    return torch.stack([b * c, c * a, a * b], dim=1)
 
 
 def families_of(table: CrystalTable) -> Tensor:
@@ -294,7 +303,7 @@ def loss_matrix(variant: str, systems: Tensor, shared: Shared) -> Tensor | None:
         weight = torch.where(count > 0, count.clamp_min(1).rsqrt(), torch.zeros_like(count))
         weight = weight * len(systems) / (weight * count).sum()
         matrix = weight[:, None] * matrix
-    if variant in ("lattice_first", "together"):
+    if variant in _LATTICE_FIRST:
         matrix = _of_leaves(matrix)
     return matrix
 

@@ -25,6 +25,19 @@ NAMES = ("structure", "xrd")
 STRAIN = 0.03
 """Largest isotropic strain of a pattern in training, either sign."""
 
+INSTRUMENT: Mapping[str, object] = {
+    "fwhm": (0.05, 0.6),
+    "eta": (0.0, 1.0),
+    "zero_shift": 0.1,
+    "texture": (0.5, 1.5),
+    "background": 0.3,
+    "noise": 0.05,
+}
+"""What an instrument does to patterns in training, where it does anything."""
+
+TWINS = ("computed", "measured")
+"""Variants whose structures are given as their computed patterns."""
+
 BATCH, RATE, EMA = 1024, 1.5e-3, 0.99
 """Crystals a step, learning rate, and a decay of averaged weights that suits so few steps."""
 
@@ -39,7 +52,10 @@ def fit_config(
     variant: str, settings: GridSettings, *, seed: int, crystals: int, like: int
 ) -> FitConfig:
     """How to train: as many steps for some ``crystals`` as for ``like`` of them."""
-    strain = 0.0 if variant == "clean" else STRAIN
+    measurement = Measurement(
+        strain=0.0 if variant == "clean" else STRAIN,
+        **(INSTRUMENT if variant == "measured" else {"fwhm": tuple(settings.fwhm_range)}),
+    )
     return FitConfig(
         epochs=max(1, round(LONGER * settings.epochs * like / crystals)),
         batch_size=min(BATCH, max(2, crystals // 4)),
@@ -49,7 +65,7 @@ def fit_config(
         cell_weight=0.0,
         system_weight=0.0,
         contrastive_weight=1.0,
-        measurement=Measurement(fwhm=tuple(settings.fwhm_range), strain=strain),
+        measurement=measurement,
     )
 
 
@@ -100,7 +116,8 @@ class QueryViews(CrystalViews):
             else:
                 how = {"generator": generator, "device": self.device}
                 effects = draw_effects(measurement, len(index), **how)
-            views["xrd"] = render(self.reflections, index, self.grid, effects=effects)
+            how = {"effects": effects, "generator": generator}
+            views["xrd"] = render(self.reflections, index, self.grid, **how)
         return Batch(views=views, targets=self.targets.select(index))
 
 
@@ -110,7 +127,7 @@ def views_for(variant: str, plain: CrystalViews) -> QueryViews:
     generator = torch.Generator().manual_seed(_HELD_SEED)
     draw = 2 * torch.rand(len(plain), generator=generator, dtype=torch.float64) - 1
     held = (0.0 if variant == "clean" else STRAIN) * draw
-    computed = variant == "computed"
+    computed = variant in TWINS
     if computed:
         known["graph"] = None
     return QueryViews(**known, held=held.to(plain.device), computed=computed)
@@ -124,7 +141,7 @@ def make_model(variant: str, settings: GridSettings) -> UniMat:
         start_scale=settings.start_scale,
         **model_shape(settings),
     )
-    return TwinModel(config) if variant == "computed" else UniMat(config)
+    return TwinModel(config) if variant in TWINS else UniMat(config)
 
 
 class TwinModel(UniMat):

@@ -36,6 +36,7 @@ from unimat_book.studies.comparing import (
 from unimat_book.studies.crystals import FURTHER, MAX_ATOMS
 from unimat_book.studies.finding import (
     NAMES,
+    TWINS,
     TwinModel,
     fit_config,
     make_model,
@@ -60,6 +61,7 @@ VARIANTS: Mapping[str, str] = {
     "strained": "trained on patterns of strained cells",
     "further": "the same, with further crystals",
     "computed": "the same, structures enter as computed patterns",
+    "measured": "the same, patterns as an instrument would measure them",
 }
 """What is compared, and how it is called in tables; each of the learned ones adds to the last."""
 
@@ -191,14 +193,14 @@ def training_rows(variant: str, shared: Shared) -> Tensor:
 def gallery_points(model: UniMat, variant: str, shared: Shared) -> Tensor:
     """Unit vectors of all known crystals, float32 ``[G, projection_dim]``, on the device."""
     place, parts = shared.place, []
-    seen = ("xrd",) if variant == "computed" else NAMES[:1]
+    seen = ("xrd",) if variant in TWINS else NAMES[:1]
     for rows in torch.arange(len(shared.known)).split(_CHUNK):
         # Graphs and reflections of all are large, and are wanted once for each model.
         some = shared.known.select(rows)
         plain = plain_views(some, place.settings, device=place.device, modalities=seen)
         every = torch.arange(len(some), device=place.device)
         view = views_for(variant, plain).batch(every, modalities=NAMES[:1]).views["structure"]
-        if variant == "computed":
+        if variant in TWINS:
             parts.append(query_points(model, view))
             continue
         encoded = model.projections["structure"](model.encode("structure", view))

@@ -18,7 +18,14 @@ from unimat_book.studies.comparing import (
     scan_ranks,
     widened,
 )
-from unimat_book.studies.finding import STRAIN, TwinModel, fit_config, make_model, views_for
+from unimat_book.studies.finding import (
+    STRAIN,
+    TWINS,
+    TwinModel,
+    fit_config,
+    make_model,
+    views_for,
+)
 from unimat_book.studies.queries import (
     isotropic_strains,
     query_patterns,
@@ -141,7 +148,7 @@ def test_widened_peaks_are_as_wide_as_rendered_ones(fine):
     assert widened(raw, FINE, fwhm=0.3) is raw
 
 
-@pytest.mark.parametrize("variant", ["clean", "strained", "computed"])
+@pytest.mark.parametrize("variant", ["clean", "strained", "computed", "measured"])
 def test_the_pattern_is_strained_and_the_structure_is_not(shared, variant):
     views = views_for(variant, shared.plain)
     index, names = shared.rows[0][:8], ("structure", "xrd")
@@ -152,7 +159,7 @@ def test_the_pattern_is_strained_and_the_structure_is_not(shared, variant):
 
     how = Measurement(fwhm=(1.0, 1.0), strain=0.0 if variant == "clean" else STRAIN)
     one, other = draw(0, how), draw(1, how)
-    if variant == "computed":
+    if variant in TWINS:
         assert torch.equal(one["structure"], other["structure"])
     else:
         graph = shared.plain.graph.select(index)
@@ -167,7 +174,7 @@ def test_the_pattern_is_strained_and_the_structure_is_not(shared, variant):
 
 
 def test_all_models_take_the_same_steps_and_no_held_out_crystal(shared, settings):
-    for variant in ("clean", "strained", "further", "computed"):
+    for variant in ("clean", "strained", "further", "computed", "measured"):
         rows = retrieval.training_rows(variant, shared)
         assert not any(torch.isin(held_out, rows).any() for held_out in shared.rows[1:])
     few, many = (
