@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -400,7 +401,8 @@ def test_every_published_number_follows_from_its_files():
     if measured.is_dir() or any(row["setting"] in MEASURED_SETTINGS for row in published_rows()):
         outcomes = load_outcomes(measured, made_by="unimat-book run 08 --profile full")
         expected += measured_rows(outcomes, num_resamples=resamples)
-    expected += json.loads((RESULTS / "fusion_rows.json").read_text("utf-8"))
+    for name in ("fusion_rows.json", "open_rows.json"):
+        expected += json.loads((RESULTS / name).read_text("utf-8"))
     assert {key_of(row) for row in expected} == set(rows)
     for row in expected:
         found = rows[key_of(row)]
@@ -432,14 +434,48 @@ def test_rows_of_the_grid_are_means_of_its_trainings():
             assert low < row["mean"] < high
 
 
+STUDIES = ("alignment_", "cure_", "transfer_", "retrieval_", "provenance_")
+
+
+@needs_results
+def test_rows_of_the_studies_are_means_of_their_trainings():
+    """Scores of the seeds, read past the code that made the rows."""
+    scores = {}
+    for path in sorted((RESULTS / "studies").glob("*.parquet")):
+        for r in pq.read_table(path).to_pylist():
+            by_domain = path.stem in ("transfer", "retrieval")
+            kind, other = (path.stem.removesuffix("s"), r["variant"]), r["domain"]
+            if by_domain:
+                kind, other = (path.stem, r["domain"]), r["variant"]
+            for metric, values in json.loads(r["scores"]).items():
+                scores["_".join(kind), other, metric] = values
+    found = [row for row in published_rows() if row["setting"].startswith(STUDIES)]
+    assert {row["setting"].split("_")[0] + "_" for row in found} == set(STUDIES)
+    checked = 0
+    for row in found:
+        assert row["ci95"][0] <= row["mean"] <= row["ci95"][1], row
+        assert row["ci95_types"][0] <= row["mean"] <= row["ci95_types"][1], row
+        if values := scores.get(key_of(row)):
+            checked += 1
+            assert len(values) == row["seeds"]
+            assert row["mean"] == pytest.approx(np.mean(values))
+            if len(values) > 1:
+                assert row["std"] == pytest.approx(np.std(values, ddof=1))
+    # The others are the accuracies of crystal systems and the shipped model's recalls.
+    assert checked > 0.8 * len(found)
+    recalls = {row["metric"] for row in found if row["setting"] == "retrieval_test"}
+    for method in ("", "cosine_"):
+        assert recalls >= {f"{method}recall_at_1_strain_{s}" for s in ("0", "0.3", "1", "2")}
+
+
 @needs_results
 def test_means_and_spreads_are_those_of_the_plain_metrics():
     """The same once more for the means, past the ledger's own code."""
     for row in published_rows():
         if row["variant"] == "paper" or row["setting"] in MEASURED_SETTINGS:
             continue  # of the latter, test_measured.py counts the metrics anew
-        if row["setting"].startswith("fusion_"):
-            continue  # the next test
+        if row["setting"].startswith(("fusion_", *STUDIES)):
+            continue  # the tests before
         recall = row["metric"].startswith("recall_at_")
         load = load_ranks if recall else load_predictions
         folder = RESULTS / ("ranks" if recall else "predictions")

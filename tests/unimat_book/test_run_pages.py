@@ -56,12 +56,24 @@ def test_results_table_and_blocks(root: Path) -> None:
     (folder / "ledger.json").write_text(json.dumps(entries))
     lines = results_block(book, "full").splitlines()
     table = [line for line in lines if line.startswith("|")]
-    assert len({line.count("|") for line in table}) == 1 and len(table) == 2 + len(SETTINGS)
+    assert len({line.count("|") for line in table}) == 1 and len(table) == 3 + len(SETTINGS)
     assert (
         "| XRD | 0.17 | – | 0.086 ± 0.001 | 0.045 ± 0.000 | 0.123 ± 0.001 | 92.0 ± 0.1 |" in table
     )
     assert "| composition | – | – | – | – | – | – |" in table
     assert "the paper's best is 85.1 %" in lines[-1]
+    used = "| as the paper | as the paper | further crystals | refined | further crystals | "
+    assert used in table[2].replace("*", "")
+
+    names = ("crystal_system_accuracy", "cell_first", "confident_share", "wrong_among_confident")
+    measured = [
+        entry(f"measured_{given}", "ours", name, mean + k)
+        for given, mean in (("pattern", 90.0), ("elements", 95.0))
+        for k, name in enumerate(names)
+    ]
+    (folder / "ledger.json").write_text(json.dumps(entries + measured))
+    last = results_block(book, "full").splitlines()[-1]
+    assert "the cell of 91.0 % (96.0 % with the elements)" in last and "93.0 % (98.0" in last
 
     # The line on retrieval: ours before the reproduction, beside what others have published.
     recall = [entry("structure_aligned_xrd", "reproduction", f"recall_at_{k}", k) for k in (1, 10)]

@@ -22,6 +22,9 @@ LEDGER_VARIANTS = {
 }
 
 
+INFORMATION = ("as the paper", "as the paper", "further crystals", "refined")
+"""What the variants use: the paper's inputs and data, further crystals, a fit to the lines."""
+
 RETRIEVALS = (
     ("structure_aligned_xrd", "ours"),
     ("all_three", "ours"),
@@ -38,7 +41,7 @@ def results_block(book: Book, profile: str) -> str:
         entries = json.loads(path.read_text("utf-8"))
         values = {(e["setting"], e["variant"], e["metric"]): e for e in entries}
         rows = [_ledger_row(values, setting) for setting in SETTINGS]
-        below = [*_accuracy_line(values), *_retrieval_line(book, values)]
+        below = [*_accuracy_line(values), *_measured_line(values), *_retrieval_line(book, values)]
     except (ValueError, KeyError, TypeError) as error:
         raise BookError(
             f"{path}: expected a list of objects with setting, variant, metric, mean ({error!r})"
@@ -48,6 +51,9 @@ def results_block(book: Book, profile: str) -> str:
         *("Plain length, ours (Å)", "Crystal system, ours (%)"),
     ]
     table = ["| " + " | ".join(heads) + " |", "|---|" + "---:|" * (len(heads) - 1)]
+    ours = INFORMATION[list(LEDGER_VARIANTS).index("ours")]
+    used = ["*information used*", *(f"*{words}*" for words in (*INFORMATION, ours, ours))]
+    table.append("| " + " | ".join(used) + " |")
     caption = "Mean absolute error of a, b, c on test crystals, scaled (Å); plain where it says so."
     return "\n".join([caption, "", *table, *rows, *(f"\n{line}" for line in below)])
 
@@ -74,6 +80,26 @@ def _accuracy_line(values: Mapping[tuple[str, str, str], Mapping[str, Any]]) -> 
     if fused in values:
         shown = _ledger_cell(values[fused], 1)
         yield f"Crystal system: the paper's best is {shown} %; of which setting is not known to us."
+
+
+def _measured_line(values: Mapping[tuple[str, str, str], Mapping[str, Any]]) -> Iterator[str]:
+    """Measured patterns, answered by library, lines and network together."""
+    names = ("crystal_system_accuracy", "cell_first", "confident_share", "wrong_among_confident")
+    keys = [
+        (f"measured_{given}", "ours", name) for given in ("pattern", "elements") for name in names
+    ]
+    if not all(key in values for key in keys):
+        return
+    numbers = [f"{values[key]['mean']:.1f}" for key in keys]
+    system, cell, share, wrong = (
+        f"{one} % ({other} % with the elements)"
+        for one, other in zip(numbers[:4], numbers[4:], strict=True)
+    )
+    yield (
+        f"Measured: of {values[keys[0]]['n_test']} patterns from instruments, library, indexing "
+        f"and network together name the crystal system of {system} and the cell of {cell}; {share} "
+        f"of the answers are confident, of which {wrong} are wrong."
+    )
 
 
 def _retrieval_line(

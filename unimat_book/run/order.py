@@ -23,8 +23,9 @@ READS: dict[str, tuple[str, ...]] = {
     "08_measured_patterns": (),
     "09_ledger": (
         *("03_encoders", "04_alignment", "05_fusion", "06_refinement"),
-        "08_measured_patterns",
+        *("08_measured_patterns", "10_open_questions"),
     ),
+    "10_open_questions": ("05_fusion",),
     "A1_performance": (),
 }
 

@@ -58,32 +58,37 @@ def intervals(means: Sequence[Mean], types: Mapping[str, Sequence[str]]) -> pd.D
         over seeds (NaN for one), ``seeds``, ``ci_low``, ``ci_high`` (crystals resampled),
         ``types_low``, ``types_high`` (structure types resampled), ``n_test``.
     """
-    rows = []
-    for mean in means:
-        names = np.asarray(types[mean.domain])
-        for metric, values in mean.values.items():
-            here = np.flatnonzero(~np.isnan(values))
-            ends = [
-                np.percentile(resampled_means(values[here, None], clusters[here]), [2.5, 97.5])
-                for clusters in (np.arange(len(values)), names)
-            ]
+    columns = [(mean, metric) for mean in means for metric in mean.values]
+    alike: dict[tuple[str, bytes], list[int]] = {}
+    for k, (mean, metric) in enumerate(columns):  # crystals are drawn once for all that have them
+        missing = np.isnan(mean.values[metric])
+        alike.setdefault((mean.domain, missing.tobytes()), []).append(k)
+    rows: list[dict[str, object]] = [{} for _ in columns]
+    for (domain, missing), members in alike.items():
+        here = np.flatnonzero(~np.frombuffer(missing, bool))
+        values = np.stack([columns[k][0].values[columns[k][1]][here] for k in members], axis=1)
+        names = np.asarray(types[domain])[here]
+        ends = [
+            np.percentile(resampled_means(values, clusters), [2.5, 97.5], axis=0)
+            for clusters in (np.arange(len(here)), names)
+        ]
+        for i, k in enumerate(members):
+            mean, metric = columns[k]
             per_seed = mean.scores.get(metric)
-            spread = np.nan if per_seed is None or len(per_seed) < 2 else per_seed.std(ddof=1)
-            rows.append(
-                {
-                    "variant": mean.variant,
-                    "domain": mean.domain,
-                    "metric": metric,
-                    "mean": values[here].mean() if per_seed is None else per_seed.mean(),
-                    "std": spread,
-                    "seeds": len(mean.seeds),
-                    "ci_low": ends[0][0],
-                    "ci_high": ends[0][1],
-                    "types_low": ends[1][0],
-                    "types_high": ends[1][1],
-                    "n_test": len(here),
-                }
-            )
+            known = None if per_seed is None or len(per_seed) < 2 else per_seed.std(ddof=1)
+            rows[k] = {
+                "variant": mean.variant,
+                "domain": domain,
+                "metric": metric,
+                "mean": values[:, i].mean() if per_seed is None else per_seed.mean(),
+                "std": np.nan if known is None else known,
+                "seeds": len(mean.seeds),
+                "ci_low": ends[0][0, i],
+                "ci_high": ends[0][1, i],
+                "types_low": ends[1][0, i],
+                "types_high": ends[1][1, i],
+                "n_test": len(here),
+            }
     return pd.DataFrame(rows)
 
 
