@@ -531,7 +531,8 @@ def test_every_file_of_a_known_setting_is_in_the_ledger():
 def test_ledger_rows_have_one_form():
     names = ["setting", "variant", "metric", "mean", "std", "seeds", "ci95", "n_test"]
     for row in published_rows():
-        over_types = ["ci95_types"] if row["setting"].startswith("fusion_") else []
+        of_types = row["setting"].startswith(("fusion_", *STUDIES))
+        over_types = ["ci95_types"] if of_types else []
         assert list(row) == names + over_types
         if row["variant"] == "paper":
             assert row["ci95"] is None and row["n_test"] is None
