@@ -11,7 +11,8 @@ import { amplitudeOf, measuredCurve, NoAnswer } from "./signal.mjs";
 import { search, ticksOf } from "./search.mjs";
 import { SYSTEMS } from "./network.mjs";
 
-export const SURE = 0.5; // probability below which a match, or a system, is no answer
+const SURE = 0.5; // probability below which a match is no answer
+const SURE_SYSTEM = 0.8; // the same for a system: below, the network is right less often than it says
 const LEAST = 1e-3; // of the network's probabilities
 
 export const SYMBOLS = (
@@ -30,11 +31,11 @@ export function parseElements(text) {
 }
 
 /** What library and network say, before it is weighed; `without` holds rows not to be found. */
-export function evidenceOf(pattern, symbols, { network, index }, { without, temperature = 1 } = {}) {
+export function evidenceOf(pattern, symbols, { network, index }, { without } = {}) {
   const curve = measuredCurve(pattern);
   const found = search(index, amplitudeOf(curve, pattern.wavelength), { symbols, without });
   const views = viewsOf(pattern);
-  const read = views && network.read(views, symbols.map((s) => SYMBOLS.indexOf(s) + 1), temperature);
+  const read = views && network.read(views, symbols.map((s) => SYMBOLS.indexOf(s) + 1));
   const crystals = found.map((one) => index.crystal(one.c, one.strain));
   return { curve, found, crystals, read, features: found.length ? featuresOf(curve, found, crystals, read) : null };
 }
@@ -70,18 +71,19 @@ export function answer(pattern, symbols, witnesses) {
   const weights = witnesses.calibration[symbols.length ? "elements" : "pattern"];
   let evidence;
   try {
-    evidence = evidenceOf(pattern, symbols, witnesses, weights);
+    evidence = evidenceOf(pattern, symbols, witnesses);
   } catch (error) {
     if (!(error instanceof NoAnswer)) throw error;
     return { verdict: "none", reason: error.message, matches: [] };
   }
-  const { curve, found, crystals, read, features } = evidence;
+  const { curve, found, crystals, features } = evidence;
+  const read = evidence.read && witnesses.network.tempered(evidence.read, weights.temperature);
   const crystal = features ? logistic(features, weights.crystal) : 0;
   const cell = features ? Math.max(logistic(features, weights.cell), crystal) : 0;
   const best = read ? read.systems.indexOf(Math.max(...read.systems)) : -1;
   const system = read && { name: SYSTEMS[best], probability: read.systems[best] };
   return {
-    verdict: crystal >= SURE ? "match" : cell >= SURE ? "cell" : system && system.probability >= SURE ? "system" : "none",
+    verdict: crystal >= SURE ? "match" : cell >= SURE ? "cell" : system && system.probability >= SURE_SYSTEM ? "system" : "none",
     crystal,
     cell,
     system,

@@ -222,11 +222,10 @@ export class Network {
   /**
    * @param {NonNullable<ReturnType<import("./grid.mjs").viewsOf>>} views
    * @param {number[]} [elements] Atomic numbers, if known.
-   * @param {number} [temperature] Of the probabilities, see calibration.json.
    * @returns {{groups: number[], systems: number[], cells: {bravais: string, probability: number,
    *   lengths: number[], angles: number[], error: number[]}[]}}
    */
-  read(views, elements, temperature = 1) {
+  read(views, elements) {
     let [x, places] = this.#tokens(views, elements);
     for (let i = 0; i < this.depth; i++) {
       const name = `blocks.${i}`;
@@ -237,29 +236,39 @@ export class Network {
     const mean = new Float32Array(this.width);
     x.forEach((value, i) => (mean[i % this.width] += value / places.length));
     const pooled = layerNorm(Float32Array.from([...x.subarray(0, this.width), ...mean]), ...this.#of("norm"));
-    return this.#readout(pooled, temperature);
-  }
-
-  #readout(pooled, temperature) {
     const logits = this.#two("groups", pooled, 3);
     const most = Math.max(...logits);
-    const odds = Array.from(logits, (z) => Math.exp((z - most) / temperature));
+    return this.#opinion(Array.from(logits, (z) => Math.exp(z - most)), this.#cells(pooled));
+  }
+
+  /** The same opinion at a temperature of calibration.json: more or less sure of itself. */
+  tempered({ groups, cells }, temperature) {
+    return this.#opinion(groups.map((p) => p ** (1 / temperature)), cells);
+  }
+
+  /** Probabilities of groups, systems and Bravais lattices from the odds of groups. */
+  #opinion(odds, cells) {
     const total = odds.reduce((a, b) => a + b);
     const groups = odds.map((p) => p / total);
     const systems = SYSTEMS.map(() => 0);
     groups.forEach((p, i) => (systems[systemOf(i + 1)] += p));
+    const chance = (name) => groups.reduce((sum, p, i) => sum + (BRAVAIS[this.bravais[i]] === name ? p : 0), 0);
+    const likely = cells.map((cell) => ({ ...cell, probability: chance(cell.bravais) }));
+    return { groups, systems, cells: likely.sort((a, b) => b.probability - a.probability) };
+  }
+
+  /** A cell for each Bravais lattice. */
+  #cells(pooled) {
     const [cells, count] = [this.#two("cells", pooled, 3), BRAVAIS.length * 6];
-    const guesses = BRAVAIS.map((name, b) => {
+    return BRAVAIS.map((bravais, b) => {
       const row = Array.from(cells.subarray(b * 6, b * 6 + 6), (y, i) => y + OFFSET[i]);
       const spread = Array.from(cells.subarray(count + b * 6, count + b * 6 + 3));
       return {
-        bravais: name,
-        probability: groups.reduce((sum, p, i) => sum + (this.bravais[i] === b ? p : 0), 0),
+        bravais,
         lengths: row.slice(0, 3).map(Math.exp),
         angles: row.slice(3).map((c) => degrees(Math.acos(clamp(c, -0.99, 0.99)))),
         error: spread.map((s) => Math.exp(clamp(s, -3, 3) * 2 - 3)),
       };
     });
-    return { groups, systems, cells: guesses.sort((a, b) => b.probability - a.probability) };
   }
 }

@@ -6,7 +6,6 @@ import { readPattern } from "./reading.mjs";
 import { NoAnswer } from "./signal.mjs";
 
 const SHOWN = 5; // matches
-const LIKELY = 0.8; // probability from which the network's system is called probable
 const FAINT = 0.01; // probability; what is less likely is not listed
 const NAMES = ["file", "drop", "form", "elements", "wavelength", "status", "result", "examples", "source"];
 const [file, drop, form, elements, wavelength, status, result, examples, source] = NAMES.map((name) => document.getElementById(`yp-${name}`));
@@ -23,7 +22,12 @@ function html(tag, attributes = {}, ...children) {
 }
 
 const percent = (p) => (p > 0.99 ? "over 99 %" : p < 0.01 ? "under 1 %" : `${Math.round(100 * p)} %`);
-const cellText = (cell) => `${cell.slice(0, 3).map((x) => x.toFixed(3)).join(", ")} Å; ${cell.slice(3).map((x) => x.toFixed(1)).join(", ")}°`;
+
+/** Text that is not broken. */
+const whole = (text) => html("span", { class: "yp-whole" }, text);
+
+/** Lengths and angles, which go to two lines where there is no room for both. */
+const cellText = (cell) => [cell.slice(0, 3).map((x) => x.toFixed(3)).join(", ") + " Å", cell.slice(3).map((x) => x.toFixed(1)).join(", ") + "°"].map(whole);
 
 /** A formula with its numbers below the line. */
 const formulaOf = (formula) => html("span", {}, ...formula.split(/(\d+\.?\d*)/).map((part, i) => (i % 2 ? html("sub", {}, part) : part)));
@@ -35,7 +39,7 @@ function say(text, kind = "") {
 
 function table(caption, heads, rows) {
   const head = html("tr", {}, ...heads.map((one) => html("th", { scope: "col" }, one)));
-  const body = rows.map((row) => html("tr", {}, ...row.map((one) => html("td", {}, one))));
+  const body = rows.map((row) => html("tr", {}, ...row.map((one) => html("td", {}, ...[one].flat()))));
   const whole = html("table", { class: "table" }, html("caption", {}, caption), html("thead", {}, head), html("tbody", {}, ...body));
   return html("div", { class: "yp-scroll", tabindex: "0", role: "region", "aria-label": caption }, whole);
 }
@@ -47,14 +51,15 @@ function verdictOf({ verdict, reason, crystal, cell, system, matches: [first] })
   if (verdict === "match") return [["Probably ", formulaOf(first.formula), `, ${first.systemName}, ${groupName(first.group)}: ${percent(crystal)}`], ""];
   const not = "No known crystal of this index fits well enough to be named.";
   if (verdict === "cell") return [[`Probably ${first.systemName}, with the cell of `, formulaOf(first.formula), `: ${percent(cell)}`], `Which crystal it is stays open: ${percent(crystal)} for this one.`];
-  if (verdict === "system") return [[`${system.probability >= LIKELY ? "Probably" : "Perhaps"} ${system.name}: ${percent(system.probability)}, says the network alone`], not];
-  return [["No confident answer"], reason ? `${reason[0].toUpperCase()}${reason.slice(1)}.` : `${not} The network is not sure of a crystal system either.`];
+  if (verdict === "system") return [[`Probably ${system.name}: ${percent(system.probability)}, says the network alone`], not];
+  return [["No confident answer"], reason ? `${reason[0].toUpperCase()}${reason.slice(1)}.` : `${not} The network is not sure enough of a crystal system either.`];
 }
 
 function matchRows(matches) {
   return matches.slice(0, SHOWN).map((one) => {
-    const id = /^mp-\d+$/.test(one.id) ? html("a", { href: `https://materialsproject.org/materials/${one.id}` }, one.id) : one.id;
-    return [formulaOf(one.formula), groupName(one.group), cellText(one.cell), one.cosine.toFixed(3), percent(one.met), id];
+    const id = /^mp-\d+$/.test(one.id) ? html("a", { href: `https://materialsproject.org/materials/${one.id}`, class: "yp-whole" }, one.id) : one.id;
+    const group = [whole(facts.symbols[one.group - 1]), whole(`(${one.group})`)];
+    return [formulaOf(one.formula), group, cellText(one.cell), one.cosine.toFixed(3), percent(one.met), id];
   });
 }
 

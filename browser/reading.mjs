@@ -115,7 +115,10 @@ function splitter(lines) {
 
 /** Wavelength in angstrom that a header states, in numbers or by its anode. */
 function statedWavelength(header) {
-  const found = header.match(/(?:wave\s*-?length|lambda|λ)[^0-9\n]{0,30}?(\d*[.,]\d+)\s*(nm|pm)?/i);
+  const ratio = header.match(/^.*ratio.*alpha.*?(\d+\.\d+)\s*$/im);
+  const [first, second] = [1, 2].map((line) => header.match(new RegExp(`^(?!.*ratio).*k\\W?alpha\\W?${line}\\W[^0-9\\n]{0,30}?(\\d+\\.\\d+)`, "im"))?.[1]);
+  if (first) return meanOf(Number(first), Number(second ?? 0), Number(ratio?.[1] ?? 0.5));
+  const found = header.match(/(?:wave\s*-?length|lambda|λ)[^0-9\n]{0,30}?(\d+[.,]\d+|\.\d+)\s*(nm|pm)?/i);
   if (found) return Number(found[1].replace(",", ".")) * ({ nm: 10, pm: 0.01 }[found[2]?.toLowerCase()] ?? 1);
   const anode = header.match(/\b(Cr|Fe|Co|Ni|Cu|Mo|Ag)[\s_-]*K[\s_-]*(?:alpha|α|a)[\s_-]*(1?)(?![a-z2])/i) ?? header.match(/(?:anode|target)\W{0,5}(Cr|Fe|Co|Ni|Cu|Mo|Ag)\b/i);
   const lines = anode && K_ALPHA[anode[1][0].toUpperCase() + anode[1].slice(1).toLowerCase()];

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import http.server
 import re
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from unimat_book.browser.export import export
 ROOT = Path(__file__).resolve().parents[2]
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
 FLAGS += ["--disable-background-networking", "--disable-component-update"]
-BROWSERS = {"chromium": ("chromium",), "firefox": ("firefox-esr", "firefox")}
+BROWSERS = {"chromium": "chromium", "firefox": "firefox-esr"}  # other Firefoxes may not be driven
 HEAD = (
     '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Your pattern</title>'
     '<meta name="viewport" content="width=device-width"><link rel="icon" href="data:,"></head>'
@@ -33,7 +34,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def site(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page without the book around it: what its raw block holds, and the folder it loads."""
     folder = tmp_path_factory.mktemp("site")
-    text = (ROOT / "browser/your_pattern.md").read_text("utf-8")
+    text = (ROOT / "chapters/your_pattern.md").read_text("utf-8")
     block = re.search(r"```\{raw\} html\n(.*?)```", text, re.DOTALL)[1]
     (folder / "chapters").mkdir()
     page = f"{HEAD}<body>{block}</body></html>"
@@ -48,12 +49,24 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 
 
 @pytest.fixture(scope="session")
-def address(site: Path) -> Iterator[str]:
-    handler = functools.partial(_Quiet, directory=str(site))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/chapters/your_pattern.html"
-        server.shutdown()
+def serve() -> Iterator[Callable[[Path], str]]:
+    """Serves a folder on this machine, says under which address."""
+    with contextlib.ExitStack() as servers:
+
+        def start(folder: Path) -> str:
+            handler = functools.partial(_Quiet, directory=str(folder))
+            server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+            servers.enter_context(server)
+            servers.callback(server.shutdown)
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            return f"http://127.0.0.1:{server.server_port}"
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def address(site: Path, serve: Callable[[Path], str]) -> str:
+    return f"{serve(site)}/chapters/your_pattern.html"
 
 
 @pytest.fixture(scope="session", params=BROWSERS)
@@ -61,13 +74,13 @@ def browser(request: pytest.FixtureRequest):
     api = pytest.importorskip(
         "playwright.sync_api", reason="needs playwright: pip install -e .[dev]"
     )
-    found = [path for name in BROWSERS[request.param] if (path := shutil.which(name))]
-    if not found:
-        pytest.skip(f"needs {request.param}: apt-get install {BROWSERS[request.param][0]}")
+    program = BROWSERS[request.param]
+    if not (found := shutil.which(program)):
+        pytest.skip(f"needs {program}: apt-get install {program}")
     with api.sync_playwright() as driver:
         if request.param == "firefox":  # Debian's own, through WebDriver BiDi
-            launched = driver.firefox.launch(channel="moz-firefox", executable_path=found[0])
+            launched = driver.firefox.launch(channel="moz-firefox", executable_path=found)
         else:
-            launched = driver.chromium.launch(executable_path=found[0], args=FLAGS)
+            launched = driver.chromium.launch(executable_path=found, args=FLAGS)
         yield launched
         launched.close()

@@ -88,6 +88,18 @@ def compare(paths: list[Path]) -> int:
     return sum("error" not in one for one in said)
 
 
+def test_a_crystal_system_is_named_where_the_network_is_sure(exported: Path) -> None:
+    x = np.arange(10, 80, 0.02)
+    lines = [np.exp(-(((x - place) / 0.05) ** 2)) for place in (20, 31, 47, 58)]
+    pattern = {"twoTheta": x.tolist(), "intensity": (10 + 900 * sum(lines)).tolist()}
+    given = {"pattern": pattern | {"wavelength": 1.54184}, "chances": [0.9, 0.7, 0.4]}
+    given["calibration"] = json.loads((exported / "facts.json").read_text())["calibration"]
+    script = ROOT / "tests/browser/verdicts.mjs"
+    said = node(script, str(ROOT / "browser"), str(exported), given=given)
+    assert [one["verdict"] for one in said] == ["system", "none", "none"]
+    assert said[0]["system"] == {"name": "cubic", "probability": 0.9}
+
+
 def test_examples_are_read_alike(exported: Path) -> None:
     files = [p for p in (exported / "examples").iterdir() if p.suffix != ".xrdml"]
     assert compare(sorted(files)) == len(files)  # XML needs a browser
@@ -96,6 +108,16 @@ def test_examples_are_read_alike(exported: Path) -> None:
 def test_hard_files_are_read_alike_or_refused() -> None:
     files = sorted((ROOT / "tests/cases/patterns").glob("*"))
     assert compare([path for path in files if path.suffix != ".xrdml"]) >= 5
+
+
+@pytest.mark.parametrize("ratio", ["0.000", "0.500"])
+def test_wavelengths_of_exported_columns_are_read_alike(tmp_path: Path, ratio: str) -> None:
+    head = "[Measurement conditions]\nAnode material,Cu\nK-Alpha1 wavelength,1.5405980\n"
+    head += f"K-Alpha2 wavelength,1.5444260\nRatio K-Alpha2/K-Alpha1,{ratio}\n"
+    head += "Generator voltage, 40\nScan step size,0.05\n[Scan points]\nAngle,Intensity\n"
+    path = tmp_path / "export.csv"
+    path.write_text(head + "".join(f"{10 + i / 20:.9f},{500 + i % 7}.0\n" for i in range(200)))
+    assert compare([path]) == 1
 
 
 @settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -69,7 +69,7 @@ def export(out: str | os.PathLike[str], *, dataset: str | None = None, workers: 
     facts |= {
         "attribution": ATTRIBUTION[dataset],
         "bravais": bravais_of_groups().tolist(),
-        "symbols": [gemmi.find_spacegroup_by_number(n).hm for n in range(1, 231)],
+        "symbols": [_symbol(number) for number in range(1, 231)],
         "calibration": json.loads((root / "browser/calibration.json").read_text("utf-8")),
         "versions": {name: _version(folder / name) for name in _WEIGHTS},
     }
@@ -100,6 +100,11 @@ def _write_index(folder: Path, table: CrystalTable, dataset: str, workers: int) 
     examples = write_examples(load_dataset("prototypes", workers=workers), folder / "examples")
     facts = {"dataset": dataset, "crystals": len(index["counts"]), "examples": examples, "key": key}
     record.write_text(json.dumps(facts), encoding="utf-8")
+
+
+def _symbol(number: int) -> str:
+    """Short name of a space group; gemmi says H for hexagonal axes of R."""
+    return gemmi.find_spacegroup_by_number(number).short_name().replace("H", "R")
 
 
 def _version(path: Path) -> str:

@@ -17,7 +17,7 @@ from unimat_powder.library.lines import DELTA, G_START, line_index, shown_weight
 
 KEPT = 24  #: lines of a crystal: the strongest that a Cu pattern from 5 to 90 degrees shows
 _CHUNK = 500  # crystals per piece of work: about a second
-_LENGTH, _ANGLE = 1000, 100  # steps per angstrom and per degree
+LENGTH, ANGLE = 1000, 100  #: steps per angstrom and per degree
 
 
 def browser_index(table: CrystalTable, *, workers: int = 1) -> dict[str, Tensor]:
@@ -43,7 +43,7 @@ def browser_index(table: CrystalTable, *, workers: int = 1) -> dict[str, Tensor]
     keep = torch.ones(len(table), dtype=torch.bool)
     keep[table.atom_crystal[unknown]] = False
     table = table.select(keep)
-    cell = torch.cat([table.lengths * _LENGTH, table.angles * _ANGLE], 1).round()
+    cell = torch.cat([table.lengths * LENGTH, table.angles * ANGLE], 1).round()
     if len(cell) and cell.max() > np.iinfo(np.uint16).max:
         raise ValueError("expected cells of at most 65 angstrom, but a longer one came")
     counts, position, height = _lines(table, workers)

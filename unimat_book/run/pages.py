@@ -25,7 +25,7 @@ NOTICE = (
     "It shows that everything runs; no claim rests on its numbers."
 )
 
-READING_PAGE = "browser/your_pattern.md"  #: loads modules and weights, which no notebook makes
+READING_PAGE = "chapters/your_pattern.md"  #: loads modules and weights, which no notebook makes
 
 
 def build(book: Book, args: argparse.Namespace) -> None:
@@ -44,7 +44,11 @@ def build(book: Book, args: argparse.Namespace) -> None:
 
 
 def write_reading_page(book: Book, profile: str) -> Path:
-    """What the page that reads a pattern loads; kept below ``_build``, made anew if it changes."""
+    """What the page that reads a pattern loads; kept below ``_build``, made anew if it changes.
+
+    The full profile's index is MP-20's where that has been prepared; elsewhere, and in the quick
+    profile, it is that of the prototypes that come along.
+    """
     from unimat_book.browser.export import export  # imports torch; most builds need it not
 
     dataset = "prototypes" if profile == "quick" else None

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import save_file
 from scipy.special import expit
 
 from unimat_book.browser.calibrate import (
+    BINS,
     FEATURES,
+    KINDS,
+    Known,
     calibration_error,
+    cells_alike,
+    drawn,
     fit_logistic,
     fit_temperature,
     held_out,
     is_right,
+    reliability,
     simulated,
 )
+from unimat_book.browser.index import browser_index
 from unimat_lib.crystals.table import CrystalTable
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -35,7 +44,11 @@ def test_shipped_numbers_fit_the_page() -> None:
         assert 0.3 < found["temperature"] < 3
         for kind in ("crystal", "cell"):
             assert found["held_out"][kind]["calibration_error"] < 0.12
-    assert "no measured pattern" in SHIPPED["measured"]
+            table = found["held_out"][kind]["reliability"]
+            assert sum(row["patterns"] for row in table) == found["patterns"]
+            assert {row["from"] for row in table} <= set(BINS)
+    assert "no measured pattern was fitted" in SHIPPED["measured"]
+    assert "validation" in SHIPPED["patterns"] and "test" not in SHIPPED["patterns"]
 
 
 def test_weights_are_found_again() -> None:
@@ -71,8 +84,43 @@ def test_right_is_the_crystal_or_its_cell() -> None:
     assert is_right(said("SnO2", 58)) == (False, False)
 
 
-def test_every_second_crystal_is_taken_out(prototype_table: CrystalTable) -> None:
-    asked = simulated(prototype_table.select(range(4)), "elements", seed=1)
-    assert [one["absent"] for one in asked] == [False, True, False, True]
-    assert all(one["symbols"] and len(one["intensity"]) == 4251 for one in asked)
-    assert not simulated(prototype_table.select(range(1)), "pattern", seed=1)[0]["symbols"]
+def test_questions_are_of_all_kinds_and_laboratories(prototype_table: CrystalTable) -> None:
+    table = prototype_table.select(range(24))
+    asked = simulated(table, "elements", seed=1)
+    assert [one["kind"] for one in asked] == list(KINDS) * 6
+    assert all(one["symbols"] for one in asked)
+    points = [len(one["twoTheta"]) for one in asked]
+    assert points == [len(one["intensity"]) for one in asked]
+    # One laboratory measures all of the range; others do as they like.
+    assert all(count == 4251 for i, count in enumerate(points) if i // len(KINDS) % 2 == 0)
+    assert min(points) < 4251
+    assert not simulated(prototype_table.select(range(2)), "pattern", seed=1)[0]["symbols"]
+
+
+def test_what_no_index_holds_is_large(prototype_table: CrystalTable) -> None:
+    table = drawn(prototype_table, 40, seed=3)
+    strange = np.array([KINDS[i % len(KINDS)] == "strange" for i in range(40)])
+    volume = table.volume.numpy()
+    assert volume[strange].min() > float(prototype_table.volume.median()) > volume[~strange].min()
+    assert table.info["material_id"].is_unique
+
+
+def test_kinds_are_taken_out_of_the_index(prototype_table: CrystalTable, tmp_path: Path) -> None:
+    pair = prototype_table.select([0, 1, 1])
+    info = pair.info.assign(formula=["TiO2", "ZnS", "ZnSe"])
+    save_file(browser_index(replace(pair, info=info)), tmp_path / "index.safetensors")
+    known = Known(tmp_path)
+    cell = [*pair.lengths[2].tolist(), *pair.angles[2].tolist()]
+    truth = {"formula": "ZnSe", "group": int(pair.space_group[2]), "cell": cell}
+    out = {kind: known.without({"kind": kind, "truth": truth}) for kind in KINDS}
+    assert out == {"known": [], "relatives": [2], "strange": [1, 2]}
+    assert cells_alike(np.array(cell) * 1.02, np.array(cell)) and not cells_alike(
+        np.array(cell) * [1.04, 1, 1, 1, 1, 1], np.array(cell)
+    )
+
+
+def test_reliability_counts_what_was_stated() -> None:
+    stated = np.array([0.1, 0.6, 0.7, 0.99])
+    table = reliability(stated, np.array([False, True, False, True]))
+    assert [row["from"] for row in table] == [0.0, 0.5, 0.95]
+    assert table[1] == {"from": 0.5, "patterns": 2, "stated": 0.65, "right": 0.5}

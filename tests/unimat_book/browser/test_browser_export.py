@@ -23,6 +23,7 @@ def test_folder_holds_what_the_page_loads(folder: Path) -> None:
     assert facts["dataset"] == "prototypes" and "AFLOW" in facts["attribution"]
     assert len(facts["bravais"]) == len(facts["symbols"]) == GROUPS
     assert max(facts["bravais"]) == len(BRAVAIS) - 1
+    assert [facts["symbols"][n - 1] for n in (14, 136, 166)] == ["P21/c", "P42/mnm", "R-3m"]
     assert [one["title"] for one in facts["examples"]] == [title for title, *_ in EXAMPLES]
     for name in ("page.mjs", "worker.mjs", "page.css", *facts["versions"]):
         assert (folder / name).is_file(), name
