@@ -29,8 +29,8 @@ table: $(READY) ## the paper's whole table, 15 trainings, on one GPU in under te
 html: $(READY) ## build the pages from the published notebooks, running nothing
 	$(BIN)/unimat-book build --profile full
 
-lab: $(READY) ## JupyterLab on the chapters (open chapters/src/*.md as notebooks)
-	UNIMAT_ROOT=$(CURDIR) $(BIN)/jupyter lab --notebook-dir=$(CURDIR)
+lab: $(READY) ## JupyterLab on the tutorials; the chapters lie beside them (chapters/src/*.md open as notebooks)
+	UNIMAT_ROOT=$(CURDIR) $(BIN)/jupyter lab --notebook-dir=$(CURDIR) --LabApp.default_url=/lab/tree/tutorials
 
 lock: $(READY) ## write the hashes of the versions in requirements.lock (needs uv and the network)
 	$(BIN)/python .ci/lock.py

@@ -13,7 +13,7 @@ import nbformat
 import yaml
 
 from unimat_book.record import STAGED
-from unimat_book.run import stamps
+from unimat_book.run import stamps, tutorials
 from unimat_book.run.headline import block_problems
 from unimat_book.run.order import chapter_waits
 from unimat_book.run.plain_yaml import BookError
@@ -41,6 +41,7 @@ def find_problems(book: Book, profile: str) -> list[str]:
         problems += [f"{name}: {problem}" for problem in found]
     problems += _reading_problems(book, made)
     problems += _table_problems(made)
+    problems += tutorials.problems(book)
     if profile == "full":
         problems += block_problems(book)
     return [" ".join(problem.split()) for problem in problems]
@@ -109,7 +110,8 @@ def _table_problems(made: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _toc_problems(book: Book) -> Iterator[str]:
-    listed = {Path(page).stem for page in book.toc if page.endswith(".ipynb")}
+    pages = (Path(page) for page in book.toc)
+    listed = {p.stem for p in pages if p.suffix == ".ipynb" and p.parts[0] != tutorials.FOLDER}
     for name in book.chapters.keys() - listed:
         yield f"_toc.yml lacks chapters/{name}.ipynb"
     for name in sorted(listed - book.chapters.keys()):

@@ -2,6 +2,7 @@
 
     unimat-book run 03 --profile quick --set epochs=1
     unimat-book build --profile quick
+    unimat-book tutorials
 
 The ``quick`` profile (CPU, embedded data) writes only under ``_build/quick``; ``full`` publishes to
 ``chapters/*.ipynb`` and ``data/results``. The parameters of both are in ``params.yml``.
@@ -18,6 +19,7 @@ from unimat_book.run.execute import run
 from unimat_book.run.headline import readme
 from unimat_book.run.pages import build
 from unimat_book.run.sources import PROFILES
+from unimat_book.run.tutorials import tutorials
 
 
 def parser() -> argparse.ArgumentParser:
@@ -55,6 +57,8 @@ def parser() -> argparse.ArgumentParser:
     command("check", check, "full")
     command("build", build, "quick")
     command("status", status, None)
+    sub = command("tutorials", tutorials, None)
+    sub.add_argument("names", nargs="*", metavar="NAME", help="default: all")
     command("readme", readme, None)
     sub = command("parameters", parameters, "quick")
     sub.add_argument("chapter", metavar="NN", help="number or name")

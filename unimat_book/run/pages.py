@@ -18,6 +18,7 @@ from unimat_book.run.headline import fill, results_block
 from unimat_book.run.kernels import only_one
 from unimat_book.run.plain_yaml import BookError, read_yaml
 from unimat_book.run.sources import Book
+from unimat_book.run.tutorials import FOLDER
 from unimat_lib.processes import die_with_parent
 
 NOTICE = (
@@ -84,6 +85,9 @@ def stage(book: Book, profile: str) -> Path:
     for page in book.toc:
         target = folder / page
         target.parent.mkdir(parents=True, exist_ok=True)
+        if page.endswith(".ipynb") and Path(page).parts[0] == FOLDER:  # knows no profile
+            shutil.copyfile(book.root / page, target)
+            continue
         if page.endswith(".ipynb"):
             shutil.copyfile(book.notebook_path(Path(page).stem, profile), target)
             if profile == "full" and Path(page).stem in book.pending:
