@@ -17,6 +17,7 @@ from unimat_book.run.checks import find_problems, status_table
 from unimat_book.run.headline import fill, results_block
 from unimat_book.run.kernels import only_one
 from unimat_book.run.plain_yaml import BookError, read_yaml
+from unimat_book.run.reader_files import write_tables, write_terms
 from unimat_book.run.sources import Book
 from unimat_book.run.tutorials import FOLDER
 from unimat_lib.processes import die_with_parent
@@ -40,6 +41,7 @@ def build(book: Book, args: argparse.Namespace) -> None:
         if READING_PAGE in book.toc:
             reading = write_reading_page(book, args.profile)
         _build(book, folder, book.build_dir(args.profile) / "build.log")
+        write_reader_files(book, args.profile, folder / "_build/html")
         if READING_PAGE in book.toc:
             shutil.copytree(reading, folder / "_build/html/browser")
 
@@ -54,6 +56,17 @@ def write_reading_page(book: Book, profile: str) -> Path:
 
     dataset = "prototypes" if profile == "quick" else None
     return export(book.build_dir(profile) / "browser", dataset=dataset)
+
+
+def write_reader_files(book: Book, profile: str, pages: Path) -> None:
+    """Put files below the tables of the pages, and the glossary into a script."""
+    for name in book.chapters:
+        page = pages / f"chapters/{name}.html"
+        results = book.results_dir(profile) / f"{name}.json"
+        if page.is_file() and results.is_file():
+            write_tables(page, results, pages / "tables")
+    if (glossary := pages / "chapters/glossary.html").is_file():
+        write_terms(glossary, pages / "_static/terms.js")
 
 
 def _build(book: Book, folder: Path, log: Path) -> None:
