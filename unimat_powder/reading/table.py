@@ -146,8 +146,10 @@ def _first_of_width(values: Sequence[Sequence[float]]) -> int:
     """
     width = Counter(map(len, values)).most_common(1)[0][0]
     start = next(i for i, row in enumerate(values) if len(row) == width)
-    steps = np.diff([row[0] for row in values[start : start + 20]])
-    goes_on = len(steps) and 0 < (values[start][0] - values[start - 1][0]) < 10 * np.median(steps)
+    with np.errstate(invalid="ignore"):  # 1e400 is infinite, and refused with its line later
+        steps = np.diff([row[0] for row in values[start : start + 20]])
+        gap = values[start][0] - values[start - 1][0]
+        goes_on = len(steps) and 0 < gap < 10 * np.median(steps)
     return 0 if start > 5 or goes_on else start
 
 
