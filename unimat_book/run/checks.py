@@ -110,8 +110,8 @@ def _table_problems(made: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _toc_problems(book: Book) -> Iterator[str]:
-    pages = (Path(page) for page in book.toc)
-    listed = {p.stem for p in pages if p.suffix == ".ipynb" and p.parts[0] != tutorials.FOLDER}
+    pages = (page for page in book.toc if not tutorials.is_tutorial(page))
+    listed = {Path(page).stem for page in pages if page.endswith(".ipynb")}
     for name in book.chapters.keys() - listed:
         yield f"_toc.yml lacks chapters/{name}.ipynb"
     for name in sorted(listed - book.chapters.keys()):

@@ -21,14 +21,7 @@ import nbformat
 from unimat_book.record import READ_NOTES, STAGED
 from unimat_book.run import stamps
 from unimat_book.run.interruption import AT_THE_END, QUIET, uninterrupted
-from unimat_book.run.kernels import (
-    KERNEL,
-    offered_kernel,
-    only_one,
-    scratch_folder,
-    sockets,
-    sweep,
-)
+from unimat_book.run.kernels import execute, only_one, scratch_folder, sweep
 from unimat_book.run.order import chapter_waits, run_side_by_side
 from unimat_book.run.plain_yaml import BookError
 from unimat_book.run.sources import Book, Chapter, parse_settings
@@ -167,24 +160,15 @@ def _execute(scratch: Path, run: Run) -> nbformat.NotebookNode:
     Raises:
         BookError: A cell failed, or the kernel died.
     """
-    import papermill
-
     executed = scratch / f"{run.name}.ipynb"
     source = nbformat.from_dict(json.loads(json.dumps(run.chapter.notebook)))
     source.cells[run.chapter.parameters_index].source = run.chapter.source_with(run.parameters)
     nbformat.write(source, scratch / "source.ipynb")
     begun = time.monotonic()
     try:
-        with offered_kernel(run.book, scratch, run.parameters["run_dir"], run.gpus):
-            papermill.execute_notebook(
-                scratch / "source.ipynb",
-                executed,
-                kernel_name=KERNEL,
-                cwd=run.book.root,
-                progress_bar=False,
-                start_timeout=180,
-                config=sockets(scratch),
-            )
+        where = {"book": run.book, "scratch": scratch, "cwd": run.book.root}
+        known = {"run_dir": run.parameters["run_dir"], "gpus": run.gpus}
+        execute(scratch / "source.ipynb", executed, **where, **known)
     except Exception as error:
         print(f"{run.name}: failed after {time.monotonic() - begun:.1f} s", flush=True)
         raise BookError(_failure_message(run, error, _keep_failed(run, executed))) from error

@@ -95,14 +95,56 @@ def offered_kernel(book: Book, scratch: Path, run_dir: str, gpus: int | None) ->
     folder = scratch / "jupyter" / "kernels" / KERNEL
     folder.mkdir(parents=True)
     (folder / "kernel.json").write_text(json.dumps(spec), encoding="utf-8")
-    before = os.environ.get("JUPYTER_PATH")
-    os.environ["JUPYTER_PATH"] = str(scratch / "jupyter")
+    with variable("JUPYTER_PATH", str(scratch / "jupyter")):
+        yield
+
+
+@contextmanager
+def variable(name: str, value: str) -> Iterator[None]:
+    """Give an environment variable a value while the block runs."""
+    before = os.environ.get(name)
+    os.environ[name] = value
     try:
         yield
     finally:
-        os.environ.pop("JUPYTER_PATH")
+        os.environ.pop(name)
         if before is not None:
-            os.environ["JUPYTER_PATH"] = before
+            os.environ[name] = before
+
+
+def execute(
+    source: Path,
+    executed: Path,
+    *,
+    book: Book,
+    scratch: Path,
+    cwd: Path,
+    run_dir: str,
+    gpus: int | None,
+) -> None:
+    """Run a notebook by papermill in the kernel of :func:`offered_kernel`.
+
+    Args:
+        source: The notebook.
+        executed: Where to write it with its outputs, up to the cell that failed if one does.
+        book: The book.
+        scratch: The run's own folder.
+        cwd: Folder that the notebook runs in.
+        run_dir: As of :func:`offered_kernel`.
+        gpus: As there.
+    """
+    import papermill
+
+    with offered_kernel(book, scratch, run_dir, gpus):
+        papermill.execute_notebook(
+            source,
+            executed,
+            kernel_name=KERNEL,
+            cwd=cwd,
+            progress_bar=False,
+            start_timeout=180,
+            config=sockets(scratch),
+        )
 
 
 def sockets(scratch: Path) -> Config:

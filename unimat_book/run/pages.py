@@ -19,7 +19,7 @@ from unimat_book.run.kernels import only_one
 from unimat_book.run.plain_yaml import BookError, read_yaml
 from unimat_book.run.reader_files import write_tables, write_terms
 from unimat_book.run.sources import Book
-from unimat_book.run.tutorials import FOLDER
+from unimat_book.run.tutorials import is_tutorial
 from unimat_lib.processes import die_with_parent
 
 NOTICE = (
@@ -98,7 +98,7 @@ def stage(book: Book, profile: str) -> Path:
     for page in book.toc:
         target = folder / page
         target.parent.mkdir(parents=True, exist_ok=True)
-        if page.endswith(".ipynb") and Path(page).parts[0] == FOLDER:  # knows no profile
+        if is_tutorial(page):  # knows no profile
             shutil.copyfile(book.root / page, target)
             continue
         if page.endswith(".ipynb"):

@@ -7,16 +7,14 @@ no clone, and knows no profile. What the book shows is the notebook in the tree,
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import nbformat
 
 from unimat_book.run import stamps
-from unimat_book.run.kernels import KERNEL, offered_kernel, only_one, scratch_folder, sockets
+from unimat_book.run.kernels import execute, only_one, scratch_folder, variable
 from unimat_book.run.plain_yaml import BookError, in_short
 from unimat_book.run.sources import Book, Chapter
 from unimat_lib.files import replacing
@@ -30,6 +28,11 @@ def sources(book: Book) -> dict[str, Chapter]:
     """The tutorials by name, in the order of their numbers."""
     paths = sorted((book.root / FOLDER / "src").glob("T[0-9]_*.md"))
     return {path.stem: Chapter(path.stem, path) for path in paths}
+
+
+def is_tutorial(page: str) -> bool:
+    """Whether a page of the contents is one."""
+    return Path(page).parts[0] == FOLDER
 
 
 def notebook_path(book: Book, name: str) -> Path:
@@ -73,22 +76,14 @@ def publish(book: Book, tutorial: Chapter) -> None:
 
 def _executed(book: Book, tutorial: Chapter) -> nbformat.NotebookNode:
     """The tutorial with its outputs, made on a CPU with what comes along."""
-    import papermill
-
     with scratch_folder(book, tutorial.name) as own:
         source, executed = own / "source.ipynb", own / "executed.ipynb"
         nbformat.write(tutorial.notebook, source)
         try:
-            with _shipped_library(), offered_kernel(book, own, str(own), gpus=0):
-                papermill.execute_notebook(
-                    source,
-                    executed,
-                    kernel_name=KERNEL,
-                    cwd=own,
-                    progress_bar=False,
-                    start_timeout=180,
-                    config=sockets(own),
-                )
+            # The small library that every reader has, whatever was built on this machine.
+            with variable(VARIABLE, str(embedded_library())):
+                where = {"book": book, "scratch": own, "cwd": own, "run_dir": str(own)}
+                execute(source, executed, **where, gpus=0)
         except Exception as error:  # papermill's own, and what a dead kernel raises
             raise BookError(f"{tutorial.name} did not run through: {error}") from error
         done = nbformat.read(executed, as_version=4)
@@ -96,19 +91,6 @@ def _executed(book: Book, tutorial: Chapter) -> nbformat.NotebookNode:
     for cell, ran in zip(tutorial.notebook.cells, done.cells, strict=True):
         ran.metadata, ran["id"] = cell.metadata, cell.id
     return done
-
-
-@contextmanager
-def _shipped_library() -> Iterator[None]:
-    """The small library that every reader has, whatever was built on this machine."""
-    before = os.environ.get(VARIABLE)
-    os.environ[VARIABLE] = str(embedded_library())
-    try:
-        yield
-    finally:
-        os.environ.pop(VARIABLE)
-        if before is not None:
-            os.environ[VARIABLE] = before
 
 
 def problems(book: Book) -> list[str]:
@@ -124,7 +106,7 @@ def problems(book: Book) -> list[str]:
         reasons = [*stamps.output_problems(notebook), *_reasons(book, tutorial, notebook)]
         found += [f"{name}: {reason}; run: {AGAIN} {name}" for reason in reasons]
     there = {f"{FOLDER}/{name}.ipynb" for name in sources(book)}
-    listed = {page for page in book.toc if Path(page).parts[0] == FOLDER}
+    listed = set(filter(is_tutorial, book.toc))
     found += [f"_toc.yml lacks {page}" for page in sorted(there - listed)]
     return found + [
         f"_toc.yml lists {page}, which has no source" for page in sorted(listed - there)
