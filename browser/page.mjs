@@ -1,6 +1,7 @@
 /** The page: a dropped file, elements and a wavelength in; the answer in words, tables and a drawing out. */
 
 import { parseElements } from "./answer.mjs";
+import { formulaOf, html } from "./dom.mjs";
 import { plotPattern } from "./plot.mjs";
 import { readPattern } from "./reading.mjs";
 import { NoAnswer } from "./signal.mjs";
@@ -13,14 +14,6 @@ const [file, drop, form, elements, wavelength, status, result, examples, source]
 let [pattern, asked, facts] = [null, 0, null];
 let draw = () => {}; // again, when the page has got another width
 
-/** An element of HTML with attributes and children. */
-function html(tag, attributes = {}, ...children) {
-  const element = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-  element.append(...children);
-  return element;
-}
-
 const percent = (p) => (p > 0.99 ? "over 99 %" : p < 0.01 ? "under 1 %" : `${Math.round(100 * p)} %`);
 
 /** Text that is not broken. */
@@ -28,9 +21,6 @@ const whole = (text) => html("span", { class: "yp-whole" }, text);
 
 /** Lengths and angles, which go to two lines where there is no room for both. */
 const cellText = (cell) => [cell.slice(0, 3).map((x) => x.toFixed(3)).join(", ") + " Å", cell.slice(3).map((x) => x.toFixed(1)).join(", ") + "°"].map(whole);
-
-/** A formula with its numbers below the line. */
-const formulaOf = (formula) => html("span", {}, ...formula.split(/(\d+\.?\d*)/).map((part, i) => (i % 2 ? html("sub", {}, part) : part)));
 
 function say(text, kind = "") {
   status.textContent = text;

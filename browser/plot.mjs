@@ -1,16 +1,10 @@
 /** A pattern and the lines of a crystal in, a drawing of both out. */
 
+import { svg } from "./dom.mjs";
+
 const HEIGHT = 300;
 const [LEFT, RIGHT, TOP, BOTTOM] = [8, 8, 8, 74]; // margins; ticks and axis stand below the curve
 const TICKS = 26; // height of the highest
-
-/** An element of SVG. */
-function svg(tag, attributes = {}, text = "") {
-  const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-  element.textContent = text;
-  return element;
-}
 
 /** A round distance of about eight labels. */
 function roundStep(range, width) {

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
 from pathlib import Path
 
 import gemmi
@@ -12,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from node_process import needs_node, node
 
 from unimat_lib.crystals.table import CrystalTable
 from unimat_powder.network.predict import read_pattern as read_network
@@ -23,17 +22,9 @@ from unimat_powder.simulation.scans import scans_of
 from unimat_powder.witnesses import shipped_reader
 
 ROOT = Path(__file__).resolve().parents[2]
-NODE = shutil.which("node")
-pytestmark = pytest.mark.skipif(NODE is None, reason="needs Node.js: apt-get install nodejs")
+pytestmark = needs_node
 PATTERNS = 10
 MO = 0.71073
-
-
-def node(script: Path, *arguments: str, given: object) -> list:
-    command = [NODE, str(script), *arguments]
-    done = subprocess.run(command, input=json.dumps(given), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def test_network_is_that_of_pytorch(prototype_table: CrystalTable, exported: Path) -> None:

@@ -1,7 +1,8 @@
-"""The shipped network and a data set in, the folder out from which a page reads patterns.
+"""The shipped network and a data set in, the folder out that two pages of the book load.
 
 ``python -m unimat_book.browser.export --out FOLDER`` writes it: modules, weights, the index of
-known crystals, examples and ``facts.json``. It is made anew only where something in it has changed.
+known crystals, examples and ``facts.json`` for the page that reads patterns, data and stills for
+that of things to move. It is made anew only where something in it has changed.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from safetensors.torch import save_file
 
 from unimat_book.browser.examples import write_examples
 from unimat_book.browser.index import browser_index
+from unimat_book.browser.moving import PRETRAINED, write_moving
+from unimat_book.browser.stills import write_stills
 from unimat_lib.crystals.table import CrystalTable
 from unimat_lib.datasets.preparation import load_dataset
 from unimat_lib.datasets.report import DataError
@@ -31,6 +34,7 @@ from unimat_powder.simulation.scans import scans_of
 DATASETS = ("mp_20", "prototypes")
 READER = "data/reader/reader.safetensors"  #: in the book's folder
 _CODE = (browser_index, write_examples, scans_of)  # what the folder's content depends on
+_MOVING = (write_moving, write_stills)
 
 
 def export(out: str | os.PathLike[str], *, dataset: str | None = None, workers: int = 1) -> Path:
@@ -65,19 +69,20 @@ def export(out: str | os.PathLike[str], *, dataset: str | None = None, workers: 
         shutil.copyfile(source, folder / source.name)
     shutil.copyfile(root / READER, folder / "reader.safetensors")
     _write_index(folder, _crystals(dataset, workers), dataset, workers)
+    _write_moving(folder, root, dataset, workers)
     facts = json.loads((folder / "index.json").read_text("utf-8"))
     facts |= {
         "attribution": ATTRIBUTION[dataset],
         "bravais": bravais_of_groups().tolist(),
         "symbols": [_symbol(number) for number in range(1, 231)],
         "calibration": json.loads((root / "browser/calibration.json").read_text("utf-8")),
-        "versions": {name: _version(folder / name) for name in _WEIGHTS},
+        "versions": {name: _version(folder / name) for name in _VERSIONED},
     }
     (folder / "facts.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     return folder
 
 
-_WEIGHTS = ("reader.safetensors", "index.safetensors")
+_VERSIONED = ("reader.safetensors", "index.safetensors")
 
 
 def _crystals(dataset: str, workers: int) -> CrystalTable:
@@ -100,6 +105,21 @@ def _write_index(folder: Path, table: CrystalTable, dataset: str, workers: int) 
     examples = write_examples(load_dataset("prototypes", workers=workers), folder / "examples")
     facts = {"dataset": dataset, "crystals": len(index["counts"]), "examples": examples, "key": key}
     record.write_text(json.dumps(facts), encoding="utf-8")
+
+
+def _write_moving(folder: Path, root: Path, dataset: str, workers: int) -> None:
+    """Data and stills of the things to move, unless the folder has them already."""
+    code = identity_of(*(f"{step.__module__}:{step.__name__}" for step in _MOVING)).digest
+    files = [root / PRETRAINED, root / READER, *sorted((root / "data/results").rglob("*.parquet"))]
+    read = hashlib.sha256(b"".join(_version(path).encode() for path in files)).hexdigest()[:12]
+    key = f"{json.loads((folder / 'index.json').read_text('utf-8'))['key']}-{code}-{read}"
+    record = folder / "moving.key"
+    if record.is_file() and record.read_text("utf-8") == key:
+        return
+    record.unlink(missing_ok=True)
+    write_moving(folder, root, dataset=dataset, workers=workers)
+    write_stills(folder)
+    record.write_text(key, encoding="utf-8")
 
 
 def _symbol(number: int) -> str:
