@@ -54,3 +54,20 @@ export function filtered(rows, { system = -1, least = 1, most = Infinity, ...com
   });
   return places;
 }
+
+/**
+ * What a model's errors of some crystals come to.
+ *
+ * @param {number[]} places
+ * @param {ArrayLike<number>} lengths Mean absolute error of a, b, c of each crystal.
+ * @param {ArrayLike<number>} angles The same of the angles.
+ * @param {ArrayLike<number>} said Crystal system answered.
+ * @param {ArrayLike<number>} systems The true one.
+ */
+export function summaryOf(places, lengths, angles, said, systems) {
+  const number = places.length;
+  const mean = (of) => places.reduce((sum, i) => sum + of(i), 0) / number;
+  const sorted = places.map((i) => lengths[i]).sort((a, b) => a - b);
+  const median = number ? (sorted[(number - 1) >> 1] + sorted[number >> 1]) / 2 : NaN;
+  return { number, lengths: mean((i) => lengths[i]), median, angles: mean((i) => angles[i]), right: mean((i) => +(said[i] === systems[i])) };
+}

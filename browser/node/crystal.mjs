@@ -9,7 +9,7 @@ import { readFileSync } from "node:fs";
 import * as crystal from "../crystal.mjs";
 import { lossOf, softmax } from "../softmax.mjs";
 import { nearest } from "../neighbours.mjs";
-import { filtered, wantedOf } from "../filters.mjs";
+import { filtered, summaryOf, wantedOf } from "../filters.mjs";
 
 const ASKED = {
   reflections: ({ atoms, cell, elements, gMax }) => crystal.reflectionsOf({ atoms }, crystal.latticeOf(cell), elements, gMax),
@@ -24,6 +24,7 @@ const ASKED = {
   },
   softmax: ({ cosines, scale }) => ({ rows: softmax(cosines, scale), loss: lossOf(cosines, scale) }),
   nearest: ({ query, points, width, most }) => nearest(Float32Array.from(query), Float32Array.from(points), width, most),
+  summary: ({ places, lengths, angles, said, systems }) => summaryOf(places, lengths, angles, said, systems),
   filtered: ({ rows, text, system, least, most }) => filtered(rows, { ...wantedOf(text), system, least, most }),
 };
 

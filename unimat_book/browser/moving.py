@@ -15,6 +15,7 @@ import gemmi
 import numpy as np
 import pandas as pd
 import torch
+from pymatgen.core import Element
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 from safetensors.torch import save_file
 from sklearn.manifold import TSNE
@@ -151,6 +152,7 @@ def _element(number: int) -> dict[str, Any]:
         "symbol": element.name,
         "color": element_color(number),
         "radius": round(element.covalent_r, 3),
+        "electronegativity": float(Element.from_Z(number).X),
         "scattering": scattering_parameters()[number].tolist(),
     }
 
