@@ -38,10 +38,15 @@ export function axes(place, { xName, yName = "", xTicks, yTicks }) {
   const group = svg("g", { class: "mv-axes" });
   const foot = height - edge.bottom;
   group.append(svg("line", { x1: edge.left, x2: width - edge.right, y1: foot, y2: foot }));
+  let free = -Infinity; // where the last label ends
   for (const [value, text] of xTicks ?? rounds(ranges.x, width - edge.left - edge.right, 70)) {
     const at = place.x(value);
+    group.append(svg("line", { x1: at, x2: at, y1: foot, y2: foot + 4 }));
+    const half = 4 * text.length + 4;
+    if (at - half < free) continue;
+    free = at + half;
     const anchor = at > width - edge.right - 14 ? "end" : at < edge.left + 6 ? "start" : "middle";
-    group.append(svg("line", { x1: at, x2: at, y1: foot, y2: foot + 4 }), svg("text", { x: at, y: foot + 17, "text-anchor": anchor }, text));
+    group.append(svg("text", { x: at, y: foot + 17, "text-anchor": anchor }, text));
   }
   group.append(svg("text", { x: (edge.left + width - edge.right) / 2, y: height - 5, "text-anchor": "middle" }, xName));
   if (!yName && !yTicks) return group;

@@ -120,9 +120,7 @@ export function start(place, data) {
     const x = Array.from({ length: GRID.points }, (_, i) => GRID.from + i * STEP);
     figure.append(curve(box, x, before, { class: "mv-before" }), curve(box, x, now, { class: "mv-pattern" }));
     const foot = HEIGHT - box.edge.bottom;
-    const scale = svg("g", { transform: `translate(0 26)` });
-    scale.append(axes(box, { xName: "2θ (degrees)" }));
-    figure.append(scale);
+    figure.append(axes(frame({ width, height: HEIGHT, x: RANGE, y: [0, 1], margin: { left: 10 } }), { xName: "2θ (degrees)" }));
     for (const { twoTheta } of seen) figure.append(svg("line", { x1: box.x(twoTheta), x2: box.x(twoTheta), y1: foot + 5, y2: foot + 18, class: "mv-line" }));
     const taken = [];
     for (const { twoTheta, members } of [...seen].sort((u, v) => v.height - u.height)) {

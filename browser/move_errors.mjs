@@ -36,7 +36,7 @@ function histogram(values) {
   return counts.map((count) => count / Math.max(values.length, 1));
 }
 
-const small = (x) => (Number.isFinite(x) ? x.toPrecision(3) : "–");
+const small = (x) => (!Number.isFinite(x) ? "–" : x < LENGTH_STEP ? "under 0.0001" : x.toPrecision(3));
 
 export async function start(place, data) {
   const all = await load();
@@ -53,7 +53,7 @@ export async function start(place, data) {
   const formula = field({ name: "Formula or elements", placeholder: "TiO2 or Ti-O or Ti, O" }, again);
   const least = slider({ name: "Atoms, at least", min: 1, max: most, step: 1, value: 1, say: (x) => `${x}` }, again);
   const highest = slider({ name: "Atoms, at most", min: 1, max: most, step: 1, value: most, say: (x) => `${x}` }, again);
-  const said = html("p", { class: "mv-said", role: "status" });
+  const said = html("p", { class: "mv-said mv-short", role: "status" });
   const facts = html("dl", { class: "mv-facts" });
   const plot = html("div", { class: "mv-drawing", style: `min-height: ${HEIGHT}px` });
   const listed = html("div", { class: "mv-listed" });

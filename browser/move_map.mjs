@@ -151,7 +151,7 @@ export async function start(place, data) {
   const key = KINDS.map((kind, view) => {
     const sign = svg("svg", { width: 14, height: 14, viewBox: "0 0 14 14", "aria-hidden": "true" });
     sign.append(mark(view, 7, 7, 4));
-    return html("span", { class: "mv-whole" }, sign, ` ${VIEWS[view]} `);
+    return html("span", { class: "mv-whole mv-sign" }, sign, ` ${VIEWS[view]} `);
   });
   place.append(
     html("div", { class: "mv-row" }, from.element, to.element, formula.element, button("Next crystal", next), button("Same formula", other), button("Reset", reset, { class: "mv-button mv-reset" }), list),

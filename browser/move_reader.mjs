@@ -32,9 +32,9 @@ export function start(place, data, { worker }) {
   const chosen = choice({ name: "Crystal", titles }, () => update());
   const update = onceAFrame(show);
   const controls = {
-    fwhm: slider({ name: "Peak width (full, at half height)", min: 0.04, max: 1.2, step: 0.02, value: START.fwhm, say: (x) => `${x.toFixed(2)}°` }, update),
+    fwhm: slider({ name: "Peak width", min: 0.04, max: 1.2, step: 0.02, value: START.fwhm, say: (x) => `${x.toFixed(2)}°` }, update),
     shift: slider({ name: "Zero shift", min: -0.5, max: 0.5, step: 0.02, value: START.shift, say: (x) => `${x > 0 ? "+" : x < 0 ? "−" : ""}${Math.abs(x).toFixed(2)}°` }, update),
-    counts: slider({ name: "Counts at the highest line", min: 1, max: 5, step: 0.1, value: START.counts, say: (x) => grouped(10 ** x) }, update),
+    counts: slider({ name: "Counts at the top", min: 1, max: 5, step: 0.1, value: START.counts, say: (x) => grouped(10 ** x) }, update),
     doublet: tick({ name: "Kα₁ and Kα₂, as a tube has them", value: START.doublet }, update),
     elements: tick({ name: "Tell the models the elements", value: START.elements }, update),
   };
@@ -86,9 +86,8 @@ export function start(place, data, { worker }) {
     figure.append(curve(box, x, counts, { class: "mv-pattern" }));
     const foot = HEIGHT - box.edge.bottom;
     for (const { twoTheta } of seen) figure.append(svg("line", { x1: box.x(twoTheta), x2: box.x(twoTheta), y1: foot + 5, y2: foot + 18, class: "mv-line" }));
-    const scale = svg("g", { transform: "translate(0 26)" });
-    scale.append(axes(box, { xName: "2θ (degrees); marks: where the lines truly are" }));
-    figure.append(scale);
+    const below = frame({ width, height: HEIGHT, x: RANGE, y: [0, 1], margin: { left: 10 } });
+    figure.append(axes(below, { xName: "2θ (degrees); marks: where the lines truly are" }));
     plot.replaceChildren(figure);
   }
 

@@ -8,7 +8,8 @@ import { lossOf, softmax } from "./softmax.mjs";
 const TEMPERATURES = [-2.5, 0.3]; // powers of ten
 const START = Math.log10(0.07); // where CLIP begins
 const HEIGHT = 230;
-const [LEFT, TOP, CELL] = [66, 46, 42]; // of the matrix
+const [LEFT, TOP, RIGHT] = [92, 80, 34];
+const LARGEST = 40; // pixels of a square // of the matrix
 const TICKS = [0.003, 0.01, 0.03, 0.1, 0.3, 1];
 
 export function start(place, data) {
@@ -16,12 +17,12 @@ export function start(place, data) {
   const update = onceAFrame(show);
   const learned = Math.log10(1 / data.scale);
   const temperature = slider({ name: "Temperature", min: TEMPERATURES[0], max: TEMPERATURES[1], step: 0.02, value: START, say: (x) => (10 ** x).toPrecision(2) }, update);
-  const matrix = html("div", { class: "mv-matrix", style: `min-height: ${TOP + 8 * CELL + 26}px` });
+  const matrix = html("div", { class: "mv-matrix" });
   const plot = html("div", { class: "mv-drawing", style: `min-height: ${HEIGHT}px` });
   const said = html("p", { class: "mv-said", role: "status" });
 
   function show() {
-    const { cosines, formulas } = data.batches[chosen.value];
+    const { cosines, labels } = data.batches[chosen.value];
     const scale = 10 ** -temperature.value;
     const shares = softmax(cosines, scale);
     const loss = lossOf(cosines, scale);
@@ -30,26 +31,27 @@ export function start(place, data) {
     place.dataset.loss = loss.toFixed(6);
     place.dataset.diagonal = diagonal.toFixed(6);
     said.textContent = `Loss ${loss.toFixed(2)} nats (guessing: ${Math.log(cosines.length).toFixed(2)}). The right structure gets ${Math.round(100 * diagonal)} % on average; it is first for ${right} of ${cosines.length} patterns, at any temperature.`;
-    matrix.replaceChildren(matrixOf(shares, formulas));
+    matrix.replaceChildren(matrixOf(shares, labels));
     paint(cosines, loss);
   }
 
-  function matrixOf(shares, formulas) {
+  function matrixOf(shares, labels) {
     const size = shares.length;
-    const [width, height] = [LEFT + size * CELL + 4, TOP + size * CELL + 24];
-    const label = `Each row is a pattern, each column a structure: shares of the softmax, on the diagonal ${shares.map((row, i) => `${formulas[i]} ${Math.round(100 * row[i])} %`).join(", ")}.`;
+    const side = Math.min(LARGEST, Math.max(matrix.clientWidth - LEFT - RIGHT, 160) / size);
+    const [width, height] = [LEFT + size * side + RIGHT, TOP + size * side + 24];
+    const label = `Each row is a pattern, each column a structure: shares of the softmax, on the diagonal ${shares.map((row, i) => `${labels[i]} ${Math.round(100 * row[i])} %`).join(", ")}.`;
     const figure = svg("svg", { viewBox: `0 0 ${width} ${height}`, width, role: "img", "aria-label": label, class: "mv-plot" });
-    figure.append(svg("text", { x: LEFT + (size * CELL) / 2, y: 13, "text-anchor": "middle", class: "mv-structure" }, "structures"));
-    figure.append(svg("text", { x: LEFT + (size * CELL) / 2, y: height - 5, "text-anchor": "middle" }, "share of each row in %"));
-    const middle = TOP + (size * CELL) / 2;
+    figure.append(svg("text", { x: LEFT + (size * side) / 2, y: 13, "text-anchor": "middle", class: "mv-structure" }, "structures"));
+    figure.append(svg("text", { x: LEFT + (size * side) / 2, y: height - 5, "text-anchor": "middle" }, "share of each row in %"));
+    const middle = TOP + (size * side) / 2;
     figure.append(svg("text", { x: 12, y: middle, "text-anchor": "middle", transform: `rotate(-90 12 ${middle})`, class: "mv-xrd" }, "patterns"));
     shares.forEach((row, i) => {
-      figure.append(svg("text", { x: LEFT + (i + 0.5) * CELL, y: TOP - 8, "text-anchor": "middle", class: "mv-tiny" }, formulas[i]));
-      figure.append(svg("text", { x: LEFT - 6, y: TOP + (i + 0.5) * CELL + 4, "text-anchor": "end", class: "mv-tiny" }, formulas[i]));
+      figure.append(svg("text", { "text-anchor": "start", transform: `translate(${LEFT + (i + 0.55) * side} ${TOP - 6}) rotate(-42)`, class: "mv-tiny" }, labels[i]));
+      figure.append(svg("text", { x: LEFT - 6, y: TOP + (i + 0.5) * side + 4, "text-anchor": "end", class: "mv-tiny" }, labels[i]));
       row.forEach((share, k) => {
-        const [x, y] = [LEFT + k * CELL, TOP + i * CELL];
-        figure.append(svg("rect", { x: x + 1, y: y + 1, width: CELL - 2, height: CELL - 2, class: i === k ? "mv-cell mv-own" : "mv-cell", style: `--share: ${share.toFixed(4)}` }));
-        figure.append(svg("text", { x: x + CELL / 2, y: y + CELL / 2 + 5, "text-anchor": "middle" }, share < 0.005 ? "·" : `${Math.round(100 * share)}`));
+        const [x, y] = [LEFT + k * side, TOP + i * side];
+        figure.append(svg("rect", { x: x + 1, y: y + 1, width: side - 2, height: side - 2, class: i === k ? "mv-cell mv-own" : "mv-cell", style: `--share: ${share.toFixed(4)}` }));
+        figure.append(svg("text", { x: x + side / 2, y: y + side / 2 + 5, "text-anchor": "middle" }, share < 0.005 ? "·" : `${Math.round(100 * share)}`));
       });
     });
     return figure;
@@ -85,5 +87,5 @@ export function start(place, data) {
     plot,
   );
   show();
-  new ResizeObserver(() => drawn && plot.clientWidth && paint(...drawn)).observe(plot);
+  new ResizeObserver(() => plot.clientWidth && show()).observe(plot);
 }

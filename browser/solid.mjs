@@ -11,6 +11,7 @@ const BOND = 1.1; // times the sum of the covalent radii
 const LONGEST = 3.4; // angstrom
 const SIZE = 0.45; // of the covalent radius, for an atom among bonds
 const STICK = 0.1; // angstrom
+const WIDE = 1.15; // where there is room at the sides, a crystal may be that much larger
 const FAR = 0.62; // how much of its colour the farthest thing loses to the background
 
 const inner = (u, v) => u[0] * v[0] + u[1] * v[1] + u[2] * v[2];
@@ -115,7 +116,7 @@ export function draw(canvas, scene, { turn, tilt, zoom, radius = scene.radius },
   pen.setTransform(ratio, 0, 0, ratio, 0, 0);
   pen.clearRect(0, 0, width, height);
   const view = viewFrom(turn, tilt);
-  const scale = ((Math.min(width, height) / 2 - 22) / radius) * zoom;
+  const scale = ((Math.min(width, WIDE * height) / 2 - 22) / radius) * zoom;
   const seen = (p) => {
     const moved = p.map((x, i) => x - scene.centre[i]);
     const [x, y, depth] = view.map((axis) => inner(axis, moved));
@@ -125,14 +126,13 @@ export function draw(canvas, scene, { turn, tilt, zoom, radius = scene.radius },
   const things = [];
   for (const { ends, axis } of scene.edges) things.push(edgeOf(ends.map(seen), axis, edge));
   const points = scene.atoms.map(({ at }) => seen(at));
+  const sizeOf = (z) => scene.elements[z].radius * (scene.bonded ? SIZE : 2 * SIZE);
   for (const [i, k] of scene.bonds) {
     const [colour, other] = [scene.atoms[i], scene.atoms[k]].map(({ z }) => rgb(scene.elements[z].color));
-    things.push(...halves(points[i], points[k], colour, other, Math.max(STICK * scale * 2, 2), paper, fade));
+    const ends = [[i, k], [k, i]].map(([one, two]) => surface(points[one], points[two], sizeOf(scene.atoms[one].z), scale));
+    things.push(...halves(...ends, colour, other, Math.max(STICK * scale * 2, 2), paper, fade));
   }
-  scene.atoms.forEach(({ z }, i) => {
-    const { radius: size, color } = scene.elements[z];
-    things.push(ball(points[i], size * scale * (scene.bonded ? SIZE : 2 * SIZE), rgb(color), paper, fade));
-  });
+  scene.atoms.forEach(({ z }, i) => things.push(ball(points[i], sizeOf(z) * scale, rgb(scene.elements[z].color), paper, fade)));
   for (const { paint } of things.sort((u, v) => u.depth - v.depth)) paint(pen);
   letters(pen, scene, seen, ink);
 }
@@ -149,6 +149,13 @@ function edgeOf([p, q], axis, colour) {
   return { depth: Math.min(p[2], q[2]), paint };
 }
 
+/** Where a bond leaves the ball of an atom: x and y in pixels, depth in angstrom. */
+function surface(p, q, size, scale) {
+  const [x, y, depth] = [(q[0] - p[0]) / scale, (q[1] - p[1]) / scale, q[2] - p[2]];
+  const share = Math.min((0.95 * size) / Math.hypot(x, y, depth), 0.5);
+  return p.map((from, i) => from + share * (q[i] - from));
+}
+
 /** A bond in the colours of its atoms. */
 function halves(p, q, colour, other, thick, paper, fade) {
   const middle = p.map((x, i) => (x + q[i]) / 2);
@@ -157,7 +164,7 @@ function halves(p, q, colour, other, thick, paper, fade) {
     paint: (pen) => {
       pen.strokeStyle = css(mixed(mixed(shade, [0, 0, 0], 0.15), paper, fade((end[2] + middle[2]) / 2)));
       pen.lineWidth = thick;
-      pen.lineCap = "round";
+      pen.lineCap = "butt";
       pen.beginPath();
       pen.moveTo(end[0], end[1]);
       pen.lineTo(middle[0], middle[1]);

@@ -52,17 +52,18 @@ CRYSTALS = (
 )
 """Title and material id among the prototypes: rutile and ten others, of six crystal systems."""
 
+_SALTS = ("LiF", "LiCl", "LiBr", "NaF", "NaCl", "KF", "KCl", "KBr")
 BATCHES = (
-    ("Eight different crystals", tuple(name for _, name in CRYSTALS[:8])),
+    (
+        "Eight different crystals",
+        tuple((name, title.split(" ")[0]) for title, name in CRYSTALS[:8]),
+    ),
     (
         "Eight with the structure of halite",
-        tuple(
-            f"AB_cF8_225_a_b:{formula}"
-            for formula in ("LiF", "LiCl", "LiBr", "NaF", "NaCl", "KF", "KCl", "KBr")
-        ),
+        tuple((f"AB_cF8_225_a_b:{salt}", salt) for salt in _SALTS),
     ),
 )
-"""Title and material ids of batches, for the softmax at several temperatures."""
+"""Title, material ids and labels of batches, for the softmax at several temperatures."""
 
 MODELS = (
     ("composition", "ours"),
@@ -93,8 +94,7 @@ def write_moving(folder: Path, root: Path, *, dataset: str, workers: int = 1) ->
     """
     prototypes = load_dataset("prototypes", workers=workers)
     model = load_model(root / PRETRAINED)
-    listed = [*CRYSTALS, *((name, name) for _, names in BATCHES for name in names)]
-    rows = _rows(prototypes, [name for _, name in listed])
+    rows = _rows(prototypes, [name for _, name in CRYSTALS])
     crystals = [crystal_of(prototypes, title, rows[name]) for title, name in CRYSTALS]
     kinds = sorted({z for crystal in crystals for z, *_ in crystal["atoms"]})
     shown = _shown(dataset, prototypes, workers)
@@ -109,7 +109,7 @@ def write_moving(folder: Path, root: Path, *, dataset: str, workers: int = 1) ->
         "systems": list(CRYSTAL_SYSTEMS),
         "crystals": crystals,
         "elements": {str(z): _element(z) for z in kinds},
-        "batches": [_batch(model, prototypes, title, names) for title, names in BATCHES],
+        "batches": [_batch(model, prototypes, *batch) for batch in BATCHES],
         "scale": model.alignment.scale.item(),
         "models": models,
     }
@@ -126,7 +126,9 @@ def _rows(table: CrystalTable, names: Sequence[str]) -> dict[str, int]:
 
 def crystal_of(table: CrystalTable, title: str, row: int) -> dict[str, Any]:
     """A crystal in its conventional cell: cell, atoms (number and fractions), symmetry."""
-    cell = SpacegroupAnalyzer(table.structure(row), symprec=0.01).get_conventional_standard_structure()
+    cell = SpacegroupAnalyzer(
+        table.structure(row), symprec=0.01
+    ).get_conventional_standard_structure()
     info = table.info.iloc[row]
     group = int(info["space_group"])
     atoms = [
@@ -165,16 +167,16 @@ def _points(model: Any, table: CrystalTable) -> dict[str, Tensor]:
 
 
 def _batch(
-    model: Any, table: CrystalTable, title: str, names: tuple[str, ...]
+    model: Any, table: CrystalTable, title: str, named: tuple[tuple[str, str], ...]
 ) -> dict[str, Any]:
     """Cosines between patterns (rows) and structures (columns) of a few crystals."""
-    rows = _rows(table, names)
+    rows = _rows(table, [name for name, _ in named])
     some = table.select(list(rows.values()))
     points = _points(model, some)
     cosines = points["xrd"].double() @ points["structure"].double().T
     return {
         "title": title,
-        "formulas": [str(formula) for formula in some.info["formula"]],
+        "labels": [label for _, label in named],
         "cosines": [[round(x, 5) for x in row] for row in cosines.tolist()],
     }
 
@@ -190,11 +192,13 @@ def _shown(dataset: str, prototypes: CrystalTable, workers: int) -> CrystalTable
 
 def _map(model: Any, table: CrystalTable) -> dict[str, Tensor]:
     """Points float16 ``[3, N, d]``, their places on the map, float32 ``[3, N, 2]``, and names."""
-    points = torch.stack([_points(model, table)[view] for view in VIEWS])  # [3, N, d]
-    perplexity = min(30.0, points[0].shape[0] / 4)
-    flat = TSNE(perplexity=perplexity, metric="cosine", init="pca", random_state=0).fit_transform(
-        points.flatten(0, 1).numpy()
-    )
+    by_view = _points(model, table)
+    points = torch.stack([by_view[view] for view in VIEWS])  # [3, N, d]
+    # Each view lies in a cone of its own; for the map its mean is taken off.
+    centred = (points - points.mean(dim=1, keepdim=True)).flatten(0, 1)
+    perplexity = min(30.0, len(table) / 4)
+    flatten = TSNE(perplexity=perplexity, metric="cosine", init="pca", random_state=0)
+    flat = flatten.fit_transform(centred.numpy())
     places = torch.from_numpy(flat).float().reshape(len(VIEWS), len(table), 2)
     places = places - places.flatten(0, 1).mean(0)
     info = table.info
@@ -262,4 +266,3 @@ def _small(values: pd.Series) -> Tensor:
 
 def _text(text: str) -> Tensor:
     return torch.from_numpy(np.frombuffer(text.encode(), np.uint8).copy())
-
