@@ -42,10 +42,11 @@ export function axes(place, { xName, yName = "", xTicks, yTicks }) {
   for (const [value, text] of xTicks ?? rounds(ranges.x, width - edge.left - edge.right, 70)) {
     const at = place.x(value);
     group.append(svg("line", { x1: at, x2: at, y1: foot, y2: foot + 4 }));
-    const half = 4 * text.length + 4;
-    if (at - half < free) continue;
-    free = at + half;
     const anchor = at > width - edge.right - 14 ? "end" : at < edge.left + 6 ? "start" : "middle";
+    const wide = 8 * text.length + 6;
+    const begin = { start: at, middle: at - wide / 2, end: at - wide }[anchor];
+    if (begin < free) continue;
+    free = begin + wide;
     group.append(svg("text", { x: at, y: foot + 17, "text-anchor": anchor }, text));
   }
   group.append(svg("text", { x: (edge.left + width - edge.right) / 2, y: height - 5, "text-anchor": "middle" }, xName));

@@ -117,9 +117,9 @@ export async function start(place, data) {
     const m = model.value;
     const rows = chosen.slice(page * PAGE, (page + 1) * PAGE).map((i) => {
       const { id, formula: name, system: own, atoms } = all.rows[i];
-      const link = html("a", { href: `https://materialsproject.org/materials/${id}`, class: "mv-whole" }, id);
+      const link = html("a", { href: `https://materialsproject.org/materials/${id}`, class: "mv-whole" }, known ? formulaOf(name) : id);
       const answer = all.said[m][i];
-      return [known ? formulaOf(name) : link, `${atoms}`, data.systems[own], answer === own ? "right" : data.systems[answer], all.lengths[m][i].toFixed(4), all.angles[m][i].toFixed(2)];
+      return [link, `${atoms}`, data.systems[own], answer === own ? "right" : data.systems[answer], all.lengths[m][i].toFixed(4), all.angles[m][i].toFixed(2)];
     });
     listed.replaceChildren(table("Test crystals with the mean absolute errors of their lengths and angles", ["crystal", "atoms", "system", "answered", "lengths (Å)", "angles (°)"], rows));
     const pages = Math.max(Math.ceil(chosen.length / PAGE), 1);

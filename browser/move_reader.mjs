@@ -15,6 +15,9 @@ const PAUSE = 150; // milliseconds after the last change until the models are as
 const START = { fwhm: 0.12, shift: 0, counts: 4, doublet: true, elements: false };
 const SETTINGS = Object.keys(START);
 
+// Space groups of left-handed crystals, and those of their mirror images.
+const HANDS = { 78: 76, 95: 91, 96: 92, 145: 144, 153: 151, 154: 152, 170: 169, 172: 171, 179: 178, 181: 180, 213: 212 };
+
 const percent = (p) => (p > 0.995 ? "over 99 %" : p < 0.005 ? "under 1 %" : `${Math.round(100 * p)} %`);
 const grouped = (x) => Math.round(x).toLocaleString("en");
 
@@ -142,11 +145,13 @@ export function start(place, data, { worker }) {
 
 /** The verdict of search and network together, as the page that reads patterns states it. */
 function sentence({ verdict, reason, crystal: p, cell, system, matches: [first] }, crystal) {
-  const right = first && countsAlike(first, crystal);
+  const right = first && alike(first, crystal);
   if (verdict === "match") return ["Search and network: probably ", formulaOf(first.formula), ` (${first.systemName}), ${percent(p)}. ${right ? "That is right." : "That is wrong."}`];
   if (verdict === "cell") return ["Search and network: the cell of ", formulaOf(first.formula), ` (${first.systemName}), ${percent(cell)}; which crystal it is stays open.`];
   if (verdict === "system") return [`Search: no crystal is named. Network: ${system.name}, ${percent(system.probability)}.`];
   return [reason ? `No answer: ${reason}.` : "No confident answer: no crystal fits well enough, and the network is not sure."];
 }
 
-const countsAlike = (found, crystal) => found.formula === crystal.formula && found.group === crystal.group;
+/** The same formula and group; a powder cannot tell a left hand from a right one. */
+const alike = (found, crystal) => found.formula === crystal.formula && unhanded(found.group) === unhanded(crystal.group);
+const unhanded = (group) => HANDS[group] ?? group;

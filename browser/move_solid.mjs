@@ -17,7 +17,7 @@ function contentOf({ atoms }, elements) {
 
 export function start(place, data) {
   const solid = viewer({ label: "A crystal: its cell, atoms and bonds." });
-  const facts = html("dl", { class: "mv-facts", role: "status" });
+  const facts = html("dl", { class: "mv-facts" });
   const legend = html("p", { class: "mv-key" });
   const chosen = choice({ name: "Crystal", titles: data.crystals.map(({ title, formula }) => `${title}, ${formula}`) }, () => show(true));
   const repeat = slider({ name: "Cells along each edge", min: 1, max: 3, step: 1, value: 1, say: (x) => `${x}` }, () => show());

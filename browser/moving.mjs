@@ -3,7 +3,7 @@
 import { html } from "./dom.mjs";
 
 const PARTS = ["cell", "reader", "solid", "softmax", "map", "errors"];
-const NEAR = "600px 0px"; // around what is seen
+const NEAR = "250px 0px"; // around what is seen: who does not come near the network does not load it
 
 const address = (name) => new URL(name, import.meta.url);
 
