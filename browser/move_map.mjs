@@ -117,8 +117,8 @@ export async function start(place, data) {
     const name = `${map.formulas[row]}, ${data.systems[systemOf(map.groups[row])]}`;
     const itself = from.value === to.value ? "" : ` Its own ${VIEWS[to.value]} is number ${rank} of ${map.number}.`;
     said.textContent = `Asked with the ${VIEWS[from.value]} of ${name}.${itself} ${overall}`;
-    const rows = best.map((one, i) => [`${i + 1}`, formulaOf(map.formulas[one.row]), `${data.systems[systemOf(map.groups[one.row])]} (${map.groups[one.row]})`, one.cosine.toFixed(3), one.row === row ? "its own" : ""]);
-    found.replaceChildren(table(`The ${SHOWN} nearest ${VIEWS[to.value]}s in the shared space`, ["rank", "crystal", "system (group)", "cosine", ""], rows));
+    const rows = best.map((one, i) => [`${i + 1}`, formulaOf(map.formulas[one.row]), `${data.systems[systemOf(map.groups[one.row])]} (${map.groups[one.row]})`, one.cosine.toFixed(3), one.row === row ? "yes" : ""]);
+    found.replaceChildren(table(`The ${SHOWN} nearest ${VIEWS[to.value]}s in the shared space`, ["rank", "crystal", "system (group)", "cosine", "own"], rows));
   }
 
   function seek() {

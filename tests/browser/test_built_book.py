@@ -10,6 +10,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 HTML = ROOT / "_build/quick/book/_build/html"
 READING = "chapters/your_pattern.html"
+MOVING = "chapters/things_to_move.html"
+MEASURE = Path(__file__).with_name("overflow.js").read_text("utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -37,3 +39,22 @@ def test_pages_leave_no_error_and_one_reads_a_pattern(browser, book: str) -> Non
         assert tab.evaluate("document.documentElement.scrollWidth") <= width
     assert wrong == []
     tab.close()
+
+
+def test_what_moves_is_there_in_the_book(browser, book: str) -> None:
+    if not (HTML / MOVING).is_file():
+        pytest.skip("the built book is older than this page: make book")
+    for width in (1280, 390):
+        tab = browser.new_page(viewport={"width": width, "height": 900})
+        wrong: list[str] = []
+        tab.on("console", lambda m, wrong=wrong: m.type == "error" and wrong.append(m.text))
+        tab.on("pageerror", lambda error, wrong=wrong: wrong.append(str(error)))
+        tab.goto(f"{book}/{MOVING}")
+        for part in tab.locator(".mv-live").all():
+            part.scroll_into_view_if_needed()
+            name = part.get_attribute("id")
+            tab.wait_for_selector(f"#{name}[data-ready=true]", timeout=20_000)
+        assert tab.locator("[data-ready=true]").count() == 6
+        assert tab.evaluate(MEASURE) == []
+        assert wrong == []
+        tab.close()

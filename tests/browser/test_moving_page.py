@@ -14,6 +14,7 @@ from conftest import HEAD, ROOT
 # Firefox's WebDriver BiDi knows no downloads, reduced motion or pages without JavaScript.
 in_chromium = pytest.mark.parametrize("browser", ["chromium"], indirect=True)
 PARTS = ("cell", "reader", "solid", "softmax", "map", "errors")
+MEASURE = Path(__file__).with_name("overflow.js").read_text("utf-8")
 TEXT = (ROOT / "chapters/things_to_move.md").read_text("utf-8")
 STEP_MS = 100  # of a slider, on a laptop; here several programs may share the processor
 SLACK = 4
@@ -80,7 +81,10 @@ def moving_site(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     folder = tmp_path_factory.mktemp("moving")
     blocks = "\n".join(re.findall(r"```\{raw\} html\n(.*?)```", TEXT, re.DOTALL))
     (folder / "chapters").mkdir()
-    page = f'{HEAD}<body><main style="max-width: 700px">{blocks}</main></body></html>'
+    (folder / "book.css").write_text((ROOT / "_static/book.css").read_text("utf-8"), "utf-8")
+    style = '<link rel="stylesheet" href="../book.css">'
+    main = f'<main class="bd-article" style="max-width: 700px">{blocks}</main>'
+    page = f"{HEAD}{style}<body>{main}</body></html>"
     (folder / "chapters/things_to_move.html").write_text(page, "utf-8")
     (folder / "browser").symlink_to(exported, target_is_directory=True)
     return folder
@@ -320,6 +324,7 @@ def test_nothing_moves_by_itself_or_sticks_out(
     for name in PARTS:
         page.part(name)
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    assert tab.evaluate(MEASURE) == []
     assert (tab.evaluate("window.shifted") or 0) < 0.1
     names = tab.locator("main :is(input, select, button, canvas)").evaluate_all(
         "all => all.map((x) => x.getAttribute('aria-label') || x.labels?.[0]?.textContent"

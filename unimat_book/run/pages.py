@@ -27,7 +27,8 @@ NOTICE = (
     "It shows that everything runs; no claim rests on its numbers."
 )
 
-READING_PAGE = "chapters/your_pattern.md"  #: loads modules and weights, which no notebook makes
+#: Pages that load modules, weights and data which no notebook makes.
+LOADING_PAGES = {"chapters/your_pattern.md", "chapters/things_to_move.md"}
 
 
 def build(book: Book, args: argparse.Namespace) -> None:
@@ -38,19 +39,20 @@ def build(book: Book, args: argparse.Namespace) -> None:
             again = f"unimat-book run all --profile {args.profile}"
             raise BookError("\n".join([*problems, f"not built; to run everything anew: {again}"]))
         folder = stage(book, args.profile)
-        if READING_PAGE in book.toc:
-            reading = write_reading_page(book, args.profile)
+        loading = LOADING_PAGES.intersection(book.toc)
+        if loading:
+            loaded = write_loaded_files(book, args.profile)
         _build(book, folder, book.build_dir(args.profile) / "build.log")
         write_reader_files(book, args.profile, folder / "_build/html")
-        if READING_PAGE in book.toc:
-            shutil.copytree(reading, folder / "_build/html/browser")
+        if loading:
+            shutil.copytree(loaded, folder / "_build/html/browser")
 
 
-def write_reading_page(book: Book, profile: str) -> Path:
-    """What the page that reads a pattern loads; kept below ``_build``, made anew if it changes.
+def write_loaded_files(book: Book, profile: str) -> Path:
+    """What :data:`LOADING_PAGES` load; kept below ``_build``, made anew if it changes.
 
-    The full profile's index is MP-20's where that has been prepared; elsewhere, and in the quick
-    profile, it is that of the prototypes that come along.
+    In the full profile index, map and formulas are MP-20's where that has been prepared; elsewhere,
+    and in the quick profile, they are those of the prototypes that come along.
     """
     from unimat_book.browser.export import export  # imports torch; most builds need it not
 
