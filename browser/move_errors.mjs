@@ -7,7 +7,7 @@ import { filtered, summaryOf, wantedOf } from "./filters.mjs";
 import { NoAnswer } from "./signal.mjs";
 import { readTensors } from "./tensors.mjs";
 
-const [LENGTH_STEP, ANGLE_STEP] = [1e-4, 1e-2]; // of the file: angstrom and degrees
+const SMALLEST = 1e-4; // angstrom: errors are on file to that
 const PAGE = 10;
 const HEIGHT = 200;
 const BINS = [-4, 1, 40]; // powers of ten of an angstrom, and how many between them
@@ -19,10 +19,10 @@ async function load() {
   if (!response.ok) throw new Error(`errors.safetensors could not be loaded (${response.status})`);
   const { lengths, angles, said, system, num_atoms: atoms, names } = readTensors(await response.arrayBuffer());
   const [models, number] = lengths.shape;
-  const of = (tensor, step = 1) => Array.from({ length: models }, (_, m) => Float32Array.from(tensor.data.subarray(m * number, (m + 1) * number), (x) => x * step));
+  const of = (tensor) => Array.from({ length: models }, (_, m) => tensor.data.subarray(m * number, (m + 1) * number));
   const lines = new TextDecoder().decode(names.data).split("\n").map((line) => line.split("\t"));
   const rows = lines.map(([formula, id], i) => ({ formula, id, system: system.data[i], atoms: atoms.data[i] }));
-  return { rows, lengths: of(lengths, LENGTH_STEP), angles: of(angles, ANGLE_STEP), said: of(said), systems: system.data };
+  return { rows, lengths: of(lengths), angles: of(angles), said: of(said), systems: system.data };
 }
 
 /** Shares of values in bins of their logarithm. */
@@ -36,7 +36,7 @@ function histogram(values) {
   return counts.map((count) => count / Math.max(values.length, 1));
 }
 
-const small = (x) => (!Number.isFinite(x) ? "–" : x < LENGTH_STEP ? "under 0.0001" : x.toPrecision(3));
+const small = (x) => (!Number.isFinite(x) ? "–" : x < SMALLEST ? "under 0.0001" : x.toPrecision(3));
 
 export async function start(place, data) {
   const all = await load();

@@ -87,7 +87,10 @@ function rgb(color) {
 const mixed = (color, other, share) => color.map((x, i) => Math.round(x + (other[i] - x) * share));
 const css = (color) => `rgb(${color.join(",")})`;
 
-/** All that a crystal's drawing is made of, independent of the point of view. */
+/**
+ * All that a crystal's drawing is made of, independent of the point of view. In another cell than
+ * its own the crystal keeps its bonds.
+ */
 export function sceneOf(crystal, elements, { repeat = 1, bonds = true } = {}, cell = crystal.cell) {
   const lattice = latticeOf(cell);
   if (!lattice) return null;
@@ -96,7 +99,7 @@ export function sceneOf(crystal, elements, { repeat = 1, bonds = true } = {}, ce
   const edges = boxes(lattice, repeat);
   const corners = [0, 1, 2, 3, 4, 5, 6, 7].map((i) => placeOf(lattice, [i & 1, (i >> 1) & 1, i >> 2].map((x) => x * repeat)));
   const radius = Math.max(...corners.map((p) => Math.hypot(...p.map((x, i) => x - centre[i]))));
-  return { atoms, edges, centre, radius, elements, bonds: bonds ? bondsOf(atoms, elements) : [], bonded: bonds };
+  return { atoms, edges, centre, radius, elements, bonds: bonds ? bondsOf(atomsIn(crystal, latticeOf(crystal.cell), repeat), elements) : [], bonded: bonds };
 }
 
 /**
@@ -116,7 +119,7 @@ export function draw(canvas, scene, { turn, tilt, zoom, radius = scene.radius },
   pen.setTransform(ratio, 0, 0, ratio, 0, 0);
   pen.clearRect(0, 0, width, height);
   const view = viewFrom(turn, tilt);
-  const scale = ((Math.min(width, WIDE * height) / 2 - 22) / radius) * zoom;
+  const scale = ((Math.min(width, WIDE * height) / 2 - 32) / radius) * zoom;
   const seen = (p) => {
     const moved = p.map((x, i) => x - scene.centre[i]);
     const [x, y, depth] = view.map((axis) => inner(axis, moved));

@@ -5,7 +5,7 @@ import { html } from "./dom.mjs";
 import { draw } from "./solid.mjs";
 
 const START = { turn: 1.12, tilt: 0.23, zoom: 1 }; // radians; that of the figures in print
-const [STEEPEST, NEAREST, FARTHEST] = [1.5, 4, 0.4];
+const [STEEPEST, NEAREST, FARTHEST] = [Math.PI / 2, 4, 0.4];
 const STEP = 0.12; // radians a key press
 const SPEED = 0.5; // radians a second, of its own accord
 const KEYS = {

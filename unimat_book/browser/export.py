@@ -110,7 +110,11 @@ def _write_index(folder: Path, table: CrystalTable, dataset: str, workers: int) 
 def _write_moving(folder: Path, root: Path, dataset: str, workers: int) -> None:
     """Data and stills of the things to move, unless the folder has them already."""
     code = identity_of(*(f"{step.__module__}:{step.__name__}" for step in _MOVING)).digest
-    files = [root / PRETRAINED, root / READER, *sorted((root / "data/results").rglob("*.parquet"))]
+    files = [
+        root / PRETRAINED,
+        root / READER,
+        *sorted((root / "data/results/predictions").iterdir()),
+    ]
     read = hashlib.sha256(b"".join(_version(path).encode() for path in files)).hexdigest()[:12]
     key = f"{json.loads((folder / 'index.json').read_text('utf-8'))['key']}-{code}-{read}"
     record = folder / "moving.key"

@@ -75,7 +75,7 @@ MODELS = (
 )
 """Settings and variants whose errors are listed, each with its first seed."""
 
-LENGTH_STEP, ANGLE_STEP = 1e-4, 1e-2  #: angstrom and degrees, of the listed errors
+ANGLES = ("alpha", "beta", "gamma")
 
 
 def write_moving(folder: Path, root: Path, *, dataset: str, workers: int = 1) -> None:
@@ -225,8 +225,8 @@ def error_tensors(
     """Errors of every test crystal by every model that has published them, and the models' names.
 
     Returns:
-        ``lengths`` (uint16 ``[M, N]``, mean absolute error of a, b, c in steps of
-        :data:`LENGTH_STEP`), ``angles`` (the same of alpha, beta, gamma, :data:`ANGLE_STEP`),
+        ``lengths`` (float32 ``[M, N]``, mean absolute error of a, b, c in angstrom), ``angles``
+        (the same of alpha, beta, gamma in degrees),
         ``said`` (uint8 ``[M, N]``, the crystal system answered), ``system``, ``num_atoms``
         (uint8 ``[N]``) and ``names`` (uint8, UTF-8 text: a line for each crystal with formula,
         empty where unknown, and material id, parted by a tab); titles by model.
@@ -246,8 +246,8 @@ def error_tensors(
     ids = first["material_id"].astype(str)
     names = "\n".join(f"{formulas.get(name, '')}\t{name}" for name in ids)
     return {
-        "lengths": torch.stack([_steps(x, "abc", LENGTH_STEP) for x in frames]),
-        "angles": torch.stack([_steps(x, ("alpha", "beta", "gamma"), ANGLE_STEP) for x in frames]),
+        "lengths": torch.stack([_mean_error(x, "abc") for x in frames]),
+        "angles": torch.stack([_mean_error(x, ANGLES) for x in frames]),
         "said": torch.stack([_small(x["predicted_system"]) for x in frames]),
         "system": _small(first["crystal_system"]),
         "num_atoms": _small(first["num_atoms"]),
@@ -255,9 +255,9 @@ def error_tensors(
     }, models
 
 
-def _steps(frame: pd.DataFrame, names: Sequence[str], step: float) -> Tensor:
-    error = frame[[f"error_{name}" for name in names]].abs().mean(axis=1) / step
-    return torch.from_numpy(error.round().clip(upper=np.iinfo(np.uint16).max).to_numpy(np.uint16))
+def _mean_error(frame: pd.DataFrame, names: Sequence[str]) -> Tensor:
+    error = frame[[f"error_{name}" for name in names]].abs().mean(axis=1)
+    return torch.from_numpy(error.to_numpy(np.float32))
 
 
 def _small(values: pd.Series) -> Tensor:

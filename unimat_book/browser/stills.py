@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from pymatgen.core import Lattice, Structure
 from safetensors.torch import load_file
 
-from unimat_book.browser.moving import LENGTH_STEP, VIEWS
+from unimat_book.browser.moving import VIEWS
 from unimat_book.figures.crystals import draw_crystal
 from unimat_book.figures.style import (
     BLUE,
@@ -207,7 +207,7 @@ def plot_errors(folder: Path, data: dict[str, Any]) -> Figure:
     figure = new_figure(3.2)
     axes = figure.add_subplot()
     for place, (k, color) in enumerate(zip(LISTED, (*_OF_MODELS,), strict=True)):
-        lengths = LENGTH_STEP * tensors["lengths"][k].numpy().astype(float)
+        lengths = tensors["lengths"][k].numpy()
         means = [lengths[system == s].mean() for s in range(len(CRYSTAL_SYSTEMS))]
         x = np.arange(len(means)) + 0.2 * (place - 1.5)
         axes.bar(x, means, width=0.19, color=color, label=data["models"][k]["title"])
