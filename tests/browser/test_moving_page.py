@@ -82,7 +82,8 @@ def moving_site(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     blocks = "\n".join(re.findall(r"```\{raw\} html\n(.*?)```", TEXT, re.DOTALL))
     (folder / "chapters").mkdir()
     (folder / "book.css").write_text((ROOT / "_static/book.css").read_text("utf-8"), "utf-8")
-    style = '<link rel="stylesheet" href="../book.css">'
+    theme = ":root { --pst-color-text-base: #222; --pst-color-background: #fff }"
+    style = f'<link rel="stylesheet" href="../book.css"><style>{theme}</style>'
     main = f'<main class="bd-article" style="max-width: 700px">{blocks}</main>'
     page = f"{HEAD}{style}<body>{main}</body></html>"
     (folder / "chapters/things_to_move.html").write_text(page, "utf-8")
