@@ -51,6 +51,11 @@ export async function start(place, data) {
   const plot = html("div", { class: "mv-drawing mv-map", style: `min-height: ${HEIGHT}px` });
   const said = html("p", { class: "mv-said", role: "status" });
   const found = html("div", {});
+  const key = KINDS.map((kind, view) => {
+    const sign = svg("svg", { width: 14, height: 14, viewBox: "0 0 14 14", "aria-hidden": "true" });
+    sign.append(mark(view, 7, 7, 4));
+    return html("span", { class: "mv-whole mv-sign" }, sign, ` ${VIEWS[view]} `);
+  });
   const update = onceAFrame(show);
   let [overall, overlay, screen] = ["", null, null];
 
@@ -84,6 +89,7 @@ export async function start(place, data) {
     figure.addEventListener("pointermove", (event) => pick(event, figure));
     figure.addEventListener("pointerdown", (event) => pick(event, figure));
     plot.replaceChildren(figure);
+    key.forEach((one, view) => (one.hidden = view !== from.value && view !== to.value));
   }
 
   /** The crystal whose point, of the view asked with, is nearest to the pointer. */
@@ -148,11 +154,6 @@ export async function start(place, data) {
     anew();
   }
 
-  const key = KINDS.map((kind, view) => {
-    const sign = svg("svg", { width: 14, height: 14, viewBox: "0 0 14 14", "aria-hidden": "true" });
-    sign.append(mark(view, 7, 7, 4));
-    return html("span", { class: "mv-whole mv-sign" }, sign, ` ${VIEWS[view]} `);
-  });
   place.append(
     html("div", { class: "mv-row" }, from.element, to.element, formula.element, button("Next crystal", next), button("Same formula", other), button("Reset", reset, { class: "mv-button mv-reset" }), list),
     plot,

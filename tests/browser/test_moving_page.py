@@ -378,6 +378,27 @@ def test_stills_stand_in_without_javascript_and_on_paper(browser, moving_address
     tab.close()
 
 
+@in_chromium
+def test_from_a_folder_stills_stand_in_without_an_error(browser, moving_site: Path) -> None:
+    tab = browser.new_page()
+    page = Page(tab, (moving_site / "chapters/things_to_move.html").as_uri())
+    assert tab.locator(".mv-still").first.is_visible() and tab.locator(".mv-file").is_visible()
+    assert tab.locator(".mv-live").first.is_hidden() and page.wrong == []
+    tab.close()
+
+
+@in_chromium
+def test_stills_are_printed(browser, moving_address: str, tmp_path: Path) -> None:
+    tab = browser.new_page()
+    asked: list[str] = []
+    tab.on("request", lambda request: asked.append(request.url))
+    Page(tab, moving_address).part("cell")
+    assert not [url for url in asked if "/stills/" in url]  # who does not print loads none
+    tab.pdf(path=tmp_path / "page.pdf")
+    assert len({url for url in asked if "/stills/" in url}) == len(PARTS)
+    tab.close()
+
+
 def test_works_without_a_network_once_loaded(browser, moving_address: str) -> None:
     tab = browser.new_page()
     page = Page(tab, moving_address)
