@@ -12,7 +12,7 @@ const PAGE = 10;
 const HEIGHT = 200;
 const BINS = [-4, 1, 40]; // powers of ten of an angstrom, and how many between them
 const TICKS = [0.0001, 0.001, 0.01, 0.1, 1, 10];
-const ORDERS = ["largest error of lengths first", "smallest error of lengths first", "largest error of angles first", "largest cell first"];
+const ORDERS = ["largest length errors", "smallest length errors", "largest angle errors", "most atoms"];
 
 async function load() {
   const response = await fetch(new URL("errors.safetensors", import.meta.url));
