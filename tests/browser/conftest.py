@@ -12,17 +12,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from bare_page import HEAD, ROOT
 
 from unimat_book.browser.export import export
 
-ROOT = Path(__file__).resolve().parents[2]
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
 FLAGS += ["--disable-background-networking", "--disable-component-update"]
 BROWSERS = {"chromium": "chromium", "firefox": "firefox-esr"}  # other Firefoxes may not be driven
-HEAD = (
-    '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Your pattern</title>'
-    '<meta name="viewport" content="width=device-width"><link rel="icon" href="data:,"></head>'
-)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import HEAD, ROOT
+from bare_page import HEAD, ROOT
 
 # Firefox's WebDriver BiDi knows no downloads, reduced motion or pages without JavaScript.
 in_chromium = pytest.mark.parametrize("browser", ["chromium"], indirect=True)
