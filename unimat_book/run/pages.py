@@ -16,6 +16,7 @@ from unimat_book.run import stamps
 from unimat_book.run.checks import find_problems, status_table
 from unimat_book.run.headline import fill, results_block
 from unimat_book.run.kernels import only_one
+from unimat_book.run.landmarks import mend
 from unimat_book.run.plain_yaml import BookError, read_yaml
 from unimat_book.run.reader_files import write_tables, write_terms
 from unimat_book.run.sources import Book
@@ -43,6 +44,7 @@ def build(book: Book, args: argparse.Namespace) -> None:
         if loading:
             loaded = write_loaded_files(book, args.profile)
         _build(book, folder, book.build_dir(args.profile) / "build.log")
+        mend(folder / "_build/html")
         write_reader_files(book, args.profile, folder / "_build/html")
         if loading:
             shutil.copytree(loaded, folder / "_build/html/browser")
