@@ -1,8 +1,8 @@
 """The built pages in, a table of first paint and bytes loaded of each, in Chromium, out.
 
 ``python .ci/page_weights.py [quick|full]``; the pages are served on this machine, and each is
-opened once with an empty cache. Bytes are those that were sent, of the page and all it asks for in
-the second after it has loaded; nothing is compressed, as most servers would.
+opened once with an empty cache. Bytes are those of the page and all that it and its workers ask for until a second
+after the last request; nothing is compressed, as most servers would.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import statistics
 import sys
 import threading
 from pathlib import Path
+from typing import ClassVar
 
 from playwright.sync_api import Browser, sync_playwright
 
@@ -23,8 +24,16 @@ PAINT = """() => new Promise((done) => new PerformanceObserver((list) => {
 }).observe({ type: "paint", buffered: true }))"""
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    """A server that writes nothing down."""
+class Counting(http.server.SimpleHTTPRequestHandler):
+    """A server that notes how long each answer is; workers' requests are seen here too."""
+
+    sent: ClassVar[list[int]] = []
+
+    def send_header(self, keyword: str, value: str) -> None:
+        """Note the length of an answer."""
+        if keyword == "Content-Length":
+            self.sent.append(int(value))
+        super().send_header(keyword, value)
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""
@@ -32,17 +41,14 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
 def weigh(browser: Browser, address: str) -> tuple[float, int, int]:
     """First contentful paint in ms, bytes and number of answers of one page."""
+    Counting.sent.clear()
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     tab = context.new_page()
-    network = context.new_cdp_session(tab)
-    sizes: list[float] = []
-    network.on("Network.loadingFinished", lambda event: sizes.append(event["encodedDataLength"]))
-    network.send("Network.enable")
-    tab.goto(address, wait_until="load")
+    tab.goto(address, wait_until="networkidle")  # half a second without a request
     paint = tab.evaluate(PAINT)
     tab.wait_for_timeout(1000)  # for what scripts ask for
     context.close()
-    return paint, round(sum(sizes)), len(sizes)
+    return paint, sum(Counting.sent), len(Counting.sent)
 
 
 def main() -> None:
@@ -55,7 +61,7 @@ def main() -> None:
     )
     if not names:
         sys.exit(f"expected built pages in {pages}, found none: make html")
-    handler = functools.partial(Quiet, directory=str(pages))
+    handler = functools.partial(Counting, directory=str(pages))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     with sync_playwright() as driver:
