@@ -1,8 +1,9 @@
 """The built pages in, a table of first paint and bytes loaded of each, in Chromium, out.
 
 ``python .ci/page_weights.py [quick|full]``; the pages are served on this machine, and each is
-opened once with an empty cache. Bytes are those of the page and all that it and its workers ask for until a second
-after the last request; nothing is compressed, as most servers would.
+opened once with an empty cache, and not scrolled. Bytes are those of the page and all that it and
+its workers ask for until a second after the last request; nothing is compressed, as most servers
+would.
 """
 
 from __future__ import annotations
