@@ -120,6 +120,7 @@ def test_pages_are_without_error_and_lead_somewhere(browser, book: str) -> None:
     tab.on("pageerror", lambda error: wrong.append(f"{page}: {error}"))
     for page in PAGES:
         tab.goto(f"{book}/{page}")
+        show(tab, page)  # left while it loads, a page would write that into the console
         for link in set(tab.locator("a[href]").evaluate_all(LINKS)):
             if leads_nowhere(page, link):
                 wrong.append(f"{page}: leads nowhere: {link}")
