@@ -30,7 +30,7 @@ function say(text, kind = "") {
 function table(caption, heads, rows) {
   const head = html("tr", {}, ...heads.map((one) => html("th", { scope: "col" }, one)));
   const body = rows.map((row) => html("tr", {}, ...row.map((one) => html("td", {}, ...[one].flat()))));
-  const whole = html("table", { class: "table" }, html("caption", {}, caption), html("thead", {}, head), html("tbody", {}, ...body));
+  const whole = html("table", { class: "table", tabindex: "0" }, html("caption", {}, caption), html("thead", {}, head), html("tbody", {}, ...body));
   return html("div", { class: "yp-scroll", tabindex: "0", role: "region", "aria-label": caption }, whole);
 }
 
