@@ -116,11 +116,3 @@ export function onceAFrame(work) {
     });
   };
 }
-
-/** A number on a phrase of a table with scroll: a caption, heads and rows. */
-export function table(caption, heads, rows, attributes = {}) {
-  const head = html("tr", {}, ...heads.map((one) => html("th", { scope: "col" }, one)));
-  const body = rows.map((row) => html("tr", {}, ...row.map((one) => html("td", {}, ...[one].flat()))));
-  const whole = html("table", { class: "table", ...attributes }, html("caption", {}, caption), html("thead", {}, head), html("tbody", {}, ...body));
-  return html("div", { class: "mv-scroll", tabindex: "0", role: "region", "aria-label": caption }, whole);
-}

@@ -24,7 +24,7 @@ export function latticeOf([a, b, c, ...angles]) {
   return [[a, 0, 0], [b * gamma, b * sine, 0], [c * beta, c * along, c * Math.sqrt(up)]];
 }
 
-const dot = (u, v) => u[0] * v[0] + u[1] * v[1] + u[2] * v[2];
+export const dot = (u, v) => u[0] * v[0] + u[1] * v[1] + u[2] * v[2];
 const cross = (u, v) => [u[1] * v[2] - u[2] * v[1], u[2] * v[0] - u[0] * v[2], u[0] * v[1] - u[1] * v[0]];
 
 export const volumeOf = ([a, b, c]) => dot(a, cross(b, c));

@@ -16,5 +16,13 @@ export function svg(tag, attributes = {}, text = "") {
   return element;
 }
 
+/** A table with a caption, heads and rows of texts or elements, in a box that scrolls where it is wide. */
+export function table(caption, heads, rows, attributes = {}) {
+  const head = html("tr", {}, ...heads.map((one) => html("th", { scope: "col" }, one)));
+  const body = rows.map((row) => html("tr", {}, ...row.map((one) => html("td", {}, ...[one].flat()))));
+  const whole = html("table", { class: "table", ...attributes }, html("caption", {}, caption), html("thead", {}, head), html("tbody", {}, ...body));
+  return html("div", { class: "table-box", tabindex: "0", role: "region", "aria-label": caption }, whole);
+}
+
 /** A formula with its numbers below the line. */
 export const formulaOf = (formula) => html("span", {}, ...formula.split(/(\d+\.?\d*)/).map((part, i) => (i % 2 ? html("sub", {}, part) : part)));

@@ -1,9 +1,9 @@
 /** Sliders of a cell in, its shape, its powder pattern and how lines split out. */
 
 import { axes, curve, drawing, frame } from "./chart.mjs";
-import { button, choice, onceAFrame, slider, table } from "./controls.mjs";
+import { button, choice, onceAFrame, slider } from "./controls.mjs";
 import { largestG, latticeOf, linesOf, patternOf, reciprocalMetric, reflectionsOf, seenLines, shapeOf, splitting, volumeOf } from "./crystal.mjs";
-import { html, svg } from "./dom.mjs";
+import { html, svg, table } from "./dom.mjs";
 import { sceneOf } from "./solid.mjs";
 import { viewer } from "./viewer.mjs";
 

@@ -1,8 +1,8 @@
 /** A model and a selection of test crystals in, their errors as numbers, histogram and table out. */
 
 import { axes, drawing, frame } from "./chart.mjs";
-import { button, choice, field, onceAFrame, slider, table } from "./controls.mjs";
-import { formulaOf, html, svg } from "./dom.mjs";
+import { button, choice, field, onceAFrame, slider } from "./controls.mjs";
+import { formulaOf, html, svg, table } from "./dom.mjs";
 import { filtered, summaryOf, wantedOf } from "./filters.mjs";
 import { NoAnswer } from "./signal.mjs";
 import { readTensors } from "./tensors.mjs";

@@ -1,7 +1,7 @@
 /** A crystal that is pointed at in, the nearest points of another view out, on a map and as a list. */
 
-import { button, choice, field, onceAFrame, table } from "./controls.mjs";
-import { formulaOf, html, svg } from "./dom.mjs";
+import { button, choice, field, onceAFrame } from "./controls.mjs";
+import { formulaOf, html, svg, table } from "./dom.mjs";
 import { nearest, rankOf } from "./neighbours.mjs";
 import { systemOf } from "./network.mjs";
 import { readTensors } from "./tensors.mjs";

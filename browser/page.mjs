@@ -1,7 +1,7 @@
 /** The page: a dropped file, elements and a wavelength in; the answer in words, tables and a drawing out. */
 
 import { parseElements } from "./answer.mjs";
-import { formulaOf, html } from "./dom.mjs";
+import { formulaOf, html, table } from "./dom.mjs";
 import { plotPattern } from "./plot.mjs";
 import { readPattern } from "./reading.mjs";
 import { NoAnswer } from "./signal.mjs";
@@ -25,13 +25,6 @@ const cellText = (cell) => [cell.slice(0, 3).map((x) => x.toFixed(3)).join(", ")
 function say(text, kind = "") {
   status.textContent = text;
   status.dataset.kind = kind;
-}
-
-function table(caption, heads, rows) {
-  const head = html("tr", {}, ...heads.map((one) => html("th", { scope: "col" }, one)));
-  const body = rows.map((row) => html("tr", {}, ...row.map((one) => html("td", {}, ...[one].flat()))));
-  const whole = html("table", { class: "table", tabindex: "0" }, html("caption", {}, caption), html("thead", {}, head), html("tbody", {}, ...body));
-  return html("div", { class: "yp-scroll", tabindex: "0", role: "region", "aria-label": caption }, whole);
 }
 
 const groupName = (group) => `${facts.symbols[group - 1]} (${group})`;

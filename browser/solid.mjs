@@ -4,7 +4,7 @@
  * Parallel projection; what is nearer is drawn later, and what is farther is paler.
  */
 
-import { latticeOf } from "./crystal.mjs";
+import { dot, latticeOf } from "./crystal.mjs";
 
 const EDGE = 1e-3; // of a cell: an atom so near to a face is drawn on the opposite one too
 const BOND = 1.1; // times the sum of the covalent radii
@@ -13,8 +13,6 @@ const SIZE = 0.45; // of the covalent radius, for an atom among bonds
 const STICK = 0.1; // angstrom
 const WIDE = 1.15; // where there is room at the sides, a crystal may be that much larger
 const FAR = 0.62; // how much of its colour the farthest thing loses to the background
-
-const inner = (u, v) => u[0] * v[0] + u[1] * v[1] + u[2] * v[2];
 
 /** Place in angstrom of fractions of the cell. */
 export const placeOf = (lattice, [x, y, z]) => [0, 1, 2].map((i) => x * lattice[0][i] + y * lattice[1][i] + z * lattice[2][i]);
@@ -79,7 +77,8 @@ export function viewFrom(turn, tilt) {
   return [[-s, c, 0], [-u * c, -u * s, v], [v * c, v * s, u]]; // right, up, towards the viewer
 }
 
-function rgb(color) {
+/** Red, green and blue of #rrggbb, 0 to 255. */
+export function rgb(color) {
   const number = parseInt(color.slice(1), 16);
   return [number >> 16, (number >> 8) & 255, number & 255];
 }
@@ -122,7 +121,7 @@ export function draw(canvas, scene, { turn, tilt, zoom, radius = scene.radius },
   const scale = ((Math.min(width, WIDE * height) / 2 - 32) / radius) * zoom;
   const seen = (p) => {
     const moved = p.map((x, i) => x - scene.centre[i]);
-    const [x, y, depth] = view.map((axis) => inner(axis, moved));
+    const [x, y, depth] = view.map((axis) => dot(axis, moved));
     return [width / 2 + scale * x, height / 2 - scale * y, depth];
   };
   const fade = (depth) => FAR * (0.5 - Math.max(-1, Math.min(1, depth / radius)) / 2);

@@ -2,7 +2,8 @@
 
 import { button, onceAFrame } from "./controls.mjs";
 import { html } from "./dom.mjs";
-import { draw } from "./solid.mjs";
+import { clamp } from "./grid.mjs";
+import { draw, rgb } from "./solid.mjs";
 
 const START = { turn: 1.12, tilt: 0.23, zoom: 1 }; // radians; that of the figures in print
 const [STEEPEST, NEAREST, FARTHEST] = [Math.PI / 2, 4, 0.4];
@@ -18,16 +19,13 @@ const KEYS = {
   "-": (view) => (view.zoom /= 1.15),
 };
 
-const bounded = (x, low, high) => Math.min(Math.max(x, low), high);
-
 /** Colours of the page, light or dark, as the canvas needs them. */
 function coloursOf(element) {
   const style = getComputedStyle(element);
   const [paper] = [style.getPropertyValue("--mv-paper").trim() || "#ffffff"];
-  const number = parseInt(paper.slice(1), 16);
   return {
     ink: style.color,
-    paper: [number >> 16, (number >> 8) & 255, number & 255],
+    paper: rgb(paper),
     edge: style.getPropertyValue("--mv-structure").trim() || "#0072b2",
   };
 }
@@ -43,8 +41,8 @@ export function viewer({ label, small = false }) {
   const view = { ...START };
   let [scene, held, spinning, last] = [null, null, false, 0];
   const paint = onceAFrame(() => {
-    view.tilt = bounded(view.tilt, -STEEPEST, STEEPEST);
-    view.zoom = bounded(view.zoom, FARTHEST, NEAREST);
+    view.tilt = clamp(view.tilt, -STEEPEST, STEEPEST);
+    view.zoom = clamp(view.zoom, FARTHEST, NEAREST);
     if (scene && canvas.clientWidth) draw(canvas, scene, view, coloursOf(canvas));
     canvas.dataset.view = [view.turn, view.tilt, view.zoom].map((x) => x.toFixed(3)).join(" ");
   });

@@ -1,5 +1,8 @@
-"""The head of a page without the book around it, and where the book lies."""
+"""The head of a page without the book around it, a tab that shows one, and where the book lies."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -7,3 +10,26 @@ HEAD = (
     '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>A page</title>'
     '<meta name="viewport" content="width=device-width"><link rel="icon" href="data:,"></head>'
 )
+
+
+class BarePage:
+    """A tab that shows a page, and all that went wrong in it."""
+
+    def __init__(self, tab, address: str) -> None:
+        self.tab, self.wrong = tab, []
+        tab.on("console", lambda m: m.type in ("error", "warning") and self.note(m.text))
+        tab.on("pageerror", lambda error: self.note(str(error)))
+        tab.goto(address)
+
+    def note(self, text: str) -> None:
+        """Keep what the console says."""
+        self.wrong.append(text)
+
+
+def opened(kind: type[BarePage], browser, address: str, **viewport: int) -> Iterator[BarePage]:
+    """A page for a fixture to yield; no test may leave an error in its console."""
+    tab = browser.new_page(viewport=viewport)
+    page = kind(tab, address)
+    yield page
+    assert page.wrong == []
+    tab.close()

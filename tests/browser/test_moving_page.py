@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from bare_page import HEAD, ROOT
+from bare_page import HEAD, ROOT, BarePage, opened
 
 from unimat_book.ledger.predictions import load_predictions
 
@@ -46,14 +46,8 @@ SHIFTS = """() => {
 }"""
 
 
-class Page:
-    """A tab that shows the page, and all that went wrong in it."""
-
-    def __init__(self, tab, address: str) -> None:
-        self.tab, self.wrong = tab, []
-        tab.on("console", lambda m: m.type in ("error", "warning") and self.wrong.append(m.text))
-        tab.on("pageerror", lambda error: self.wrong.append(str(error)))
-        tab.goto(address)
+class Page(BarePage):
+    """A tab that shows the page."""
 
     def part(self, name: str):
         """A part, once it is there."""
@@ -100,11 +94,7 @@ def moving_address(moving_site: Path, serve: Callable[[Path], str]) -> str:
 
 @pytest.fixture(scope="module")
 def page(browser, moving_address: str) -> Iterator[Page]:
-    tab = browser.new_page(viewport={"width": 1000, "height": 900})
-    page = Page(tab, moving_address)
-    yield page
-    assert page.wrong == []  # no test may leave an error in the console
-    tab.close()
+    yield from opened(Page, browser, moving_address, width=1000, height=900)
 
 
 def splits(page: Page) -> dict[str, str]:

@@ -7,25 +7,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bare_page import BarePage, opened
 
 ANSWER_S = 3.0  # on a laptop; here several programs may share the processor
 SLACK = 4.0
 
 
-class Page:
-    """A tab that has loaded the page, and all that went wrong in it."""
+class Page(BarePage):
+    """A tab that has loaded the page."""
 
     def __init__(self, tab, address: str) -> None:
-        self.tab, self.wrong = tab, []
-        tab.on("console", lambda m: m.type in ("error", "warning") and self._note(m.text))
-        tab.on("pageerror", lambda error: self._note(str(error)))
-        tab.goto(address)
+        super().__init__(tab, address)
         tab.wait_for_selector("html[data-yp-ready=true]", timeout=20_000)
         tab.wait_for_selector(".yp-example")
 
-    def _note(self, text: str) -> None:
+    def note(self, text: str) -> None:
         if "no root element" not in text:  # Firefox itself writes down that a file is no XML
-            self.wrong.append(text)
+            super().note(text)
 
     def choose(self, name: str, content: str | bytes) -> None:
         data = content.encode() if isinstance(content, str) else content
@@ -46,11 +44,7 @@ class Page:
 
 @pytest.fixture(scope="module")
 def page(browser, address: str) -> Iterator[Page]:
-    tab = browser.new_page(viewport={"width": 390, "height": 844})
-    page = Page(tab, address)
-    yield page
-    assert page.wrong == []  # no test may leave an error in the console
-    tab.close()
+    yield from opened(Page, browser, address, width=390, height=844)
 
 
 @pytest.mark.parametrize(

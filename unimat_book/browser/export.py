@@ -15,12 +15,11 @@ import shutil
 import sys
 from pathlib import Path
 
-import gemmi
 from safetensors.torch import save_file
 
 from unimat_book.browser.examples import write_examples
 from unimat_book.browser.index import browser_index
-from unimat_book.browser.moving import PRETRAINED, write_moving
+from unimat_book.browser.moving import PRETRAINED, short_symbol, write_moving
 from unimat_book.browser.stills import write_stills
 from unimat_lib.crystals.table import CrystalTable
 from unimat_lib.datasets.preparation import load_dataset
@@ -74,7 +73,7 @@ def export(out: str | os.PathLike[str], *, dataset: str | None = None, workers: 
     facts |= {
         "attribution": ATTRIBUTION[dataset],
         "bravais": bravais_of_groups().tolist(),
-        "symbols": [_symbol(number) for number in range(1, 231)],
+        "symbols": [short_symbol(number) for number in range(1, 231)],
         "calibration": json.loads((root / "browser/calibration.json").read_text("utf-8")),
         "versions": {name: _version(folder / name) for name in _VERSIONED},
     }
@@ -124,11 +123,6 @@ def _write_moving(folder: Path, root: Path, dataset: str, workers: int) -> None:
     write_moving(folder, root, dataset=dataset, workers=workers)
     write_stills(folder)
     record.write_text(key, encoding="utf-8")
-
-
-def _symbol(number: int) -> str:
-    """Short name of a space group; gemmi says H for hexagonal axes of R."""
-    return gemmi.find_spacegroup_by_number(number).short_name().replace("H", "R")
 
 
 def _version(path: Path) -> str:

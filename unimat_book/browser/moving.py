@@ -97,9 +97,9 @@ def write_moving(folder: Path, root: Path, *, dataset: str, workers: int = 1) ->
     rows = _rows(prototypes, [name for _, name in CRYSTALS])
     crystals = [crystal_of(prototypes, title, rows[name]) for title, name in CRYSTALS]
     kinds = sorted({z for crystal in crystals for z, *_ in crystal["atoms"]})
-    shown = _shown(dataset, prototypes, workers)
-    save_file(_map(model, shown), folder / "map.safetensors")
-    errors, models = error_tensors(root, _formulas(dataset, workers))
+    known = prototypes if dataset == "prototypes" else load_dataset(dataset, workers=workers)
+    save_file(_map(model, _shown(dataset, known)), folder / "map.safetensors")
+    errors, models = error_tensors(root, _formulas(dataset, known))
     save_file(errors, folder / "errors.safetensors")
     for name in ("map.safetensors", "errors.safetensors"):
         (folder / name).chmod(0o644)  # a web server may be somebody else
@@ -140,11 +140,16 @@ def crystal_of(table: CrystalTable, title: str, row: int) -> dict[str, Any]:
         "id": str(info["material_id"]),
         "formula": str(info["formula"]),
         "group": group,
-        "symbol": gemmi.find_spacegroup_by_number(group).short_name().replace("H", "R"),
+        "symbol": short_symbol(group),
         "system": int(table.crystal_system[row]),
         "cell": [round(x, 6) for x in cell.lattice.parameters],
         "atoms": atoms,
     }
+
+
+def short_symbol(group: int) -> str:
+    """Short name of a space group; gemmi says H for hexagonal axes of R."""
+    return gemmi.find_spacegroup_by_number(group).short_name().replace("H", "R")
 
 
 def _element(number: int) -> dict[str, Any]:
@@ -181,11 +186,11 @@ def _batch(
     }
 
 
-def _shown(dataset: str, prototypes: CrystalTable, workers: int) -> CrystalTable:
+def _shown(dataset: str, known: CrystalTable) -> CrystalTable:
     """What the map shows: of MP-20 every so many-th test crystal, else published prototypes."""
     if dataset == "prototypes":
-        return published_prototypes(prototypes)
-    test = load_dataset(dataset, workers=workers).split("test")
+        return published_prototypes(known)
+    test = known.split("test")
     step = max(len(test) // SHOWN, 1)
     return test.select(torch.arange(0, len(test), step)[:SHOWN])
 
@@ -211,11 +216,11 @@ def _map(model: Any, table: CrystalTable) -> dict[str, Tensor]:
     }
 
 
-def _formulas(dataset: str, workers: int) -> dict[str, str]:
+def _formulas(dataset: str, known: CrystalTable) -> dict[str, str]:
     """Formulas of MP-20's crystals by id, where it is on this machine."""
     if dataset == "prototypes":
         return {}
-    info = load_dataset(dataset, workers=workers).info
+    info = known.info
     return dict(zip(info["material_id"].astype(str), info["formula"].astype(str), strict=True))
 
 
