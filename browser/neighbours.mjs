@@ -1,5 +1,14 @@
 /** A point of the shared space and many others in, the nearest of them out. */
 
+/** Cosine of a unit vector with each of many, one after the other. */
+function cosinesOf(query, points, width) {
+  return Float64Array.from({ length: points.length / width }, (_, row) => {
+    let cosine = 0;
+    for (let i = 0; i < width; i++) cosine += query[i] * points[row * width + i];
+    return cosine;
+  });
+}
+
 /**
  * @param {ArrayLike<number>} query Unit vector.
  * @param {ArrayLike<number>} points Unit vectors, one after the other.
@@ -8,18 +17,12 @@
  * @returns {{row: number, cosine: number}[]} The nearest first.
  */
 export function nearest(query, points, width, most) {
-  const all = [];
-  for (let row = 0; row * width < points.length; row++) {
-    let cosine = 0;
-    for (let i = 0; i < width; i++) cosine += query[i] * points[row * width + i];
-    all.push({ row, cosine });
-  }
+  const all = Array.from(cosinesOf(query, points, width), (cosine, row) => ({ row, cosine }));
   return all.sort((u, v) => v.cosine - u.cosine).slice(0, most);
 }
 
 /** Rank, from 1 on, of a row among all points; ties count against it. */
 export function rankOf(query, points, width, row) {
-  const all = nearest(query, points, width, Infinity);
-  const own = all.find((one) => one.row === row).cosine;
-  return all.filter(({ cosine }) => cosine >= own - 1e-6).length;
+  const cosines = cosinesOf(query, points, width);
+  return cosines.filter((cosine) => cosine >= cosines[row] - 1e-6).length;
 }
