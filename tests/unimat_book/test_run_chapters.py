@@ -93,7 +93,7 @@ def test_independent_chapters_of_a_book_run_at_once(root: Path, tool: Tool, monk
 
 def test_what_was_true_when_a_run_began_counts(published: Path, tool: Tool, monkeypatch) -> None:
     """The table and the code may change while it lasts: the stamp must not name the new ones."""
-    run_cells = execute._execute
+    run_cells = execute.execute_cells
 
     def edited_meanwhile(*args):
         notebook = run_cells(*args)
@@ -101,7 +101,7 @@ def test_what_was_true_when_a_run_began_counts(published: Path, tool: Tool, monk
         edit(published / "unimat_toy/base.py", "2 *", "3 *")
         return notebook
 
-    monkeypatch.setattr(execute, "_execute", edited_meanwhile)
+    monkeypatch.setattr(execute, "execute_cells", edited_meanwhile)
     assert tool("run", "01", "--profile", "full").returncode == 0
     checked = tool("check").stdout
     assert "the table of toys is toys-new.parquet now, was toys-0123.parquet" in checked
