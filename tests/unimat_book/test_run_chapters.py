@@ -138,6 +138,27 @@ def test_a_pending_chapter_says_so_on_its_page(published: Path, tool: Tool) -> N
     assert "repaired" not in (published / "chapters/01_first.ipynb").read_text()
 
 
+def test_only_harmless_warnings_are_kept_from_a_page(root: Path, tool: Tool) -> None:
+    edit(
+        root / "chapters/src/01_first.md",
+        'rec = Recorder("01_first", run_dir)\n',
+        """import warnings
+
+import numpy as np
+import torch
+
+column = np.arange(3)
+column.flags.writeable = False  # as pandas hands out its columns
+torch.from_numpy(column)
+if mode == "good":
+    warnings.warn("what matters", stacklevel=1)
+rec = Recorder("01_first", run_dir)
+""",
+    )
+    assert "wrote to stderr" in tool("run", "01").stdout
+    assert "wrote to stderr" not in tool("run", "01", "--set", "mode=quiet").stdout
+
+
 def full_disk(*args, **kwargs):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
