@@ -50,6 +50,10 @@ _IN_LEDGER: Mapping[str, tuple[str, ...]] = {
 }
 
 
+_UNTRAINED = {"alignment": ("untrained",), "retrieval": ("physics",)}
+"""Variants of studies that train nothing."""
+
+
 @dataclass(frozen=True)
 class Study:
     """A study that was run.
@@ -78,6 +82,20 @@ class Study:
             if (mean.variant, mean.domain) == (variant, domain):
                 return mean
         raise KeyError(f"{self.name} has no {variant} on {domain}")
+
+    @property
+    def trainings(self) -> int:
+        """How many models were trained."""
+        seeds = {mean.variant: len(mean.seeds) for mean in self.means}
+        return sum(n for name, n in seeds.items() if name not in _UNTRAINED.get(self.name, ()))
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of all variants together, each of which names it once for every domain."""
+        longest: dict[str, float] = {}
+        for mean in self.means:
+            longest[mean.variant] = max(mean.seconds, longest.get(mean.variant, 0.0))
+        return sum(longest.values())
 
     @functools.cached_property
     def intervals(self) -> pd.DataFrame:
