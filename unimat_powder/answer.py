@@ -44,6 +44,7 @@ MOST = 10
 SAME_LENGTH, SAME_ANGLE = 0.01, 1.0
 """Relative, and degrees: what the book calls the same cell."""
 
+_SHOWN = 3  # phases that a table for reading has, however unlikely
 _UNSEEN = 0.1  # crystals added to each space group of a library, so that none is impossible
 _ORIGIN = {
     "file": "stated by the file",
@@ -476,9 +477,12 @@ def _same_cell(one: Match | Lattice, other: Match | Lattice) -> bool:
 
 
 def _phase_lines(phases: Sequence[Match]) -> list[str]:
-    """A table of phases: aligned columns under a head."""
+    """A table of phases: aligned columns under a head; of those that are unlikely, the first."""
     if not phases:
         return []
+    likely = sum(match.probability >= 0.005 for match in phases)
+    left_out = len(phases[max(likely, _SHOWN) :])
+    phases = phases[: max(likely, _SHOWN)]
     rows = [("", "formula", "space group", "probability", "score", "material")]
     rows += [
         (
@@ -500,7 +504,8 @@ def _phase_lines(phases: Sequence[Match]) -> list[str]:
         )
         for row in rows
     )
-    return [f"  {text}".rstrip() for text in texts]
+    lines = [f"  {text}".rstrip() for text in texts]
+    return [*lines, f"      and {left_out} more, each of less than 1 %"] if left_out else lines
 
 
 def _number(value: float, digits: int = 6) -> float | None:
