@@ -182,7 +182,7 @@ def _identify_command(given: argparse.Namespace) -> int:
 
     from unimat_powder.report import index_row, page_name, write_index, write_page
 
-    objects, rows, failed = [], [], False
+    objects, rows, answered, failed = [], [], False, False
     bar = tqdm(
         _answers(given.files, question, given.library),
         total=len(given.files),
@@ -192,6 +192,7 @@ def _identify_command(given: argparse.Namespace) -> int:
     )
     for number, answer in enumerate(bar, 1):
         failed |= answer.error is not None
+        answered |= answer.error is None
         if given.report is not None:
             page = page_name(number, answer.file)
             if answer.error is None:
@@ -205,10 +206,20 @@ def _identify_command(given: argparse.Namespace) -> int:
             bar.refresh()
     if given.json:
         _show(json.dumps(objects, indent=1, allow_nan=False))
+    elif answered:
+        _show("What the percentages are of\n" + "\n".join(_percentage_lines()))
     if given.report is not None:
         write_index(rows, given.report / "index.html")
         print("report:", given.report / "index.html", file=sys.stderr)
     return 2 if failed else 0
+
+
+def _percentage_lines() -> list[str]:
+    """What the percentages of a table are of; it has none of space groups."""
+    from unimat_powder.answer import PERCENTAGES
+
+    shown = {name: what for name, what in PERCENTAGES.items() if name != "space group"}
+    return [f"  {name:15} {what}" for name, what in shown.items()]
 
 
 def _make_folder(path: Path) -> None:

@@ -47,7 +47,7 @@ def _narrow_range(pattern: Pattern) -> str:
         return ""
     return (
         f"narrow range: {low:.1f} to {high:.1f} degrees only; many lines of a cell lie outside, "
-        "so measure further if you can"
+        "so measure further if you can, and rely less on the percentages"
     )
 
 

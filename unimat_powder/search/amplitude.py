@@ -42,7 +42,8 @@ class Amplitude:
         x = np.arange(-int(4 * width / _STEP), int(4 * width / _STEP) + 1) * _STEP
         kernel = np.exp(-(x**2) / (2 * width**2))
         kernel /= np.sqrt((kernel**2).sum() * _STEP)
-        value = np.convolve(self.root, kernel, "same")[: len(self.root)] * _STEP
+        root = np.pad(self.root, (0, max(0, len(x) - len(self.root))))  # "same" is of the longer
+        value = np.convolve(root, kernel, "same")[: len(self.root)] * _STEP
         return torch.from_numpy(value), torch.from_numpy(np.gradient(value, _STEP))
 
     def at(self, g: Tensor, width: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -57,11 +58,13 @@ class Amplitude:
 
 
 def amplitude_of(curve: MeasuredCurve) -> Amplitude:
-    """Root of a measured curve against 1/d."""
+    """Root of a measured curve against 1/d; zero where the steps meet nothing of the signal."""
     g = curve.g
     steps = np.arange(g[0], g[-1], _STEP)
+    if len(steps) < 2:  # long waves near 180 degrees: two points are the least that has a slope
+        steps = g[0] + _STEP * np.arange(2)
     root = np.sqrt(np.interp(steps, g, curve.signal))
-    norm = np.sqrt((root**2).sum() * _STEP)
+    norm = max(np.sqrt((root**2).sum() * _STEP), 1e-30)
     return Amplitude(float(g[0]), float(g[-1]), root / norm, curve.wavelength)
 
 
