@@ -364,7 +364,7 @@ def _hints(result: "SearchResult", question: _Question) -> list[str]:
             f"everything here holds for the wavelength that was given, {question.wavelength:g} "
             "angstrom: with a wrong one a wrong cell can look certain"
         )
-    if question.elements and result.none_probability >= _LIKELY_NONE:
+    if question.elements and result.lattices and result.none_probability >= _LIKELY_NONE:
         hints.append(
             "no crystal of exactly these elements fits well: cell and crystal system, where given, "
             "are those of relatives with other elements; of a mixture no single crystal has all "
