@@ -161,8 +161,8 @@ class Answer:
         cP, cI, cF; ``volume`` is of the cell that it stands with.
 
         Without ``cells`` nothing is known of the crystal: systems and space groups are then as
-        frequent as in the library. ``elements``, ``formula`` and ``second_phase`` are there only where they say something; a
-        file without an answer has ``file`` and ``error`` alone.
+        frequent as in the library. ``elements``, ``formula`` and ``second_phase`` are there only
+        where they say something; a file without an answer has ``file`` and ``error`` alone.
         """
         if self.error is not None:
             return {"file": self.file, "error": self.error}
