@@ -33,8 +33,8 @@ PERCENTAGES = {
     "crystal system": "that the crystal has this system, whatever its cell; the seven sum to 100 %",
     "space group": "that the crystal has this space group, whatever its cell",
     "cell": "that the lattice is this one, whatever the crystal system",
-    "phase": "that this very crystal, of those that were asked for, is the sample's: what the "
-    "library alone says",
+    "phase": "that this very crystal is the sample's, as the library alone has it, before lines "
+    "and network are heard",
 }
 """What each percentage of an answer is the probability of, a sentence each."""
 
@@ -160,8 +160,9 @@ class Answer:
         conventional one, whose ``lattice`` is one of aP, mP, mC, oP, oC, oI, oF, tP, tI, hP, hR,
         cP, cI, cF; ``volume`` is of the cell that it stands with.
 
-        ``elements``, ``formula`` and ``second_phase`` are there only where they say something; a
-        file without an answer has ``file`` and ``error`` alone.
+        Without ``cells`` nothing is known of the crystal: systems and space groups are then as
+        frequent as in the library. ``elements``, ``formula`` and ``second_phase`` are there only
+        where they say something; a file without an answer has ``file`` and ``error`` alone.
         """
         if self.error is not None:
             return {"file": self.file, "error": self.error}
@@ -241,10 +242,10 @@ class Answer:
             f"  wavelength      {self.wavelength_text}",
             f"  elements        {self.asked_text}",
             f"  verdict         {self.verdict_text}",
-            f"  crystal system  {', '.join(f'{name} {percent(p)}' for name, p in likely)}",
         ]
-        if self.cells:
-            lines += _cell_lines(self.cells[0])
+        if self.cells:  # else the shares are the library's, and say nothing of the sample
+            systems = ", ".join(f"{name} {percent(p)}" for name, p in likely)
+            lines += [f"  crystal system  {systems}", *_cell_lines(self.cells[0])]
         lines += _phase_lines(self.phases)
         if self.second_phase:
             lines += ["  perhaps a second phase, in what the first one leaves"]
@@ -358,14 +359,16 @@ def printable(text: str) -> str:
 
 
 def _cell_lines(cell: Cell) -> list[str]:
-    """A cell in its conventional and its Niggli form."""
-    return [
-        f"  cell            {_numbers_text(cell.conventional)}",
-        f"                  conventional cell, {cell.lattice}, "
-        f"probability {percent(cell.probability)}",
-        f"                  {_numbers_text((*cell.lengths, *cell.angles))}",
-        f"                  its Niggli cell, of {cell.volume:.2f} cubic angstrom",
-    ]
+    """A cell in its conventional form and, where that is another, as the Niggli cell."""
+    niggli = (*cell.lengths, *cell.angles)
+    likely = f"{cell.lattice}, probability {percent(cell.probability)}"
+    size = f"cell of {cell.volume:.2f} cubic angstrom"
+    if np.allclose(niggli, cell.conventional, rtol=0, atol=5e-5):
+        rows = [_numbers_text(niggli), f"conventional and Niggli {size}, {likely}"]
+    else:
+        rows = [_numbers_text(cell.conventional), f"conventional cell, {likely}"]
+        rows += [_numbers_text(niggli), f"its Niggli {size}"]
+    return [f"  {'cell' if i == 0 else '':15} {row}" for i, row in enumerate(rows)]
 
 
 def _numbers_text(cell: Sequence[float]) -> str:

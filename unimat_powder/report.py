@@ -111,15 +111,10 @@ def write_page(answer: Answer, path: Path) -> None:
             "<p>What may have made the lines that the first candidate leaves:</p>",
             _phase_table(answer.second_phase),
         ]
+    if answer.cells:  # else nothing is known of the crystal
+        parts += [_cell_section(answer.cells), _class_section(answer)]
     parts += [
-        _cell_section(answer.cells),
-        '<div class="columns"><section><h2>Crystal system</h2>',
-        _shares(sorted(answer.crystal_system.items(), key=lambda item: -item[1])),
-        _meaning("crystal system"),
-        "</section><section><h2>Space group</h2>",
-        _shares([(_group(n), p) for n, p in answer.space_group[:7] if p >= 0.005]),
-        _meaning("space group"),
-        "</section></div><h2>What was given</h2>",
+        "<h2>What was given</h2>",
         f"<p>Wavelength: {_text(answer.wavelength_text)}.<br>",
         f"Elements: {_text(answer.asked_text)}.</p>",
         '<p class="muted">Confident means that the cell and its crystal system have a probability '
@@ -297,9 +292,18 @@ def _phase_table(phases: Sequence[Match]) -> str:
     return _table(head, rows)
 
 
+def _class_section(answer: Answer) -> str:
+    """Crystal systems and space groups, beside each other where there is room."""
+    systems = sorted(answer.crystal_system.items(), key=lambda item: -item[1])
+    groups = [(_group(n), p) for n, p in answer.space_group[:7] if p >= 0.005]
+    sections = (
+        f"<section><h2>{name.capitalize()}</h2>{_shares(shares)}{_meaning(name)}</section>"
+        for name, shares in (("crystal system", systems), ("space group", groups))
+    )
+    return f'<div class="columns">{"".join(sections)}</div>'
+
+
 def _cell_section(cells: Sequence[Cell]) -> str:
-    if not cells:
-        return ""
     head = ("probability", "lattice", "a", "b", "c", "α", "β", "γ", "volume")
     rows = []
     for cell in cells:

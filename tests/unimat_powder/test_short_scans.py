@@ -11,7 +11,7 @@ from unimat_powder.answer import Answer
 from unimat_powder.command import identify
 from unimat_powder.pattern import Pattern, PatternError
 from unimat_powder.report import write_page
-from unimat_powder.search.amplitude import Amplitude, amplitude_of
+from unimat_powder.search.amplitude import amplitude_of
 from unimat_powder.search.curve import MeasuredCurve, measured_curve
 from unimat_powder.search.search import search
 
@@ -70,14 +70,6 @@ def test_many_short_scans_have_an_answer_or_a_line(tmp_path):
     for seed in range(1000, 1400):
         (answer,) = identify(short_scan(seed), library=LIBRARY)
         checked(answer, tmp_path)
-
-
-def test_a_line_has_its_overlap_where_it_lies_in_a_scan_shorter_than_the_smoothing():
-    root = np.zeros(40)
-    root[30] = 1.0
-    amplitude = Amplitude(0.3, 0.3 + 40 * 3e-4, root, 1.54)
-    value, _ = amplitude.smoothed(0.004)
-    assert int(value.argmax()) == 30 and len(value) == 40
 
 
 def test_what_the_steps_miss_is_zero_and_no_fault():
