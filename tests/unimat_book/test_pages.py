@@ -23,7 +23,13 @@ PAGES = sorted(
     for pattern in ("*.md", "chapters/*.md", "chapters/src/*.md")
     for path in ROOT.glob(pattern)
 )
-FOLDED = {"hide-input", "hide-cell", "remove-input", "remove-cell"}
+FOLDED = {"hide-input", "hide-cell", "remove-input", "remove-cell", "answer"}
+GATED = re.compile(r"^```\{solution-start\}.*?^```\{solution-end\}\n```$", re.M | re.S)
+DROPDOWN = re.compile(
+    r"^(`{3,}|:{3,})\{(?:solution|admonition)\}([^\n]*\n)(?::\w+:[^\n]*\n)*?"
+    r":class:[^\n]*\bdropdown\b.*?^\1$",
+    re.M | re.S,
+)
 each_chapter = pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda c: c.name)
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 
@@ -104,9 +110,14 @@ def test_one_bibliography() -> None:
     assert plain == ["bibliography.md"]
 
 
+def in_view(text: str) -> str:
+    """Without what a reader sees only after unfolding it: answers; a question's title stays."""
+    return DROPDOWN.sub(r"\2", GATED.sub("", text))
+
+
 @each_chapter
 def test_chapter_keeps_to_its_length(chapter) -> None:
-    text = chapter.path.read_text("utf-8").split("---\n", 2)[-1]
+    text = in_view(chapter.path.read_text("utf-8").split("---\n", 2)[-1])
     prose = re.sub(
         r"^:\w+:.*$|`{3,}\{?[\w-]*\}?|\$\$?[^$]*\$\$?", " ", without_code(text), flags=re.M
     )
@@ -138,7 +149,6 @@ def test_chapter_is_whole(chapter) -> None:
     assert first.cell_type == "markdown"
     assert re.match(r"(\([\w-]+\)=\n)?# \S", first.source), "a title comes first"
     assert "run_dir" in chapter.parameters
-    assert len(re.findall(r"^`{3,}\{exercise\}", source, flags=re.M)) >= 2
     assert "assert " in source, "no visible sanity check"
     for number, cell in enumerate(chapter.notebook.cells):
         figure = cell.metadata.get("mystnb", {}).get("figure")
@@ -147,6 +157,52 @@ def test_chapter_is_whole(chapter) -> None:
             assert len(figure["caption"].split()) >= 4, f"cell {number}: say what is seen"
             alt = cell.metadata["mystnb"].get("image", {}).get("alt", "")
             assert len(alt.split()) >= 4, f"cell {number}: a figure needs an alt text"
+
+
+@each_chapter
+def test_questions_and_exercises_have_answers(chapter) -> None:
+    source = chapter.path.read_text("utf-8")
+    before, questions = source.split("\n## Check yourself\n")
+    questions, exercises = questions.split("\n## Exercises\n")
+    asked = re.findall(
+        r"^:::\{admonition\} (\d)\. .*\?.*\n:class: dropdown question$", questions, re.M
+    )
+    assert asked == list("12345")
+    tasks = re.findall(r"^```\{exercise\} .+\n:label: ex-([\w-]+)$", exercises, re.M)
+    answered = re.findall(r"^`{3,4}\{solution(?:-start)?\} ex-([\w-]+)$", exercises, re.M)
+    assert 5 <= len(tasks) <= 6 and answered == tasks
+    titles = re.findall(r"^```\{exercise\} (.+)$", exercises, re.M)
+    assert any(title.startswith("Change the ") for title in titles), "one changes a model"
+    assert "my_file" in exercises, "one takes the reader's own file"
+    assert "```{exercise}" not in before + questions
+
+
+@each_chapter
+def test_answers_that_are_code_are_run_and_folded(chapter) -> None:
+    source = chapter.path.read_text("utf-8")
+    assert "```python" not in source.split("\n## Exercises\n")[1], "an answer that nobody has run"
+    tagged = r"^```\{code-cell\} ipython3\n:tags: \[answer\]$"
+    inside = sum(len(re.findall(tagged, part, re.M)) for part in GATED.findall(source))
+    assert inside == len(re.findall(tagged, source, re.M)) >= 3
+    for part in GATED.findall(source):
+        assert part.count("{code-cell}") == len(re.findall(tagged, part, re.M))
+
+
+@each_chapter
+def test_chapter_opens_with_result_figure_and_three_linked_takeaways(chapter) -> None:
+    source = chapter.path.read_text("utf-8").split("---\n", 2)[-1]
+    opening = source.split("\n| Reads |")[0]
+    result = re.search(r"^# .+\n\n\*\*(.+?)\*\*$", opening, re.M | re.S)
+    assert result and "{glue:text}" in result[1], "the result comes first, with its number"
+    assert opening.count("    name: fig-") == 1, "then a figure"
+    box = re.search(
+        r"^:::\{admonition\} Key takeaways\n:class: takeaways\n(.*?)^:::$", opening, re.M | re.S
+    )
+    points = re.findall(r"^- .+$", box[1], re.M)
+    assert 3 <= len(points) <= 5
+    assert sum(bool(re.search(r"\{(?:ref|numref|eq|doc)\}", point)) for point in points) >= 3
+    (parameters,) = [c for c in chapter.notebook.cells if is_parameters(c)]
+    assert folded(parameters), "parameters stand in nobody's way"
 
 
 def test_launch_buttons_open_real_files() -> None:
