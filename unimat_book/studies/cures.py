@@ -38,7 +38,6 @@ VARIANTS: Mapping[str, str] = {
     "base": "nothing changed",
     "balanced": "class-balanced loss",
     "smoothed": "labels smoothed by tolerance",
-    "evenly": "labels smoothed evenly",
     "metric": "metric tensor as target",
     "lattice_first": "lattice first, then system",
     "low_symmetry": "further triclinic and monoclinic crystals",
@@ -46,11 +45,11 @@ VARIANTS: Mapping[str, str] = {
     "made_up": "as many made-up crystals",
     "strained": "training crystals strained inside their symmetry",
     "labels": "smoothed labels, and lattice first",
-    "together": "balanced, by tolerance, lattice first, low symmetry and strained",
+    "together": "all of these but the made-up and the metric",
 }
 """What is changed, and how it is called in tables."""
 
-_LOSSES = {name: (name,) for name in ("balanced", "smoothed", "evenly")}
+_LOSSES = {"balanced": ("balanced",), "smoothed": ("smoothed",)}
 _LOSSES |= {"labels": ("smoothed",), "together": ("balanced", "smoothed")}
 _LATTICE_FIRST = ("lattice_first", "labels", "together")
 _MORE = {
@@ -60,7 +59,7 @@ _MORE = {
     "strained": ("strained",),
     "together": ("low_symmetry", "strained"),
 }
-_SMOOTH = 0.1  # share of a label that smoothing gives away
+_SMOOTH = 0.1  # share of a label that goes to the systems that another tolerance would see
 _LOW = 2  # crystal systems that count as low: triclinic and monoclinic
 
 FAMILIES = (
@@ -113,8 +112,7 @@ class Shared:
             return apart_from(made_up_like(train, number, folder=place.folder), self.table)
         most = _LOW - 1 if name == "low_symmetry" else len(CRYSTAL_SYSTEMS)
         dataset = FURTHER.get(place.settings.dataset, "")
-        found = further_crystals(self.table, number, highest_system=most, dataset=dataset)
-        return apart_from(found, self.table)  # stand-ins of small data sets too
+        return further_crystals(self.table, number, highest_system=most, dataset=dataset)
 
     @functools.cached_property
     def number_of_low(self) -> int:
@@ -276,8 +274,9 @@ def labelled(views: GridViews, labels: Tensor) -> GridViews:
 def tolerance_matrix(table: CrystalTable) -> Tensor:
     """How labels change between the declared space group and spglib's, ``[7, 7]`` float32.
 
-    Each system keeps all but a tenth of its label; that tenth goes to other systems as often as its
-    crystals change to them, and stays where none does.
+    Each system keeps all but a tenth of its label; that tenth goes to the systems of higher
+    symmetry whose metric contains it as often as its crystals change to them, and stays where none
+    does.
     """
     systems = table.crystal_system.cpu()
     number = len(CRYSTAL_SYSTEMS)
@@ -291,12 +290,6 @@ def tolerance_matrix(table: CrystalTable) -> Tensor:
     return (1 - _SMOOTH) * torch.eye(number) + _SMOOTH * moved
 
 
-def even_matrix() -> Tensor:
-    """A tenth of each label shared out evenly among all seven systems, ``[7, 7]`` float32."""
-    number = len(CRYSTAL_SYSTEMS)
-    return (1 - _SMOOTH) * torch.eye(number) + _SMOOTH / number
-
-
 def loss_matrix(variant: str, systems: Tensor, shared: Shared) -> Tensor | None:
     """Losses of a variant's classes as sums of those of all classes, or ``None``."""
     losses = _LOSSES.get(variant, ())
@@ -305,8 +298,6 @@ def loss_matrix(variant: str, systems: Tensor, shared: Shared) -> Tensor | None:
     matrix = torch.eye(len(CRYSTAL_SYSTEMS))
     if "smoothed" in losses:
         matrix = shared.smoothing
-    if "evenly" in losses:
-        matrix = even_matrix()
     if "balanced" in losses:
         count = torch.bincount(systems.cpu(), minlength=len(CRYSTAL_SYSTEMS)).float()
         weight = torch.where(count > 0, count.clamp_min(1).rsqrt(), torch.zeros_like(count))

@@ -22,9 +22,7 @@ STRAINS = (0.0, 0.003, 0.01, 0.02)
 QUERIES: Mapping[str, str] = {
     **{f"strain_{100 * s:g}": f"cell strained by {100 * s:g} %" for s in STRAINS},
     **{f"symmetry_strain_{100 * s:g}": f"{100 * s:g} % inside the symmetry" for s in STRAINS[1:]},
-    "laboratory": "laboratory simulation, cell not strained",
-    "laboratory_strain_1": "laboratory simulation, cell strained by 1 %",
-    "laboratory_symmetry_strain_1": "laboratory simulation, 1 % inside the symmetry",
+    "laboratory": "laboratory simulation",
 }
 """Kinds of queries, and how they are called in tables."""
 
@@ -38,8 +36,8 @@ def query_patterns(
     """Patterns of some crystals as one kind of queries, float16 ``[n, P]``, highest point 1.
 
     A strain is as large for all crystals; its sign (isotropic), or its direction among those that
-    keep the symmetry of the lattice, is drawn once and for all: with and without a laboratory a
-    crystal has the same.
+    keep the symmetry of the lattice, is drawn once and for all. The laboratory's crystals are not
+    strained.
 
     Args:
         table: The crystals.
@@ -53,32 +51,24 @@ def query_patterns(
     """
     if kind not in QUERIES:
         raise ValueError(f"expected a kind of {list(QUERIES)}, got {kind!r}")
-    some, grid = table.select(rows).to(device), settings.grid
-    reciprocal = torch.linalg.inv(some.lattice).mT
-    every = torch.arange(len(some), device=device)
-    if kind.startswith("laboratory"):
-        stretch = torch.eye(3).to(reciprocal) + strains_of(kind, reciprocal)
-        some = dataclasses.replace(some, lattice=some.lattice @ stretch)
+    some, grid = table.select(rows), settings.grid
+    if kind == "laboratory":
         # No drawn patterns, which are those of training.
         once = dataclasses.replace(settings, draws=0)
-        parts = {"train": every[:0], "others": every}
-        return simulate_laboratory(some, once, device=device, **parts).fixed
+        every = torch.arange(len(some))
+        rows = {"train": every[:0], "others": every}
+        return simulate_laboratory(some, once, device=device, **rows).fixed
+    size = float(kind.rpartition("_")[2]) / 100
     reach = g_max_of(grid, max(STRAINS) * math.sqrt(3))
-    reflections = bragg_reflections(some, g_max=reach)
-    reflections = strained(reflections, strains_of(kind, reciprocal))
+    reflections = bragg_reflections(some.to(device), g_max=reach)
+    make = symmetric_strains if kind.startswith("symmetry") else isotropic_strains
+    reflections = strained(reflections, make(reflections.reciprocal, size))
+    every = torch.arange(len(some), device=device)
     parts = [
         render(reflections, chunk, grid, fwhm=settings.model["fwhm"]).half()
         for chunk in every.split(_CHUNK)
     ]
     return torch.cat(parts)
-
-
-def strains_of(kind: str, reciprocal: Tensor) -> Tensor:
-    """Strains of a kind of queries, float64 ``[C, 3, 3]``, of cells given by their reciprocals."""
-    if "strain" not in kind:
-        return torch.zeros_like(reciprocal)
-    make = symmetric_strains if "symmetry" in kind else isotropic_strains
-    return make(reciprocal, float(kind.rpartition("_")[2]) / 100)
 
 
 def isotropic_strains(reciprocal: Tensor, size: float) -> Tensor:

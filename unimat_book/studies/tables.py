@@ -275,24 +275,21 @@ def recall_panels(study: Study, strains: Sequence[float]) -> dict[str, dict[str,
 
 
 def recall_table(study: Study, domain: str) -> pd.DataFrame:
-    """Ways to search: first places of computed queries, per cent, and milliseconds a query."""
+    """Ways to search: first places of some queries, per cent, and milliseconds a query."""
+    shown = {
+        "strain_0": "as computed",
+        "strain_1": "1 %",
+        "symmetry_strain_1": "1 % in symmetry",
+        "laboratory": "laboratory",
+    }
     rows = []
     for name, method, scores in _searches(study, domain):
+        row = {"search": name}
+        for kind, words in shown.items():
+            row[words] = spread(scores[f"{method}recall_at_1_{kind}"], ".1f")
         clock = scores.get(f"{method}ms_per_query")
-        time = {"ms": "–" if clock is None else f"{clock.mean():.3f}"}
-        rows.append({"search": name} | _first_places(scores, method, "") | time)
+        rows.append(row | {"ms": "–" if clock is None else f"{clock.mean():.3f}"})
     return pd.DataFrame(rows)
-
-
-def laboratory_table(study: Study) -> pd.DataFrame:
-    """Ways to search: first places of queries from a simulated laboratory, per cent."""
-    return pd.DataFrame(
-        [
-            {"searched": where, "search": name} | _first_places(scores, method, "laboratory_")
-            for domain, where in (("test", "test crystals"), ("known", "known crystals"))
-            for name, method, scores in _searches(study, domain)
-        ]
-    )
 
 
 def _searches(study: Study, domain: str) -> list[tuple[str, str, Mapping[str, np.ndarray]]]:
@@ -302,28 +299,6 @@ def _searches(study: Study, domain: str) -> list[tuple[str, str, Mapping[str, np
         for name, (variant, method) in search_ways(study).items()
         if any((m.variant, m.domain) == (variant, domain) for m in study.means)
     ]
-
-
-def _first_places(scores: Mapping[str, np.ndarray], method: str, place: str) -> dict[str, str]:
-    """First places of queries as they are, strained by 1 %, and strained inside the symmetry."""
-    kinds = {
-        "not strained": "laboratory" if place else "strain_0",
-        "1 %": f"{place}strain_1",
-        "1 % in symmetry": f"{place}symmetry_strain_1",
-    }
-    return {
-        words: spread(scores[f"{method}recall_at_1_{kind}"], ".1f") for words, kind in kinds.items()
-    }
-
-
-def best_search(study: Study, kind: str, domain: str = "test") -> tuple[str, float]:
-    """The way to search with the most first places of a kind of queries, and its share."""
-    found = {
-        name: float(scores[f"{method}recall_at_1_{kind}"].mean())
-        for name, method, scores in _searches(study, domain)
-    }
-    name = max(found, key=found.__getitem__)
-    return name, found[name]
 
 
 def shipped_model(model: UniMat, shared) -> Mean:

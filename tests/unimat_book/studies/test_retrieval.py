@@ -6,10 +6,9 @@ import itertools
 
 import numpy as np
 import pytest
-import torch
 
 from unimat_book.studies import retrieval
-from unimat_book.studies.queries import query_patterns, strains_of
+from unimat_book.studies.queries import query_patterns
 from unimat_book.studies.trials import Place, Trial
 
 
@@ -58,28 +57,6 @@ def test_a_model_is_asked_and_its_candidates_are_put_into_order(shared, tmp_path
             assert values.mean() == pytest.approx(outcome.scores[metric])
     test = found["test"].scores  # thirty crystals: all are candidates, the order is physics'
     assert test["reranked_recall_at_1_strain_0"] > test["recall_at_1_strain_0"]
-
-
-def test_a_laboratory_measures_strained_cells_too(shared, settings, prototype_table):
-    rows = shared.rows[2][:8]
-    plain, isotropic, inside = (
-        query_patterns(prototype_table, rows, settings, kind, device="cpu")
-        for kind in ("laboratory", "laboratory_strain_1", "laboratory_symmetry_strain_1")
-    )
-    away = [float((x.float() - plain.float()).abs().mean()) for x in (isotropic, inside)]
-    assert min(away) > 1e-3
-    assert len({x.shape for x in (plain, isotropic, inside)}) == 1
-
-
-@pytest.mark.parametrize("kind", ["strain_1", "symmetry_strain_1"])
-def test_with_and_without_a_laboratory_cells_are_strained_alike(prototype_table, kind):
-    some = prototype_table.select(torch.arange(12))
-    reciprocal = torch.linalg.inv(some.lattice).mT
-    expected = strains_of(kind, reciprocal)
-    length = expected.flatten(1).norm(dim=1)
-    torch.testing.assert_close(length, torch.full_like(length, 0.01 * 3**0.5), rtol=1e-4, atol=0)
-    assert torch.equal(strains_of(f"laboratory_{kind}", reciprocal), expected)
-    assert not strains_of("laboratory", reciprocal).any()
 
 
 def test_queries_are_strained_as_they_say(shared, settings, prototype_table):
