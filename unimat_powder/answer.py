@@ -26,7 +26,7 @@ TENTATIVE = 0.5
 """Least probability for ``"tentative"``: more likely right than wrong. Below, ``"none"``."""
 
 UNLIKELY = 0.05
-"""Where no phase has more than this, none of them is likely the sample's."""
+"""Least probability of a phase that may well be the sample's."""
 
 PERCENTAGES = {
     "verdict": "that the first cell and its crystal system are both right",
@@ -197,22 +197,29 @@ class Answer:
         if self.verdict == "none":
             return "no confident answer: candidates follow, none is to be relied on"
         what = f"cell and crystal system ({self.system}, {percent(self.probability)})"
+        said = f"confident of {what}"
         if self.verdict == "tentative":
-            check = self._doubt_text or "check it against the alternatives"
-            return f"tentative: {what}; {check}"
-        if self.phases and self.phases[0].probability >= CONFIDENT:
-            return f"confident of {what}; and the phase"
-        return f"confident of {what}; {self._doubt_text or 'which crystal: see the phases'}"
+            said = f"tentative: {what}; check it against the alternatives"
+        agreeing = [phase.probability for phase in self.phases if self.agrees(phase)]
+        if max(agreeing, default=0.0) < UNLIKELY:
+            return f"{said}; {self._doubt_text}"
+        if self.verdict == "tentative":
+            return said
+        sure = max(agreeing) >= CONFIDENT
+        return f"{said}; {'and the phase' if sure else 'which crystal: see the phases'}"
 
     @property
     def _doubt_text(self) -> str:
-        """What is to be said where no phase is likely, else nothing."""
-        if any(phase.probability >= UNLIKELY for phase in self.phases):
-            return ""
+        """What is to be said where no phase with the cell of the verdict is likely."""
         if not self.elements:
-            return "which crystal is not known: no phase of the library is likely"
+            return "which crystal is not known: none of the library with this cell is likely"
         given = "formula" if self.formula else "elements"
-        return f"but no crystal of the {given} given is likely: check the {given}"
+        return f"but no crystal of the {given} given with this cell is likely: check the {given}"
+
+    def agrees(self, phase: Match) -> bool:
+        """Whether a phase has the system and, by its volume, the cell that the verdict is about."""
+        same = abs(phase.volume / self.cells[0].volume - 1) <= 3 * SAME_LENGTH
+        return same and system_of(phase.space_group) == self.system
 
     @property
     def system(self) -> str:

@@ -265,7 +265,7 @@ def _headline(answer: Answer) -> str:
     edges = " × ".join(f"{x:.3f}" for x in cell.conventional[:3])
     line = f"{answer.system.capitalize()} <small>{cell.lattice} {edges} Å</small>"
     for best in answer.phases[:1]:  # else the cell is known, but not which crystal has it
-        if best.probability >= TENTATIVE:
+        if best.probability >= TENTATIVE and answer.agrees(best):
             line = f"{_formula(best.formula)} <small>{_group(best.space_group)}</small>"
     words = _text(answer.verdict_text)
     words = f"{words[:1].upper()}{words[1:]}. {_sentence('verdict')}"

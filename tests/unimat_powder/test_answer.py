@@ -203,7 +203,11 @@ UNKNOWN = Lattice((5.0, 6.0, 7.0), (90.0,) * 3, 210.0, "orthorhombic", {62: 1.0}
 
 
 @pytest.mark.parametrize("probability", [0.97, 0.6])
-@pytest.mark.parametrize("phases", [(), (replace(RUTILE, probability=0.03),)])
+@pytest.mark.parametrize(
+    "phases",
+    [(), (replace(RUTILE, probability=0.4),), (replace(RUTILE, volume=210.0, probability=0.4),)],
+    ids=["none", "another cell", "another system"],
+)
 def test_elements_that_no_likely_crystal_has_are_doubted(probability, phases, tmp_path):
     lattices = (replace(UNKNOWN, probability=probability),)
     found = answer_of(*phases, none=0.97, lattices=lattices)
@@ -213,8 +217,10 @@ def test_elements_that_no_likely_crystal_has_are_doubted(probability, phases, tm
     assert asked.verdict_text.endswith("check the elements")
     assert asked.to_json()["verdict_text"] == asked.verdict_text
     assert "check the formula" in replace(asked, formula="TiO2").verdict_text
-    likely = replace(asked, phases=(replace(RUTILE, probability=0.06),))
-    assert "check the elements" not in likely.verdict_text
+    alike = replace(RUTILE, volume=211.0, space_group=62, probability=0.06)
+    assert "check the elements" not in replace(asked, phases=(alike,)).verdict_text
+    unlikely = replace(alike, probability=0.03)
+    assert "check the elements" in replace(asked, phases=(unlikely,)).verdict_text
     write_page(asked, tmp_path / "page.html")  # also where the library has nothing to name
     source = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "Orthorhombic <small>oP 5.000" in source and "check the elements" in source
