@@ -152,3 +152,45 @@ def test_a_norm_that_cannot_be_shared_is_refused(views):
 def test_a_process_without_a_gpu_of_its_own_is_refused():
     with pytest.raises(RuntimeError, match="needs a GPU of its own"), open_group("cuda"):
         pass
+
+
+def point(setting, gpus, batch, seconds):
+    rate = gpus * batch / seconds
+    found = {"setting": setting, "gpus": gpus, "batch": batch, "seconds": seconds, "replayed": 1.0}
+    found |= {"crystals_per_second": rate, "gradient_mb": 10.0, "allreduce_seconds": 1e-4}
+    found |= {"operations_per_crystal": 1e9, "bytes_per_crystal": 1e6, "device": "a GPU"}
+    found |= {"operations_per_second": 1e15, "bytes_per_second": 3e12}
+    return found | ({"bus_bytes_per_second": 3e11} if gpus > 1 else {})
+
+
+def test_efficiency_is_that_of_the_best_batch_of_one(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import scaling
+
+    seconds = {(1, 256): 0.02, (1, 512): 0.03, (2, 256): 0.021, (2, 512): 0.032, (4, 512): 0.033}
+    points = [point("xrd", *key, value) for key, value in seconds.items()]
+    rows = {row.name: row for row in scaling.rows_of(points)}
+    assert rows["scaling_xrd_2_gpus_percent"].value == pytest.approx(100 * 30 / 32)
+    assert rows["scaling_xrd_4_gpus_percent"].ratio == pytest.approx(4 * 30 / 33)
+    # One GPU more than doubled adds 1 ms: from 4 to 8 it is as much again.
+    assert rows["scaling_xrd_8_gpus_predicted_percent"].value == pytest.approx(100 * 30 / 34)
+    # 512 crystals at 1e6 a second, and 2 (4 - 1) / 4 times 10 MB at 300 GB/s.
+    least = 512e-6 + 1.5 * 1e7 / 3e11
+    assert rows["scaling_xrd_4_gpus_rate"].floor == pytest.approx(4 * 512 / least)
+    assert scaling.rows_of(points[2:]) == []
+
+
+def test_accuracy_is_set_beside_that_of_one(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import scaling_accuracy
+
+    same = {"setting": "xrd", "batch": 8, "crystals": 80, "device": "a GPU"}
+    points = [
+        {**same, "gpus": gpus, "val_loss": loss}
+        for gpus, losses in ((1, (1.0, 1.2)), (2, (1.1, 1.3)))
+        for loss in losses
+    ]
+    one, two = scaling_accuracy.rows_of(points)
+    assert (one.name, two.name) == ("scaling_accuracy_xrd_1_gpu", "scaling_accuracy_xrd_2_gpus")
+    assert two.value == pytest.approx(1.2)
+    assert "+0.1000 against one GPU, whose seeds spread by 0.1414" in two.notes
