@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import gc
 import json
 import math
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -75,14 +76,16 @@ def measure(
 ) -> dict[str, float]:
     """Seconds of a step with ``batch`` crystals in each process."""
     whole = batch * group.size
+    gc.collect()  # the recorded steps of the measurement before
+    if views.device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(views.device)
     # Rows are drawn with repeats, so that an epoch has the steps that a clock needs.
     generator = torch.Generator().manual_seed(0)
     rows = train[torch.randint(len(train), (steps * whole,), generator=generator)]
     config = dataclasses.replace(setting.fit, epochs=EPOCHS, batch_size=whole)
     model = make_model(setting, views, train)
     work = least_work(model, views, rows[: min(batch, 256)].to(views.device), group)
-    if views.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(views.device)
     rows = rows.to(views.device)
     loop = SharedLoop(model, views, rows, rows[:whole], config, group)
     with sharing(model, group):
@@ -192,10 +195,14 @@ def points_file(out: Path) -> Path:
 
 def add_point(out: Path, point: Mapping[str, object]) -> None:
     """Add to the points measured so far, which are whole at any moment."""
+    points = [*read_points(out), point]
+    with replacing(points_file(out)) as temporary:
+        temporary.write_text(json.dumps(points, indent=1), encoding="utf-8")
+
+
+def read_points(out: Path) -> list[dict]:
     path = points_file(out)
-    points = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps([*points, point], indent=1), encoding="utf-8")
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
 
 
 # --------------------------------------------------------------------------------- from the points
@@ -379,25 +386,45 @@ def numbers(args: argparse.Namespace) -> list[int]:
     return [n for n in (1, 2, 4, 8) if n <= seen]
 
 
+def run_all(
+    script: str,
+    args: argparse.Namespace,
+    counts: Sequence[int],
+    rows: Callable[[Sequence[Mapping]], list[Result]] | None,
+) -> int:
+    """Run the script with each number of processes and record what came out; 1 if one failed."""
+    until, failed = time.time() + args.seconds, 0
+    for place, processes in enumerate(counts):
+        # Fewer processes need longer for the same; what one leaves over is there for the next.
+        weights = [1 + 1 / n for n in counts[place:]]
+        left = (until - time.time()) * weights[0] / sum(weights)
+        words = [sys.executable, os.path.abspath(script), *sys.argv[1:]]
+        words += ["--worker", repr(time.time() + left)]
+        try:
+            run_together(words, processes=processes, seconds=max(left, 0.0) + 90)
+        except RuntimeError as error:
+            failed = 1
+            print(f"{processes} processes: {error}", file=sys.stderr, flush=True)
+        if rows is not None and (results := rows(read_points(args.out))):
+            record(results, args.out)
+    return failed
+
+
 def main() -> int:
     args = command_line().parse_args()
     args.out = args.out.resolve()
     if args.worker is not None:
         (check if args.check else work)(args)
         return 0
-    until = time.time() + args.seconds
     points_file(args.out).unlink(missing_ok=True)
-    words = [sys.executable, os.path.abspath(__file__), *sys.argv[1:], "--worker", repr(until)]
-    for processes in numbers(args)[: 2 if args.check else None]:
-        run_together(words, processes=processes, seconds=args.seconds + 60)
-        points = json.loads(points_file(args.out).read_text(encoding="utf-8"))
-        if not args.check and (results := rows_of(points)):
-            record(results, args.out)
+    counts = numbers(args)[: 2 if args.check else None]
+    failed = run_all(__file__, args, counts, None if args.check else rows_of)
+    points = read_points(args.out)
     if args.check:
-        return compare(points)
+        return failed or compare(points)
     for result in rows_of(points):
         print(f"{result.name:<44}{result.value:>12,.1f} {result.unit}  {result.notes}")
-    return 0
+    return failed
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import statistics
 import sys
 import tempfile
@@ -19,7 +18,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from common import Result, device_name, record
+from common import Result, device_name
 from scaling import (
     SETTINGS,
     add_point,
@@ -28,12 +27,13 @@ from scaling import (
     make_views,
     numbers,
     points_file,
+    read_points,
+    run_all,
     say,
 )
 
 from unimat_book.scaling.fit import fit_together
 from unimat_book.scaling.group import open_group
-from unimat_book.scaling.launch import run_together
 
 
 def work(args: argparse.Namespace) -> None:
@@ -41,8 +41,9 @@ def work(args: argparse.Namespace) -> None:
     with open_group(args.device) as group, tempfile.TemporaryDirectory() as own:
         runs = group.objects(own)[0]  # the first one's folder is there as long as it lives
         views, train, val = make_views(args.profile, group.device)
-        for name, setting in chosen_settings(args.profile, args.settings).items():
-            for seed in args.seeds:
+        trained = chosen_settings(args.profile, args.settings)
+        for seed in args.seeds:
+            for name, setting in trained.items():
                 if group.objects(time.time())[0] > args.worker:
                     say(group, f"no time left for {name} with seed {seed}")
                     continue
@@ -113,16 +114,12 @@ def main() -> int:
     if args.worker is not None:
         work(args)
         return 0
-    until = time.time() + args.seconds
     points_file(args.out).unlink(missing_ok=True)
-    words = [sys.executable, str(Path(__file__).resolve()), *sys.argv[1:], "--worker", repr(until)]
-    for processes in numbers(args):
-        run_together(words, processes=processes, seconds=args.seconds + 60)
-        points = json.loads(points_file(args.out).read_text(encoding="utf-8"))
-        record(rows_of(points), args.out)
+    failed = run_all(__file__, args, numbers(args), rows_of)
+    points = read_points(args.out)
     for result in rows_of(points):
         print(f"{result.name:<36}{result.value:>10.5f}  {result.notes}")
-    return 0
+    return failed
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What each of several processes does in the tests of ``unimat_book.scaling``.
 
-    python scaling_worker.py (equal|killed) FOLDER
+    python scaling_worker.py (equal|killed) FOLDER DEVICE
 
 FOLDER holds ``table.parquet``; the first process leaves what came out there.
 """
@@ -34,8 +34,9 @@ SETTINGS = {
 }
 
 
-def make_views(folder):
-    return build_views(load_table(Path(folder) / "table.parquet"), modalities=BOTH, **SAME)
+def make_views(folder, device="cpu"):
+    table = load_table(Path(folder) / "table.parquet")
+    return build_views(table, modalities=BOTH, device=device, **SAME)
 
 
 def split_of(views):
@@ -58,7 +59,7 @@ def make_model(name, views, *, dropout=0.0, seed=0):
             **changes,
         )
     )
-    model.fit_scalers(views, split_of(views)["train"])
+    model.to(views.device).fit_scalers(views, split_of(views)["train"].to(views.device))
     return model
 
 
@@ -113,9 +114,9 @@ def killed(folder, group):
         return epoch_of(loop, epoch)
 
     loop_module.train_epoch = train_epoch
-    train("aligned", make_views(folder), folder, group, epochs=4)
+    train("aligned", make_views(folder, group.device), folder, group, epochs=4)
 
 
 if __name__ == "__main__":
-    with open_group("cpu") as here:
+    with open_group(sys.argv[3]) as here:
         globals()[sys.argv[1]](sys.argv[2], here)

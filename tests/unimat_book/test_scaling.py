@@ -1,6 +1,7 @@
 """Several processes train as one does; one that dies ends all; a run goes on with any number."""
 
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -20,6 +21,7 @@ from unimat_lib.views.effects import Measurement
 
 ROOT = Path(__file__).parents[2]
 ALONE = Group(torch.device("cpu"))
+needs_two_gpus = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="no two CUDA devices")
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 
 
@@ -35,9 +37,9 @@ def views(folder):
     return worker.make_views(folder)
 
 
-def run_worker(what, folder):
+def run_worker(what, folder, device="cpu"):
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    words = [sys.executable, str(Path(worker.__file__)), what, str(folder)]
+    words = [sys.executable, str(Path(worker.__file__)), what, str(folder), device]
     run_together(words, processes=2, environment={"PYTHONPATH": path, "OMP_NUM_THREADS": "1"})
 
 
@@ -152,6 +154,31 @@ def test_a_norm_that_cannot_be_shared_is_refused(views):
 def test_a_process_without_a_gpu_of_its_own_is_refused():
     with pytest.raises(RuntimeError, match="needs a GPU of its own"), open_group("cuda"):
         pass
+
+
+@pytest.mark.gpu
+@needs_two_gpus
+def test_two_gpus_reach_what_one_does_in_the_recorded_step(tmp_path):
+    words = [
+        "--check",
+        "--profile",
+        "quick",
+        "--batch",
+        "32",
+        "--out",
+        str(tmp_path / "check.json"),
+    ]
+    script = [sys.executable, str(ROOT / "benchmarks/scaling.py"), *words]
+    done = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("(replayed)") == 3
+
+
+@pytest.mark.gpu
+@needs_two_gpus
+def test_a_process_killed_on_its_gpu_ends_all(folder):
+    with pytest.raises(RuntimeError, match="process 1 of 2 was killed by SIGKILL"):
+        run_worker("killed", folder, "cuda")
 
 
 def point(setting, gpus, batch, seconds):
