@@ -1,8 +1,9 @@
 """What each of several processes does in the tests of ``unimat_book.scaling``.
 
-    python scaling_worker.py (equal|killed) FOLDER DEVICE
+    python scaling_worker.py FOLDER DEVICE [SETTING ...]
 
-FOLDER holds ``table.parquet``; the first process leaves what came out there.
+FOLDER holds ``table.parquet``; the first process leaves there what the settings came to. Then the
+second process is killed in the third epoch of a training, after it has touched ``killed``.
 """
 
 import dataclasses
@@ -81,10 +82,9 @@ def weights(model):
     return torch.cat([p.detach().flatten().double() for p in model.state_dict().values()])
 
 
-def equal(folder, group):
-    torch.set_num_threads(1)
-    views, found = make_views(folder), {}
-    for name in SETTINGS:
+def train_all(names, views, folder, group):
+    found = {}
+    for name in names:
         result, model = train(name, views, folder, group)
         every = group.objects(weights(model))
         assert all(torch.equal(one, every[0]) for one in every), name
@@ -104,19 +104,24 @@ def equal(folder, group):
         torch.save(found, Path(folder) / "equal.pt")
 
 
-def killed(folder, group):
-    """The second process is killed in the third epoch."""
+def be_killed(views, folder, group):
     epoch_of = loop_module.train_epoch
 
     def train_epoch(loop, epoch):
         if epoch == 2 and group.rank == 1:
+            (Path(folder) / "killed").touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return epoch_of(loop, epoch)
 
     loop_module.train_epoch = train_epoch
-    train("aligned", make_views(folder, group.device), folder, group, epochs=4)
+    train("aligned", views, folder, group, epochs=4)
 
 
 if __name__ == "__main__":
-    with open_group(sys.argv[3]) as here:
-        globals()[sys.argv[1]](sys.argv[2], here)
+    torch.set_num_threads(1)
+    where, device, *names = sys.argv[1:]
+    with open_group(device) as here:
+        crystals = make_views(where, here.device)
+        if names:
+            train_all(names, crystals, where, here)
+        be_killed(crystals, where, here)
