@@ -1,0 +1,1 @@
+"""A training in, the same training on all GPUs of a host out."""
