@@ -1,8 +1,8 @@
 """Training on crystals that pass by, up to five million: is the speed the same, the memory bounded?
 
-``write`` makes shards of Parquet: the crystals of ``mp_20`` (without its validation and test parts)
-and ``mp_extra`` in random order, again and again, each time with cells that are strained by up to
-3 % until there are enough. ``train`` goes through the first so many of them once, a new model for
+``write`` makes shards of Parquet: the training crystals of ``mp_20`` and those of ``mp_extra`` that
+are unlike its others, in random order, and again with cells that are strained by up to 3 % until
+there are enough. ``train`` goes through the first so many of them once, a new model for
 each number. ``made_up`` takes no file: the first shard is made up by all cores, which is the slow
 part and is timed by itself; the further ones are its crystals with other elements and other sizes.
 
@@ -43,6 +43,7 @@ from unimat_book.stream import (
 )
 from unimat_lib.crystals.parquet import load_table
 from unimat_lib.crystals.table import CrystalTable, concatenate
+from unimat_lib.datasets.mp_extra import apart_from
 from unimat_lib.datasets.preparation import load_dataset
 from unimat_lib.model import UniMat, UniMatConfig
 from unimat_lib.training.config import FitConfig
@@ -57,11 +58,10 @@ SMALL = {"width": 8, "depths": (1, 1), "position_channels": 4}
 
 def write(args: argparse.Namespace) -> None:
     """Write shards of real crystals, strained copies of them from the second round on."""
-    mp_20, extra = load_dataset("mp_20").split("train"), load_dataset("mp_extra")
+    mp_20 = load_dataset("mp_20")
+    table = concatenate([mp_20.split("train"), apart_from(load_dataset("mp_extra"), mp_20)])
     start = time.perf_counter()
-    paths = write_shards(
-        copies(concatenate([mp_20, extra]), args.crystals, args.shard), args.folder
-    )
+    paths = write_shards(copies(table, args.crystals, args.shard), args.folder)
     seconds, size = time.perf_counter() - start, sum(path.stat().st_size for path in paths)
     print(f"{len(paths)} shards, {args.crystals:,} crystals, {size:,} bytes in {seconds:.0f} s")
     record(
@@ -71,7 +71,7 @@ def write(args: argparse.Namespace) -> None:
                 value=args.crystals / seconds,
                 unit="crystals/s",
                 device=device_name(),
-                notes=f"{args.crystals:,} crystals in {len(paths)} Parquet files of {args.shard:,}, "
+                notes=f"{args.crystals:,} crystals in {len(paths)} Parquet files, "
                 f"{size / 2**30:.2f} GiB, one process",
             )
         ]
@@ -143,6 +143,8 @@ def measure(
     series = []
     for count in [1, *sorted(sources)]:  # the first to warm up
         torch.manual_seed(0)
+        if not cpu:
+            torch.cuda.reset_peak_memory_stats()
         model = UniMat(UniMatConfig(modalities=names, inputs=names, **shape))
         effects = replace(EFFECTS, fwhm=(0.4, 0.6)) if cpu else EFFECTS
         config = FitConfig(epochs=count, batch_size=batch, measurement=effects, **align)
@@ -154,10 +156,12 @@ def measure(
         point = {"crystals": crystals, "seconds": float(parts.sum())}
         point |= {key: float(last[key]) for key in ("host_gib", "device_gib", "val_loss")}
         point["waiting"] = float(parts["seconds_wait"] / parts.sum())
+        point["views"] = float(parts["seconds_views"] / parts.sum())
         series.append(point)
         print(
             f"{crystals:10,} crystals, {count:4} shards: {point['seconds']:8.1f} s, "
             f"{crystals / point['seconds']:8,.0f}/s, waiting {point['waiting']:.0%}, "
+            f"views {point['views']:.0%}, "
             f"{point['host_gib']:.2f} GiB host, {point['device_gib']:.2f} GiB device, "
             f"validation {point['val_loss']:.3f}",
             flush=True,
@@ -176,7 +180,8 @@ def measure(
             name=f"stream_{name}_{what}_{kind}",
             value=last["crystals"] / last["seconds"],
             unit="crystals/s",
-            notes=f"{notes}; {last['waiting']:.0%} of the time waiting for shards",
+            notes=f"{notes}; {last['waiting']:.0%} of the time waiting for shards, "
+            f"{last['views']:.0%} computing their views",
             **shared,
         ),
         Result(

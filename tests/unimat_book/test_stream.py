@@ -108,7 +108,7 @@ def test_varied_crystals_keep_positions_and_symmetry_and_change_the_rest(table):
     assert not torch.equal(one.atomic_numbers, other.atomic_numbers)
     ratio = one.lengths / table.lengths
     assert torch.allclose(ratio, ratio[:, :1].expand(-1, 3))  # no other shape
-    assert float(ratio.min()) > 0.3 and float(ratio.max()) < 3
+    assert float(ratio.min()) > 0.1 and float(ratio.max()) < 10  # hydrogen and caesium: 8
     for crystal in range(len(table)):  # as many elements as before, each in the same places
         pairs = zip(
             table.select([crystal]).atomic_numbers.tolist(),
