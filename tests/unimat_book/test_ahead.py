@@ -46,7 +46,7 @@ def train(name, seeds):
 train("main", seeds)
 path = product(f"{run_dir}/results/predictions/xrd.txt")
 path.parent.mkdir(parents=True, exist_ok=True)
-path.write_text(str(seeds));
+path.write_text(str(len(seeds)));
 ```
 
 ```{code-cell} ipython3
@@ -113,3 +113,13 @@ def test_what_cannot_be_trained_ahead_is_refused(trains: Path, tool: Tool) -> No
     edit(trains / "chapters/src/01_first.md", "ahead-seeds_ways", "ahead-seed")
     wrong = tool("ahead", "1", "--seed", "0")
     assert "a tag ahead-seed names no parameter of the chapter" in wrong.stderr
+
+
+def test_chapters_and_their_seeds_are_spread_over_gpus(trains: Path, tool: Tool) -> None:
+    done = tool("spread", "1", "2", "--profile", "quick", "--cards", "2")
+    assert done.returncode == 0, done.stderr
+    assert trained(trains) >= {"main0", "main1", "main2", "ways0", "ways1"}
+    assert "01_first: training seed 1 (quick)" in done.stdout
+    assert "2 chapters in" in done.stdout
+    assert (trains / "_build/quick/chapters/02_second.ipynb").is_file()
+    assert scratch(trains) == []

@@ -79,18 +79,22 @@ def run(book: Book, args: argparse.Namespace) -> None:
     run_side_by_side(
         chapter_waits([chapter.name for chapter in chosen]),
         lambda name: _command(book.chapters[name], args),
-        jobs=jobs,
-        environment=environment,
+        environments=[environment] * jobs,
     )
     print(f"{len(runs)} chapters in {time.monotonic() - begun:.0f} s", flush=True)
 
 
 def _command(chapter: Chapter, args: argparse.Namespace) -> list[str]:
     """Command line that runs one of the chapters asked for."""
-    own = [pair for pair in args.set if pair.partition("=")[0] in chapter.parameters]
-    words = [sys.executable, "-m", "unimat_book.run", "run", chapter.name]
-    words += [f"--profile={args.profile}", *(f"--set={pair}" for pair in own)]
+    words = command_line("run", chapter, args)
     return words + ([] if args.gpus is None else [f"--gpus={args.gpus}"])
+
+
+def command_line(action: str, chapter: Chapter, args: argparse.Namespace) -> list[str]:
+    """Command line that does something with one of the chapters asked for."""
+    own = [pair for pair in args.set if pair.partition("=")[0] in chapter.parameters]
+    words = [sys.executable, "-m", "unimat_book.run", action, chapter.name]
+    return [*words, f"--profile={args.profile}", *(f"--set={pair}" for pair in own)]
 
 
 def check_run_dir(run: Run, *, asked: Iterable[str]) -> None:
