@@ -14,6 +14,7 @@ import gemmi
 import numpy as np
 
 from unimat_lib.crystals.table import CRYSTAL_SYSTEMS, LAST_SPACE_GROUP
+from unimat_powder.index.symmetry import cell_matrix, conventional_cell
 from unimat_powder.pattern import Pattern
 
 _T = TypeVar("_T")
@@ -24,12 +25,26 @@ CONFIDENT = 0.9
 TENTATIVE = 0.5
 """Least probability for ``"tentative"``: more likely right than wrong. Below, ``"none"``."""
 
+UNLIKELY = 0.05
+"""Least probability of a phase that may well be the sample's."""
+
+PERCENTAGES = {
+    "verdict": "that the first cell and its crystal system are both right",
+    "crystal system": "that the crystal has this system, whatever its cell; the seven sum to 100 %",
+    "space group": "that the crystal has this space group, whatever its cell",
+    "cell": "that the lattice is this one, whatever the crystal system",
+    "phase": "that this very crystal is the sample's, as the library alone has it, before lines "
+    "and network are heard",
+}
+"""What each percentage of an answer is the probability of, a sentence each."""
+
 MOST = 10
 """Of phases, cells and space groups, as many as a list of an answer holds."""
 
 SAME_LENGTH, SAME_ANGLE = 0.01, 1.0
 """Relative, and degrees: what the book calls the same cell."""
 
+_SHOWN = 3  # phases that a table for reading has, however unlikely
 _UNSEEN = 0.1  # crystals added to each space group of a library, so that none is impossible
 _ORIGIN = {
     "file": "stated by the file",
@@ -104,6 +119,13 @@ class Cell:
     probability: float
     figure_of_merit: float
     source: str = "library"
+    lattice: str = "aP"  # Pearson's letters, such as tP or mC, as its crystal system has it
+    conventional: tuple[float, ...] = ()  # a, b, c (angstrom), alpha, beta, gamma of that lattice
+
+    @property
+    def conventional_volume(self) -> float:
+        """Of the conventional cell, cubic angstrom."""
+        return float(np.linalg.det(cell_matrix(np.array(self.conventional))))
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,8 +154,15 @@ class Answer:
     def to_json(self) -> dict[str, Any]:
         """Plain objects for ``json.dumps``; what is not finite becomes ``None``.
 
-        ``elements``, ``formula`` and ``second_phase`` are there only where they say something; a
-        file without an answer has ``file`` and ``error`` alone.
+        ``probability`` is what the verdict rests on: that the first cell and its crystal system
+        are both right. What each other probability says is in :data:`PERCENTAGES`. A cell has
+        ``a`` to ``gamma`` of the primitive Niggli cell and, in ``conventional``, those of the
+        conventional one, whose ``lattice`` is one of aP, mP, mC, oP, oC, oI, oF, tP, tI, hP, hR,
+        cP, cI, cF; ``volume`` is of the cell that it stands with.
+
+        Without ``cells`` nothing is known of the crystal: systems and space groups are then as
+        frequent as in the library. ``elements``, ``formula`` and ``second_phase`` are there only
+        where they say something; a file without an answer has ``file`` and ``error`` alone.
         """
         if self.error is not None:
             return {"file": self.file, "error": self.error}
@@ -142,6 +171,8 @@ class Answer:
             "wavelength": _number(self.wavelength, 6),
             "wavelength_from": self.wavelength_from,
             "verdict": self.verdict,
+            "probability": _number(self.probability),
+            "verdict_text": self.verdict_text,
             "crystal_system": _to_one(self.crystal_system),
             "space_group": [
                 {"number": number, "probability": _number(p)} for number, p in self.space_group
@@ -162,17 +193,38 @@ class Answer:
     def verdict_text(self) -> str:
         """The verdict in words."""
         if not self.cells:
-            return "no confident answer: nothing in the library fits"
+            return "no confident answer: nothing was found that fits"
         if self.verdict == "none":
             return "no confident answer: candidates follow, none is to be relied on"
-        system = max(self.crystal_system, key=self.crystal_system.__getitem__)
-        what = f"cell and crystal system ({system}, {percent(self.probability)})"
+        what = f"cell and crystal system ({self.system}, {percent(self.probability)})"
+        said = f"confident of {what}"
         if self.verdict == "tentative":
-            return f"tentative: {what}; check it against the alternatives"
-        sure = self.phases and self.phases[0].probability >= CONFIDENT
-        return (
-            f"confident of {what}; {'and the phase' if sure else 'which crystal: see the phases'}"
-        )
+            said = f"tentative: {what}; check it against the alternatives"
+        agreeing = [phase.probability for phase in self.phases if self.agrees(phase)]
+        if max(agreeing, default=0.0) < UNLIKELY:
+            return f"{said}; {self._doubt_text}"
+        if self.verdict == "tentative":
+            return said
+        sure = max(agreeing) >= CONFIDENT
+        return f"{said}; {'and the phase' if sure else 'which crystal: see the phases'}"
+
+    @property
+    def _doubt_text(self) -> str:
+        """What is to be said where no phase with the cell of the verdict is likely."""
+        if not self.elements:
+            return "which crystal is not known: none of the library with this cell is likely"
+        given = "formula" if self.formula else "elements"
+        return f"but no crystal of the {given} given with this cell is likely: check the {given}"
+
+    def agrees(self, phase: Match) -> bool:
+        """Whether a phase has the system and, by its volume, the cell that the verdict is about."""
+        same = abs(phase.volume / self.cells[0].volume - 1) <= 3 * SAME_LENGTH
+        return same and system_of(phase.space_group) == self.system
+
+    @property
+    def system(self) -> str:
+        """The likeliest crystal system."""
+        return max(self.crystal_system, key=self.crystal_system.__getitem__)
 
     @property
     def wavelength_text(self) -> str:
@@ -197,14 +249,13 @@ class Answer:
             f"  wavelength      {self.wavelength_text}",
             f"  elements        {self.asked_text}",
             f"  verdict         {self.verdict_text}",
-            f"  crystal system  {', '.join(f'{name} {percent(p)}' for name, p in likely)}",
         ]
-        if self.cells:
-            cell, what = cell_texts(self.cells[0])
-            lines += [f"  cell            {cell}", f"                  {what}"]
+        if self.cells:  # else the shares are the library's, and say nothing of the sample
+            systems = ", ".join(f"{name} {percent(p)}" for name, p in likely)
+            lines += [f"  crystal system  {systems}", *_cell_lines(self.cells[0])]
         lines += _phase_lines(self.phases)
         if self.second_phase:
-            lines += ["  second phase, of what the first one leaves"]
+            lines += ["  perhaps a second phase, in what the first one leaves"]
             lines += _phase_lines(self.second_phase)
         lines += [f"  warning         {text}" for text in self.warnings]
         return "\n".join(printable(line) for line in lines)
@@ -258,7 +309,7 @@ def make_answer(
         probability=sure,
         crystal_system=dict(zip(CRYSTAL_SYSTEMS, (float(p.sum()) for p in systems), strict=True)),
         space_group=tuple((int(i) + 1, float(groups[i])) for i in order if groups[i] > 0),
-        cells=_merged_cells(lattices)[:MOST],
+        cells=_merged_cells(lattices),
         phases=tuple(matches),
         second_phase=second,
         warnings=tuple(dict.fromkeys(said)),
@@ -314,14 +365,23 @@ def printable(text: str) -> str:
     return "".join(x if x.isprintable() else x.encode("unicode_escape").decode() for x in text)
 
 
-def cell_texts(cell: Cell) -> tuple[str, str]:
-    """A cell in two lines: lengths and angles; what it is."""
-    edges = "  ".join(f"{x:.4f}" for x in cell.lengths)
-    corners = "  ".join(f"{x:.2f}" for x in cell.angles)
-    return (
-        f"{edges} angstrom  {corners} degrees",
-        f"Niggli cell of {cell.volume:.2f} cubic angstrom, probability {percent(cell.probability)}",
-    )
+def _cell_lines(cell: Cell) -> list[str]:
+    """A cell in its conventional form and, where that is another, as the Niggli cell."""
+    niggli = (*cell.lengths, *cell.angles)
+    likely = f"{cell.lattice}, probability {percent(cell.probability)}"
+    size = f"cell of {cell.volume:.2f} cubic angstrom"
+    if np.allclose(niggli, cell.conventional, rtol=0, atol=5e-5):
+        rows = [_numbers_text(niggli), f"conventional and Niggli {size}, {likely}"]
+    else:
+        rows = [_numbers_text(cell.conventional), f"conventional cell, {likely}"]
+        rows += [_numbers_text(niggli), f"its Niggli {size}"]
+    return [f"  {'cell' if i == 0 else '':15} {row}" for i, row in enumerate(rows)]
+
+
+def _numbers_text(cell: Sequence[float]) -> str:
+    edges = "  ".join(f"{x:.4f}" for x in cell[:3])
+    corners = "  ".join(f"{x:.2f}" for x in cell[3:])
+    return f"{edges} angstrom  {corners} degrees"
 
 
 def lattices_of(
@@ -395,22 +455,30 @@ def _space_groups(lattices: Sequence[Lattice], prior: np.ndarray) -> np.ndarray:
 
 
 def _merged_cells(lattices: Sequence[Lattice]) -> tuple[Cell, ...]:
-    """Cells of the lattices, the likeliest first; those of two systems count together.
+    """Up to ten cells of the lattices, the likeliest first; those of two systems count together.
 
     Two cells whose Niggli reductions are of different types (angles at 90 degrees) stay apart.
     """
-    cells = [
-        Cell(
-            lengths=(first := some[0]).lengths,
-            angles=first.angles,
-            volume=first.volume,
-            probability=min(1.0, math.fsum(lattice.probability for lattice in some)),
-            figure_of_merit=first.figure_of_merit,
-            source=first.source,
-        )
+    together = [
+        (math.fsum(lattice.probability for lattice in some), some[0])
         for some in _grouped(lattices, _same_cell)
     ]
-    return tuple(sorted(cells, key=lambda cell: -cell.probability))
+    best = sorted(together, key=lambda pair: -pair[0])[:MOST]
+    return tuple(_cell(first, min(1.0, share)) for share, first in best)
+
+
+def _cell(lattice: Lattice, probability: float) -> Cell:
+    letters, cell = conventional_cell(np.array([*lattice.lengths, *lattice.angles]), lattice.system)
+    return Cell(
+        lengths=lattice.lengths,
+        angles=lattice.angles,
+        volume=lattice.volume,
+        probability=probability,
+        figure_of_merit=lattice.figure_of_merit,
+        source=lattice.source,
+        lattice=letters,
+        conventional=tuple(cell.tolist()),
+    )
 
 
 def _same_cell(one: Match | Lattice, other: Match | Lattice) -> bool:
@@ -419,9 +487,12 @@ def _same_cell(one: Match | Lattice, other: Match | Lattice) -> bool:
 
 
 def _phase_lines(phases: Sequence[Match]) -> list[str]:
-    """A table of phases: aligned columns under a head."""
+    """A table of phases: aligned columns under a head; of those that are unlikely, the first."""
     if not phases:
         return []
+    likely = sum(match.probability >= 0.005 for match in phases)
+    left_out = len(phases[max(likely, _SHOWN) :])
+    phases = phases[: max(likely, _SHOWN)]
     rows = [("", "formula", "space group", "probability", "score", "material")]
     rows += [
         (
@@ -443,7 +514,8 @@ def _phase_lines(phases: Sequence[Match]) -> list[str]:
         )
         for row in rows
     )
-    return [f"  {text}".rstrip() for text in texts]
+    lines = [f"  {text}".rstrip() for text in texts]
+    return [*lines, f"      and {left_out} more, each of less than 1 %"] if left_out else lines
 
 
 def _number(value: float, digits: int = 6) -> float | None:
@@ -460,15 +532,20 @@ def _to_one(shares: Mapping[str, float]) -> dict[str, float]:
 
 
 def _cell_json(cell: Cell) -> dict[str, Any]:
-    names = ("a", "b", "c", "alpha", "beta", "gamma")
-    values = (_number(x, 5) for x in (*cell.lengths, *cell.angles))
     return {
-        **dict(zip(names, values, strict=True)),
-        "volume": _number(cell.volume, 4),
+        **_parameters((*cell.lengths, *cell.angles), cell.volume),
         "probability": _number(cell.probability),
         "figure_of_merit": _number(cell.figure_of_merit),
         "from": cell.source,
+        "lattice": cell.lattice,
+        "conventional": _parameters(cell.conventional, cell.conventional_volume),
     }
+
+
+def _parameters(cell: Sequence[float], volume: float) -> dict[str, float | None]:
+    names = ("a", "b", "c", "alpha", "beta", "gamma")
+    values = (_number(x, 5) for x in cell)
+    return dict(zip(names, values, strict=True)) | {"volume": _number(volume, 4)}
 
 
 def _phase_json(match: Match) -> dict[str, Any]:

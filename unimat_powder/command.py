@@ -182,7 +182,7 @@ def _identify_command(given: argparse.Namespace) -> int:
 
     from unimat_powder.report import index_row, page_name, write_index, write_page
 
-    objects, rows, failed = [], [], False
+    objects, rows, found, failed = [], [], False, False
     bar = tqdm(
         _answers(given.files, question, given.library),
         total=len(given.files),
@@ -192,6 +192,7 @@ def _identify_command(given: argparse.Namespace) -> int:
     )
     for number, answer in enumerate(bar, 1):
         failed |= answer.error is not None
+        found |= bool(answer.cells)
         if given.report is not None:
             page = page_name(number, answer.file)
             if answer.error is None:
@@ -205,10 +206,20 @@ def _identify_command(given: argparse.Namespace) -> int:
             bar.refresh()
     if given.json:
         _show(json.dumps(objects, indent=1, allow_nan=False))
+    elif found:
+        _show("What the percentages are of\n" + "\n".join(_percentage_lines()))
     if given.report is not None:
         write_index(rows, given.report / "index.html")
         print("report:", given.report / "index.html", file=sys.stderr)
     return 2 if failed else 0
+
+
+def _percentage_lines() -> list[str]:
+    """What the percentages of a table are of; it has none of space groups."""
+    from unimat_powder.answer import PERCENTAGES
+
+    shown = {name: what for name, what in PERCENTAGES.items() if name != "space group"}
+    return [f"  {name:15} {what}" for name, what in shown.items()]
 
 
 def _make_folder(path: Path) -> None:
@@ -353,7 +364,7 @@ def _hints(result: "SearchResult", question: _Question) -> list[str]:
             f"everything here holds for the wavelength that was given, {question.wavelength:g} "
             "angstrom: with a wrong one a wrong cell can look certain"
         )
-    if question.elements and result.none_probability >= _LIKELY_NONE:
+    if question.elements and result.lattices and result.none_probability >= _LIKELY_NONE:
         hints.append(
             "no crystal of exactly these elements fits well: cell and crystal system, where given, "
             "are those of relatives with other elements; of a mixture no single crystal has all "

@@ -47,7 +47,7 @@ def _narrow_range(pattern: Pattern) -> str:
         return ""
     return (
         f"narrow range: {low:.1f} to {high:.1f} degrees only; many lines of a cell lie outside, "
-        "so measure further if you can"
+        "so measure further if you can, and rely less on the percentages"
     )
 
 
@@ -56,8 +56,10 @@ def _number_of_lines(count: int) -> str:
         return f"too many peaks: the search ended at {MOST_PEAKS}, the clearest"
     if count >= _FEWEST_LINES:
         return ""
-    found = {0: "no line", 1: "one line"}.get(count, f"{count} lines")
-    return f"too few peaks: {found} stood out of the noise; alone they tell no cell from chance"
+    if count == 0:
+        return "too few peaks: no line stood out of the noise, so nothing is known of a crystal"
+    found, they = ("one line", "it tells") if count == 1 else (f"{count} lines", "they tell")
+    return f"too few peaks: {found} stood out of the noise; alone {they} no cell from chance"
 
 
 def _broad_lines(fwhm: np.ndarray, intensity: np.ndarray) -> str:

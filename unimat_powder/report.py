@@ -16,6 +16,7 @@ import numpy as np
 from unimat_lib.files import replacing
 from unimat_powder.answer import (
     CONFIDENT,
+    PERCENTAGES,
     TENTATIVE,
     Answer,
     Cell,
@@ -24,7 +25,6 @@ from unimat_powder.answer import (
     percent,
     printable,
     symbol_parts,
-    system_of,
 )
 
 if TYPE_CHECKING:
@@ -103,23 +103,24 @@ def write_page(answer: Answer, path: Path) -> None:
         _figure(answer.curves),
         "<h2>Candidates</h2>",
         _phase_table(answer.phases),
+        _meaning("phase") if answer.phases else "",
     ]
     if answer.second_phase:
-        parts += ["<h2>Second phase</h2>", _phase_table(answer.second_phase)]
+        parts += [
+            "<h2>Perhaps a second phase</h2>",
+            "<p>What may have made the lines that the first candidate leaves:</p>",
+            _phase_table(answer.second_phase),
+        ]
+    if answer.cells:  # else nothing is known of the crystal
+        parts += [_cell_section(answer.cells), _class_section(answer)]
     parts += [
-        _cell_section(answer.cells),
-        '<div class="columns"><section><h2>Crystal system</h2>',
-        _shares(sorted(answer.crystal_system.items(), key=lambda item: -item[1])),
-        "</section><section><h2>Space group</h2>",
-        _shares([(_group(n), p) for n, p in answer.space_group[:7] if p >= 0.005]),
-        "</section></div><h2>What was given</h2>",
+        "<h2>What was given</h2>",
         f"<p>Wavelength: {_text(answer.wavelength_text)}.<br>",
         f"Elements: {_text(answer.asked_text)}.</p>",
         '<p class="muted">Confident means that the cell and its crystal system have a probability '
         f"of at least {_percent(CONFIDENT)}, tentative of at least {_percent(TENTATIVE)}. Cells, "
         "crystal systems and space groups weigh what the library, the lines and the network say "
-        "together; the probability of a candidate is the library's alone, that this very crystal "
-        "is the sample's.</p>",
+        "together.</p>",
     ]
     _write(path, name, "\n".join(parts))
 
@@ -131,11 +132,12 @@ def index_row(answer: Answer, page: str) -> str:
         message = f'<td class="text" colspan="3">{_text(answer.error)}</td>'
         return f'<tr><td class="text">{name}</td><td>{_chip("error")}</td>{message}</tr>'
     cells = ["", "", ""]
+    if answer.cells:
+        cells[0] = f"{answer.system} {_percent(answer.crystal_system[answer.system])}"
     if answer.phases:
         best = answer.phases[0]
-        system, share = max(answer.crystal_system.items(), key=lambda item: item[1])
-        crystal = f"{_formula(best.formula)}, {_group(best.space_group)}"
-        cells = [f"{system} {_percent(share)}", crystal, _bar(best.probability)]
+        cells[1] = f"{_formula(best.formula)}, {_group(best.space_group)}"
+        cells[2] = _bar(best.probability)
     link = f'<a href="{html.escape(page)}">{name}</a>'
     rest = "".join(f"<td>{cell}</td>" for cell in (_chip(answer.verdict), *cells))
     return f'<tr><td class="text">{link}</td>{rest}</tr>'
@@ -255,19 +257,19 @@ def _figure(curves: Curves | None) -> str:
 def _headline(answer: Answer) -> str:
     """What the page says first; a candidate that is not to be relied on is not named there."""
     if answer.verdict == "none":
-        words = "Nothing in the library fits."
-        if answer.phases:
+        words = "Nothing was found that fits."
+        if answer.cells:
             words = "The candidates below are the likeliest; none of them is to be relied on."
         return f'<p class="best">No confident answer</p><p>{words}</p>'
-    best, cell = answer.phases[0], answer.cells[0]
-    if best.probability >= TENTATIVE:
-        line = f"{_formula(best.formula)} <small>{_group(best.space_group)}</small>"
-    else:  # the cell is known, but not which of the crystals that share it
-        edges = " × ".join(f"{x:.3f}" for x in cell.lengths)
-        line = f"{system_of(best.space_group).capitalize()} <small>{edges} Å</small>"
+    cell = answer.cells[0]
+    edges = " × ".join(f"{x:.3f}" for x in cell.conventional[:3])
+    line = f"{answer.system.capitalize()} <small>{cell.lattice} {edges} Å</small>"
+    for best in answer.phases[:1]:  # else the cell is known, but not which crystal has it
+        if best.probability >= TENTATIVE and answer.agrees(best):
+            line = f"{_formula(best.formula)} <small>{_group(best.space_group)}</small>"
     words = _text(answer.verdict_text)
-    words = words[:1].upper() + words[1:]
-    return f'<p class="best">{line} {_chip(answer.verdict)}</p><p class="muted">{words}.</p>'
+    words = f"{words[:1].upper()}{words[1:]}. {_sentence('verdict')}"
+    return f'<p class="best">{line} {_chip(answer.verdict)}</p><p class="muted">{words}</p>'
 
 
 def _phase_table(phases: Sequence[Match]) -> str:
@@ -290,18 +292,46 @@ def _phase_table(phases: Sequence[Match]) -> str:
     return _table(head, rows)
 
 
+def _class_section(answer: Answer) -> str:
+    """Crystal systems and space groups, beside each other where there is room."""
+    systems = sorted(answer.crystal_system.items(), key=lambda item: -item[1])
+    groups = [(_group(n), p) for n, p in answer.space_group[:7] if p >= 0.005]
+    sections = (
+        f"<section><h2>{name.capitalize()}</h2>{_shares(shares)}{_meaning(name)}</section>"
+        for name, shares in (("crystal system", systems), ("space group", groups))
+    )
+    return f'<div class="columns">{"".join(sections)}</div>'
+
+
 def _cell_section(cells: Sequence[Cell]) -> str:
-    if not cells:
-        return ""
-    names = ("a", "b", "c", "α", "β", "γ")
-    head = ("probability", *names, "volume")
+    head = ("probability", "lattice", "a", "b", "c", "α", "β", "γ", "volume")
     rows = []
     for cell in cells:
-        values = [_bar(cell.probability), *(f"{x:.4f}" for x in cell.lengths)]
-        values += [*(f"{x:.2f}" for x in cell.angles), f"{cell.volume:.2f}"]
-        rows.append(f"<tr>{''.join(f'<td>{value}</td>' for value in values)}</tr>")
-    note = "Primitive Niggli cells, relaxed to the pattern; lengths in ångström, angles in degrees."
-    return f'<h2>Cells</h2>{_table(head, rows)}<p class="muted">{note}</p>'
+        niggli = (*cell.lengths, *cell.angles)
+        for start, letters, numbers, volume in (
+            (_bar(cell.probability), cell.lattice, cell.conventional, cell.conventional_volume),
+            ("", "Niggli", niggli, cell.volume),
+        ):
+            values = [start, letters, *(f"{x:.4f}" for x in numbers[:3])]
+            values += [*(f"{x:.2f}" for x in numbers[3:]), f"{volume:.2f}"]
+            rows.append(f"<tr>{''.join(f'<td>{value}</td>' for value in values)}</tr>")
+    note = (
+        "Each cell twice, relaxed to the pattern: the conventional one with the letters of its "
+        "Bravais lattice, its axes in the order of the lattice and not of a space group's setting; "
+        "and the primitive Niggli cell. Lengths in ångström, angles in degrees, volumes in cubic "
+        "ångström."
+    )
+    meaning = _meaning("cell")
+    return f'<h2>Cells</h2>{_table(head, rows)}{meaning}<p class="muted">{note}</p>'
+
+
+def _meaning(name: str) -> str:
+    """What the percentages of a table are of, as a paragraph."""
+    return f'<p class="muted">{_sentence(name)}</p>'
+
+
+def _sentence(name: str) -> str:
+    return f"The percentage is the probability {_text(PERCENTAGES[name])}."
 
 
 def _shares(shares: Sequence[tuple[str, float]]) -> str:

@@ -13,9 +13,11 @@ from small import make_pattern
 from unimat_lib.crystals.table import CRYSTAL_SYSTEMS, crystal_system_index
 from unimat_powder.answer import (
     CONFIDENT,
+    PERCENTAGES,
     TENTATIVE,
     Answer,
     Curves,
+    Lattice,
     Match,
     SearchResult,
     make_answer,
@@ -87,7 +89,7 @@ def test_no_match_is_an_answer():
     found = answer_of(none=1.0)
     assert found.verdict == "none" and found.phases == () and found.cells == ()
     assert sum(found.crystal_system.values()) == pytest.approx(1)
-    assert "no confident answer" in str(found)
+    assert "no confident answer" in str(found) and "crystal system" not in str(found)
     assert json.loads(json.dumps(found.to_json()))["phases"] == []
 
 
@@ -115,18 +117,24 @@ def test_lists_have_at_most_ten():
 def test_json_has_the_promised_fields():
     found = answer_of(RUTILE, ANATASE, none=0.2).to_json()
     assert list(found) == [
-        *("file", "wavelength", "wavelength_from", "verdict", "crystal_system", "space_group"),
-        *("cells", "phases", "warnings"),
+        *("file", "wavelength", "wavelength_from", "verdict", "probability", "verdict_text"),
+        *("crystal_system", "space_group", "cells", "phases", "warnings"),
     ]
+    assert found["probability"] == 0.6 and "tetragonal, 60 %" in found["verdict_text"]
     assert found["wavelength_from"] == "default" and found["wavelength"] == 1.54184
     assert sum(found["crystal_system"].values()) == pytest.approx(1, abs=1e-9)
     assert found["space_group"][0] == {"number": 136, "probability": pytest.approx(0.6, abs=0.01)}
     cell = found["cells"][0]
     assert list(cell) == [
         *("a", "b", "c", "alpha", "beta", "gamma"),
-        *("volume", "probability", "figure_of_merit", "from"),
+        *("volume", "probability", "figure_of_merit", "from", "lattice", "conventional"),
     ]
     assert (cell["a"], cell["gamma"], cell["from"]) == (2.959, 90.0, "library")
+    assert cell["lattice"] == "tP"
+    assert cell["conventional"] == {
+        **{"a": 4.594, "b": 4.594, "c": 2.959, "alpha": 90.0, "beta": 90.0, "gamma": 90.0},
+        "volume": pytest.approx(62.45, abs=0.01),
+    }
     assert found["phases"][1] == {
         **{"material_id": "mp-390", "formula": "TiO2", "space_group": 141},
         **{"probability": 0.2, "score": 0.8},
@@ -172,6 +180,72 @@ def test_the_wavelength_and_its_origin_are_said(origin, words):
     found = make_answer(SearchResult([RUTILE], 0.4), pattern, file="x.xy", prior=EVEN)
     assert words in str(found) and "1.5418" in str(found)
     assert found.to_json()["wavelength_from"] == origin
+
+
+def test_the_conventional_cell_stands_beside_the_niggli_cell():
+    said = str(answer_of(RUTILE, ANATASE))
+    assert "4.5940  4.5940  2.9590 angstrom" in said and "conventional cell, tP, " in said
+    assert "2.9590  4.5940  4.5940 angstrom" in said and "its Niggli cell of 62.45 cubic" in said
+    cubic = replace(RUTILE, space_group=221, lengths=(4.1,) * 3, volume=68.92)
+    assert "conventional and Niggli cell of 68.92 cubic angstrom, cP, " in str(answer_of(cubic))
+
+
+def test_a_lattice_of_two_systems_has_the_letters_of_the_likelier():
+    square = {"lengths": (5.0, 5.0, 7.0), "angles": (90.0,) * 3, "volume": 175.0}
+    for system, letters in (("orthorhombic", "oP"), ("tetragonal", "tP"), ("monoclinic", "mP")):
+        one = Lattice(**square, system=system, groups={}, probability=0.6, figure_of_merit=1.0)
+        other = replace(one, system="triclinic", probability=0.3)
+        (cell,) = answer_of(lattices=(one, other)).cells
+        assert cell.lattice == letters and cell.probability == pytest.approx(0.9)
+
+
+UNKNOWN = Lattice((5.0, 6.0, 7.0), (90.0,) * 3, 210.0, "orthorhombic", {62: 1.0}, 0.97, 30.0)
+
+
+@pytest.mark.parametrize("probability", [0.97, 0.6])
+@pytest.mark.parametrize(
+    "phases",
+    [(), (replace(RUTILE, probability=0.4),), (replace(RUTILE, volume=210.0, probability=0.4),)],
+    ids=["none", "another cell", "another system"],
+)
+def test_elements_that_no_likely_crystal_has_are_doubted(probability, phases, tmp_path):
+    lattices = (replace(UNKNOWN, probability=probability),)
+    found = answer_of(*phases, none=0.97, lattices=lattices)
+    assert "check the elements" not in found.verdict_text
+    asked = replace(found, elements=("O", "Ti"))
+    assert asked.verdict == verdict_of(probability)
+    assert asked.verdict_text.endswith("check the elements")
+    assert asked.to_json()["verdict_text"] == asked.verdict_text
+    assert "check the formula" in replace(asked, formula="TiO2").verdict_text
+    alike = replace(RUTILE, volume=211.0, space_group=62, probability=0.06)
+    assert "check the elements" not in replace(asked, phases=(alike,)).verdict_text
+    unlikely = replace(alike, probability=0.03)
+    assert "check the elements" in replace(asked, phases=(unlikely,)).verdict_text
+    write_page(asked, tmp_path / "page.html")  # also where the library has nothing to name
+    source = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "Orthorhombic <small>oP 5.000" in source and "check the elements" in source
+    assert "<td>orthorhombic " in index_row(asked, "page.html")
+
+
+def test_each_percentage_of_a_page_is_explained_once(tmp_path):
+    write_page(answer_of(RUTILE, ANATASE), tmp_path / "page.html")
+    text = Page((tmp_path / "page.html").read_text(encoding="utf-8")).text
+    assert [text.count(f"probability {what}.") for what in PERCENTAGES.values()] == [1] * 5
+
+
+def test_a_table_ends_where_nothing_is_likely():
+    few = [replace(RUTILE, material_id=f"m{i}", probability=0.001) for i in range(8)]
+    said = str(answer_of(replace(RUTILE, probability=0.9), *few))
+    assert "m1" in said and "m2" not in said and "and 6 more, each of less than 1 %" in said
+    assert len(answer_of(*few).to_json()["phases"]) == 8
+
+
+def test_a_second_phase_is_no_certainty(tmp_path):
+    found = answer_of(RUTILE, second_phase=[ANATASE])
+    write_page(found, tmp_path / "page.html")
+    page = Page((tmp_path / "page.html").read_text(encoding="utf-8")).text
+    for text in (str(found), page):
+        assert "erhaps a second phase" in text and "may hold a second phase" in text
 
 
 @pytest.mark.parametrize(
@@ -263,7 +337,7 @@ def test_a_page_names_no_crystal_that_is_one_of_many(tmp_path):
     assert found.verdict == "confident"
     write_page(found, tmp_path / "page.html")
     source = (tmp_path / "page.html").read_text(encoding="utf-8")
-    assert '<p class="best">Tetragonal <small>2.959 × 4.594 × 4.594 Å' in source
+    assert '<p class="best">Tetragonal <small>tP 4.594 × 4.594 × 2.959 Å' in source
     write_page(answer_of(replace(RUTILE, probability=0.95)), tmp_path / "page.html")
     source = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert '<p class="best">TiO<sub>2</sub>' in source

@@ -26,14 +26,14 @@ from unimat_lib.views.bragg import bragg_reflections, g_max_of
 from unimat_lib.views.grid import Grid
 from unimat_lib.views.render import render
 from unimat_powder import pattern as pattern_module
-from unimat_powder.answer import SearchResult
+from unimat_powder.answer import PERCENTAGES, SearchResult
 from unimat_powder.command import identify, main
 from unimat_powder.library.file import Library, embedded_library
 from unimat_powder.pattern import PatternError
 
 FIELDS = [
-    *("file", "wavelength", "wavelength_from", "verdict", "crystal_system", "space_group"),
-    *("cells", "phases", "warnings"),
+    *("file", "wavelength", "wavelength_from", "verdict", "probability", "verdict_text"),
+    *("crystal_system", "space_group", "cells", "phases", "warnings"),
 ]
 
 
@@ -110,6 +110,8 @@ def test_the_table_says_what_counts(scan, library, asked, capsys):
     shown = capsys.readouterr().out
     for text in (str(scan), "1.54060", "given by you", "tentative", "mp-2657", "2.9590", "60 %"):
         assert text in shown
+    for name, what in PERCENTAGES.items():
+        assert (what in shown) == (name != "space group")
     asked.answer = lambda: SearchResult([], 1.0)
     assert run(scan, "--library", library) == 0
     shown = capsys.readouterr().out
@@ -129,7 +131,8 @@ def test_bad_files_do_not_stop_the_others(scan, bad, library, asked, tmp_path, c
 
 def test_a_bad_file_is_seen_in_the_table(bad, library, asked, capsys):
     assert run(bad, "--library", library) == 2
-    assert "error" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "error" in shown and "percentages" not in shown  # there are none
 
 
 @pytest.mark.parametrize("error", [PatternError("bad.xy: too few lines"), KeyError("q"), OSError()])
@@ -389,8 +392,9 @@ def test_noise_without_a_line_is_answered_by_nothing(tmp_path: Path) -> None:
         counts = np.random.default_rng(seed).poisson(100, len(two_theta))
         path = tmp_path / f"noise{seed}.xy"
         np.savetxt(path, np.column_stack([two_theta, counts]), fmt="%.3f")
-        (answer,) = identify(path, library=embedded_library())
+        (answer,) = identify(path, library=embedded_library(), elements="Ti,O" if seed else None)
         assert answer.error is None and answer.verdict == "none"
+        assert not any("elements" in text for text in answer.warnings)  # they are not to blame
         assert not answer.cells and not answer.phases and not answer.second_phase
         assert any("no line stood out" in text for text in answer.warnings)
 
@@ -398,5 +402,6 @@ def test_noise_without_a_line_is_answered_by_nothing(tmp_path: Path) -> None:
 def test_a_given_wavelength_is_named_as_what_everything_rests_on(tmp_path: Path) -> None:
     (measured,) = simulated_measurements(Library.open(embedded_library()), 1, seed=0)
     told, plain = (identify(measured.pattern, wavelength=w)[0] for w in (1.5418, None))
-    about = [any("1.5418 angstrom" in x for x in one.warnings) for one in (told, plain)]
+    said = [one.to_json()["warnings"] for one in (told, plain)]
+    about = [any("everything here" in x and "1.5418 angstrom" in x for x in one) for one in said]
     assert about == [True, False]

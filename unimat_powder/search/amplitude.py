@@ -57,11 +57,13 @@ class Amplitude:
 
 
 def amplitude_of(curve: MeasuredCurve) -> Amplitude:
-    """Root of a measured curve against 1/d."""
+    """Root of a measured curve against 1/d; zero where the steps meet nothing of the signal."""
     g = curve.g
     steps = np.arange(g[0], g[-1], _STEP)
+    if len(steps) < 2:  # long waves near 180 degrees: two points are the least that has a slope
+        steps = g[0] + _STEP * np.arange(2)
     root = np.sqrt(np.interp(steps, g, curve.signal))
-    norm = np.sqrt((root**2).sum() * _STEP)
+    norm = max(np.sqrt((root**2).sum() * _STEP), 1e-30)
     return Amplitude(float(g[0]), float(g[-1]), root / norm, curve.wavelength)
 
 

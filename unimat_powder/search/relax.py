@@ -49,6 +49,10 @@ def start_lines(candidates: Candidates, amplitude: Amplitude) -> Lines:
 def relax(candidates: Candidates, lines: Lines, amplitude: Amplitude, shift: Tensor) -> Relaxed:
     """Relax the cells of candidates.
 
+    In a short scan the one line of a crystal may lie where the pattern all but vanishes; its step
+    can then be so large that no number holds the cell. Such a crystal goes back to the prior's
+    mean, as all do whose lines have left the pattern.
+
     Args:
         candidates: ``K`` crystals.
         lines: Of :func:`start_lines`.
@@ -62,6 +66,10 @@ def relax(candidates: Candidates, lines: Lines, amplitude: Amplitude, shift: Ten
     for width in WIDTHS:
         for _ in range(_STEPS):
             g, slopes = _moved(lines, shape, amplitude.wavelength)
+            lost = ~slopes.isfinite().flatten(1).all(1)
+            if lost.any():
+                shape = torch.where(lost[:, None], mean, shape)
+                g, slopes = _moved(lines, shape, amplitude.wavelength)
             value, slope, inside = amplitude.at(g, width)
             height = (lines.intensity * line_factor(g, amplitude.wavelength) * inside).sqrt()
             total = (height * value).sum(1, keepdim=True).clamp_min(1e-9)
@@ -72,10 +80,12 @@ def relax(candidates: Candidates, lines: Lines, amplitude: Amplitude, shift: Ten
             gradient = (wish[:, None] @ slopes)[:, 0] - precision * (shape - mean)
             hessian = hessian * free[:, :, None] * free[:, None] + torch.diag_embed(1 - free)
             shape = shape + torch.linalg.solve(hessian, gradient * free)
+    cosine = _cosine(lines, shape, amplitude)
+    if (lost := cosine.isnan()).any():
+        shape = torch.where(lost[:, None], mean, shape)
+        cosine = _cosine(lines, shape, amplitude)
     distance = (shape - mean) * free
-    return Relaxed(
-        _cosine(lines, shape, amplitude), (precision * distance.square()).sum(1) / 2, shape * free
-    )
+    return Relaxed(cosine, (precision * distance.square()).sum(1) / 2, shape * free)
 
 
 def _moved(lines: Lines, shape: Tensor, wavelength: float) -> tuple[Tensor, Tensor]:

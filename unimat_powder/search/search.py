@@ -221,6 +221,8 @@ def _ticks(curve: MeasuredCurve, ranked: Ranked, best: int) -> np.ndarray:
     theta = torch.asin(sine)
     two_theta = torch.rad2deg(2 * theta) + shape[6] + shape[7] * torch.cos(theta)
     strong = sticks.intensity / sine.square()
+    if not len(strong):  # a short scan at low angles may have no line of a crystal
+        return np.zeros(0)
     kept = strong > _TICK * strong.max()
     inside = (two_theta >= curve.two_theta[0]) & (two_theta <= curve.two_theta[-1])
     return np.unique(two_theta[kept & inside].numpy().round(3))
