@@ -2,7 +2,7 @@
 
 from salts import salts
 
-from unimat_book.chapters.three_views import compare_with_pymatgen, view_costs
+from unimat_book.chapters.three_views import compare_with_pymatgen, cube_of_two, view_costs
 from unimat_lib.datasets.prototypes import worked_crystal
 from unimat_lib.views.batch import MODALITIES
 from unimat_lib.views.grid import Grid
@@ -20,3 +20,9 @@ def test_view_costs_name_every_view():
     assert costs["incomplete"].tolist() == [0, 0, 0]
     lonely = view_costs(salts(20.0), batch_size=1, grid=Grid(10, 90, 256))
     assert lonely["incomplete"].tolist() == [1, 0, 0]
+
+
+def test_two_atoms_of_a_cube_cancel_or_add():
+    iron, salt = (cube_of_two(x, 3.0, 0.7) for x in (("Fe", "Fe"), ("Cs", "Cl")))
+    assert (0, 0, 1) not in iron or iron[0, 0, 1] < 1e-9
+    assert 0 < salt[0, 0, 1] < salt[0, 1, 1]

@@ -2,12 +2,14 @@
 
 import itertools
 import time
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 
+from unimat_lib.crystals.structures import from_structures
 from unimat_lib.crystals.table import CrystalTable
 from unimat_lib.views.batch import MODALITIES, CrystalViews, build_views
 from unimat_lib.views.bragg import bragg_reflections, g_max_of
@@ -24,6 +26,27 @@ class Comparison(NamedTuple):
     height_gap: float  # largest difference of a peak height, relative to the crystal's highest
     batch_ms: float  # time per crystal of the batch simulator, milliseconds
     pymatgen_ms: float  # time per crystal of pymatgen, milliseconds
+
+
+def cube_of_two(
+    elements: Sequence[str], edge: float, g_max: float
+) -> dict[tuple[int, int, int], float]:
+    """The library's squared structure factors of a cube with an atom in corner and centre.
+
+    Args:
+        elements: Symbols of the atom in the corner and of the one in the centre.
+        edge: Of the cube, angstrom.
+        g_max: Largest length of a reciprocal vector, 1/angstrom.
+
+    Returns:
+        Electrons squared by indices, which are sorted and not negative; what is extinct is missing.
+    """
+    from pymatgen.core import Structure
+
+    cube = Structure(edge * np.eye(3), elements, [[0, 0, 0], [0.5, 0.5, 0.5]])
+    found = bragg_reflections(from_structures([cube], reduce=False), g_max=g_max)
+    indices = [tuple(sorted(map(abs, row))) for row in found.hkl.tolist()]
+    return dict(zip(indices, (found.intensity / 2).tolist(), strict=True))
 
 
 def compare_with_pymatgen(table: CrystalTable, grid: Grid) -> Comparison:
