@@ -9,6 +9,7 @@ are predicted from the growth of a step.
     python benchmarks/scaling.py --out FILE.json   # all GPUs, under four minutes
     python benchmarks/scaling.py --check           # a minute: do two GPUs reach what one does?
     python benchmarks/scaling.py --device cpu --profile quick --processes 1 2 --batch 4 8
+    python benchmarks/scaling.py --keep *.points.json   # for the appendix, which shows them
 """
 
 from __future__ import annotations
@@ -41,6 +42,16 @@ from unimat_lib.views.batch import CrystalViews, build_views
 SETTINGS = {"xrd": "xrd", "structure": "structure", "aligned": "structure_aligned_xrd"}
 EPOCHS = 3  # one to warm up, in which the step is recorded, then the timed ones
 CHECKED_STEPS = 20
+KEPT = Path(__file__).resolve().parent / "scaling_points.json"
+ABOUT = (
+    "Points of benchmarks/scaling.py (speed, check) and scaling_accuracy.py (accuracy), kept by "
+    "scaling.py --keep. batch: crystals per GPU (speed) or of all GPUs (accuracy); seconds: of a "
+    "step, the shorter of two timed epochs on the slowest GPU; allreduce_seconds: of the sum of "
+    "all gradients, alone; peaks (per second) and least work (per crystal) are those of one GPU; "
+    "losses: of the first steps in float32 with one global batch; before: the first edition."
+)
+BEFORE = {"xrd": (38_413, 16_843), "structure": (41_358, 8_633), "aligned": (20_315, 7_534)}
+"""Crystals/s on one and two H100 with 256 crystals each, before training was shared."""
 
 
 # ------------------------------------------------------------------- in each process of a group
@@ -359,6 +370,35 @@ def compare(points: Sequence[Mapping]) -> int:
     return int(worst >= 1e-3)
 
 
+# ------------------------------------------------------------------------------- for the appendix
+
+
+def keep(paths: Sequence[Path], into: Path = KEPT) -> None:
+    """Put points of the speed, the accuracy and the check into one file, a point per line.
+
+    Raises:
+        ValueError: A kind of points is in none of the files.
+    """
+    kinds: dict[str, list[Mapping]] = {"speed": [], "accuracy": [], "check": []}
+    for path in paths:
+        for point in json.loads(path.read_text(encoding="utf-8")):
+            kind = "check" if "losses" in point else "accuracy" if "val_loss" in point else "speed"
+            kinds[kind].append(point)
+    if missing := [kind for kind, points in kinds.items() if not points]:
+        raise ValueError(f"no points of {missing} in {[str(p) for p in paths]}: give three files")
+    kinds["before"] = [
+        {"setting": name, "gpus": gpus, "batch": 256, "crystals_per_second": rate}
+        for name, rates in BEFORE.items()
+        for gpus, rate in enumerate(rates, 1)
+    ]
+    parts = [f'"about": {json.dumps(ABOUT)}']
+    for kind, points in kinds.items():
+        lines = ",\n  ".join(json.dumps(point) for point in points)
+        parts.append(f'"{kind}": [\n  {lines}\n ]')
+    with replacing(into) as temporary:
+        temporary.write_text("{\n " + ",\n ".join(parts) + "\n}\n", encoding="utf-8")
+
+
 # ---------------------------------------------------------------------------------------- command
 
 
@@ -374,6 +414,7 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, default=230.0, help="begin nothing new after")
     parser.add_argument("--out", type=Path, default=Path("scaling.json"), help="results, merged in")
     parser.add_argument("--check", action="store_true", help="compare losses, measure nothing")
+    parser.add_argument("--keep", nargs=3, type=Path, help="points files, measure nothing")
     parser.add_argument("--worker", type=float, help=argparse.SUPPRESS)
     return parser
 
@@ -412,6 +453,9 @@ def run_all(
 
 def main() -> int:
     args = command_line().parse_args()
+    if args.keep:
+        keep(args.keep)
+        return 0
     args.out = args.out.resolve()
     if args.worker is not None:
         (check if args.check else work)(args)

@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from unimat_book.figures.performance import plot_against_targets, plot_growth
+from unimat_book.figures.performance import plot_against_targets, plot_efficiency, plot_growth
 from unimat_book.performance import (
     NO_GOAL,
     NOT_MEASURED,
@@ -102,6 +102,18 @@ def test_every_goal_can_be_judged() -> None:
     for name in results:
         assert overview.loc[name, "verdict"] != NOT_MEASURED
         assert overview.loc[name, "measured"]
+
+
+def test_committed_points_are_those_of_the_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import scaling
+    import scaling_accuracy
+
+    points = json.loads((BENCHMARKS / "scaling_points.json").read_text(encoding="utf-8"))
+    results = read_results(BENCHMARKS / "results.json")
+    rows = [*scaling.rows_of(points["speed"]), *scaling_accuracy.rows_of(points["accuracy"])]
+    found = {row.name: row.value for row in rows}
+    assert found == {name: results[name]["value"] for name in results if "scaling_" in name}
 
 
 def test_readme_is_up_to_date() -> None:
@@ -415,7 +427,18 @@ GOALS = pd.DataFrame(
         "target": [10.0, 5.0, np.nan, 1.0],
     }
 )
+RATES = pd.DataFrame(
+    {
+        "setting": ["xrd", "xrd", "xrd", "structure"],
+        "gpus": [1, 2, 2, 1],
+        "batch": [512, 512, 256, 512],
+        "percent": [100.0, 98.0, 95.0, 100.0],
+        "best": [True, True, False, True],
+    }
+)
+AHEAD = {"goals": {2: 90.0}, "predicted": {"xrd": 96.0, "structure": 99.0}}
 FIGURES: dict[str, Callable[[], Figure]] = {
+    "efficiency": lambda: plot_efficiency(RATES, **AHEAD),
     "growth": lambda: plot_growth({f"series {k}": SERIES for k in range(8)}),
     "ratios and budgets": lambda: plot_against_targets(GOALS),
     "ratios alone": lambda: plot_against_targets(GOALS[:1]),
@@ -453,9 +476,19 @@ def _dot(axes, y: int) -> tuple[str, str]:
     return line.get_color(), line.get_marker()
 
 
+def test_efficiency_of_eight_is_drawn_as_predicted() -> None:
+    figure = plot_efficiency(RATES, **AHEAD)
+    ends = [line for line in figure.axes[0].lines if max(line.get_xdata(), default=0) > 7]
+    dotted = [line for line in ends if line.get_linestyle() == ":"]
+    assert [line.get_ydata()[-1] for line in dotted] == [96.0, 99.0]
+    assert all(line.get_markerfacecolor() == "white" for line in ends if line not in dotted)
+
+
 @pytest.mark.parametrize(
     "draw",
     [
+        lambda: plot_efficiency(RATES[:0], **AHEAD),
+        lambda: plot_efficiency(RATES, goals={}, predicted={"xrd": 96.0}),
         lambda: plot_growth({}),
         lambda: plot_growth({"one": SERIES[:1]}),
         lambda: plot_against_targets(GOALS[:0]),

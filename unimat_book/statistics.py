@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
+from scipy.stats import t as student
 
 from unimat_lib.crystals.table import CRYSTAL_SYSTEMS
 from unimat_lib.evaluation.metrics import PER_CRYSTAL, cell_metrics
@@ -144,3 +145,25 @@ def combined_error(parts: Sequence[tuple[float, int]]) -> tuple[float, float]:
     total = sum(variance for variance, _ in parts)
     spread = sum(variance**2 / freedom for variance, freedom in parts if variance and freedom)
     return math.sqrt(total), total**2 / spread if spread else 1.0
+
+
+def welch_interval(values: np.ndarray, reference: np.ndarray) -> tuple[float, float, float]:
+    """Difference of two means, ``values`` less ``reference``, and its 95 % interval by Welch.
+
+    Args:
+        values: Independent values of one kind, ``[n]``, such as the losses of some seeds.
+        reference: Those of the other kind, ``[m]``; the spreads may differ.
+
+    Raises:
+        ValueError: A kind has fewer than two values, so that its spread is unknown.
+
+    Source: Welch, Biometrika 34 (1947) 28.
+    """
+    if min(len(values), len(reference)) < 2:
+        came = f"{len(values)} and {len(reference)}"
+        raise ValueError(f"expected two or more values of each kind, got {came}: add seeds")
+    difference = float(np.mean(values) - np.mean(reference))
+    parts = [(float(np.var(x, ddof=1)) / len(x), len(x) - 1) for x in (values, reference)]
+    error, freedom = combined_error(parts)
+    half = error * float(student.ppf(0.975, freedom))
+    return difference, difference - half, difference + half

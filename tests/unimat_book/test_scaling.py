@@ -1,5 +1,6 @@
 """Several processes train as one does; one that dies ends all; a run goes on with any number."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from unimat_book.scaling.group import Group, open_group
 from unimat_book.scaling.launch import fit_on, run_together
 from unimat_book.scaling.loop import SharedLoop, epoch_order
 from unimat_book.scaling.shared import sharing
+from unimat_book.several_gpus import read_points
 from unimat_lib.crystals.parquet import save_table
 from unimat_lib.training.fit import fit
 from unimat_lib.views.effects import Measurement
@@ -230,3 +232,26 @@ def test_accuracy_is_set_beside_that_of_one(monkeypatch):
     assert (one.name, two.name) == ("scaling_accuracy_xrd_1_gpu", "scaling_accuracy_xrd_2_gpus")
     assert two.value == pytest.approx(1.2)
     assert "+0.1000 against one GPU, whose seeds spread by 0.1414" in two.notes
+
+
+def test_points_are_kept_together_or_not_at_all(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import scaling
+
+    accuracy = [
+        {"setting": "xrd", "gpus": 1, "seed": s, "val_loss": 1.0, "crystals": 8, "batch": 4}
+        for s in (0, 1)
+    ]
+    checked = [{"setting": "xrd", "gpus": 1, "losses": [2.0]}]
+    files = []
+    for name, points in (("s", [point("xrd", 1, 256, 0.02)]), ("a", accuracy), ("c", checked)):
+        files.append(tmp_path / name)
+        files[-1].write_text(json.dumps(points))
+    into = tmp_path / "kept.json"
+    with pytest.raises(ValueError, match=r"no points of \['check'\]"):
+        scaling.keep(files[:2], into)
+    assert not into.exists()
+    scaling.keep(files, into)
+    kept = read_points(into)
+    assert [len(kept[kind]) for kind in ("speed", "accuracy", "check")] == [1, 2, 1]
+    assert set(kept["before"]["gpus"]) == {1, 2}

@@ -11,7 +11,7 @@ from unimat_powder.answer import Answer
 from unimat_powder.command import identify
 from unimat_powder.pattern import Pattern, PatternError
 from unimat_powder.report import write_page
-from unimat_powder.search.amplitude import amplitude_of
+from unimat_powder.search.amplitude import Amplitude, amplitude_of
 from unimat_powder.search.curve import MeasuredCurve, measured_curve
 from unimat_powder.search.search import search
 
@@ -81,3 +81,13 @@ def test_what_the_steps_miss_is_zero_and_no_fault():
     amplitude = amplitude_of(odd)
     assert len(amplitude.root) >= 2 and np.isfinite(amplitude.root).all()
     assert np.square(amplitude_of(curve).root).sum() * 3e-4 == pytest.approx(1)
+
+
+@pytest.mark.parametrize("length", [40, 400])
+def test_a_line_overlaps_most_where_it_stands_however_short_the_scan(length):
+    root = np.zeros(length)
+    root[length // 4] = 1.0
+    amplitude = Amplitude(start=0.3, end=0.3 + length * 3e-4, root=root, wavelength=1.5406)
+    value, slope = amplitude.smoothed(width=3e-3)
+    assert int(value.argmax()) == length // 4
+    assert abs(float(slope[length // 4])) < 1e-6 * float(slope.abs().max())

@@ -1,4 +1,4 @@
-"""Measured speeds in, figures of growth and of goals out."""
+"""Measured speeds in, figures of growth, of efficiency and of goals out."""
 
 import textwrap
 from collections.abc import Iterable, Mapping
@@ -10,8 +10,21 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from unimat_book.figures import draw
-from unimat_book.figures.style import BLUE, GREY, INK, MUTED, PALETTE, RED, new_figure, styled
+from unimat_book.figures.style import (
+    BLUE,
+    GREY,
+    INK,
+    MODALITY_COLORS,
+    MODALITY_MARKERS,
+    MUTED,
+    PALETTE,
+    PURPLE,
+    RED,
+    new_figure,
+    styled,
+)
 from unimat_book.performance import format_number, growth_exponent
+from unimat_book.several_gpus import SETTINGS
 
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
@@ -49,6 +62,57 @@ def plot_growth(series: Mapping[str, Iterable[Mapping[str, float]]]) -> Figure:
     axes.grid()
     look = {"title": "exponent of the growth", "alignment": "left"}
     figure.legend(handles=handles, loc="outside upper left", ncols=2, **look)
+    return figure
+
+
+@styled
+def plot_efficiency(
+    frame: pd.DataFrame, *, goals: Mapping[int, float], predicted: Mapping[str, float]
+) -> Figure:
+    """Efficiency (%) over the number of GPUs: a line per setting, faint for the smallest batch.
+
+    Args:
+        frame: Columns ``setting``, ``gpus``, ``batch``, ``percent`` and ``best``, as of
+            :func:`.speed_table`.
+        goals: Least efficiency in percent by number of GPUs, drawn as open diamonds.
+        predicted: Efficiency of eight GPUs by setting, drawn open at the end of a dotted line.
+
+    Raises:
+        ValueError: No row has the best batch, or a setting has no prediction.
+    """
+    names = list(dict.fromkeys(frame["setting"][frame["best"]]))
+    if not names or set(names) - set(predicted):
+        raise ValueError(f"expected rows that are best and a prediction for each of {names}")
+    figure = new_figure(3.9)
+    axes = figure.add_subplot()
+    smallest = frame["batch"].min()
+    handles = []
+    for k, name in enumerate(names):
+        own = frame[frame["setting"] == name].sort_values("gpus")
+        best, small = own[own["best"]], own[own["batch"] == smallest]
+        aside = 1.03 ** (k - (len(names) - 1) / 2)  # values lie close together
+        color, marker = MODALITY_COLORS.get(name, PURPLE), MODALITY_MARKERS.get(name, "s")
+        look = {"color": color, "marker": marker, "ms": 6.5}
+        axes.plot(small["gpus"] * aside, small["percent"], alpha=0.3, zorder=2, **look)
+        ends = best[["gpus", "percent"]].iloc[-1]
+        end = [ends["percent"], predicted[name]]
+        axes.plot([ends["gpus"] * aside, 8 * aside], end, ":", color=color, zorder=2)
+        axes.plot(8 * aside, predicted[name], **look, mfc="white", zorder=3)
+        axes.plot(best["gpus"] * aside, best["percent"], zorder=4, mec="white", mew=0.8, **look)
+        words = f"{SETTINGS.get(name, name)}, {best['batch'].iloc[0]:,} crystals per GPU"
+        handles.append(Line2D([], [], label=words, **look))
+    axes.plot(list(goals), list(goals.values()), "D", color=INK, ms=8, mfc="white", zorder=3)
+    faint = {"color": GREY, "marker": "o", "ms": 6.5}
+    handles += [
+        Line2D([], [], label=f"faint: {smallest:,} crystals per GPU", alpha=0.5, **faint),
+        Line2D([], [], label="eight GPUs: predicted", ls=":", mfc="white", **faint),
+        Line2D([], [], label="goal", color=INK, marker="D", ls="", ms=7, mfc="white"),
+    ]
+    axes.set(xscale="log", xlabel="GPUs", ylabel="efficiency (%)")
+    axes.set_xticks([1, 2, 4, 8], ["1", "2", "4", "8"])
+    axes.minorticks_off()
+    axes.grid(axis="y")
+    figure.legend(handles=handles, loc="outside upper left", ncols=2)
     return figure
 
 

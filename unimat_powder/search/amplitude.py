@@ -42,7 +42,9 @@ class Amplitude:
         x = np.arange(-int(4 * width / _STEP), int(4 * width / _STEP) + 1) * _STEP
         kernel = np.exp(-(x**2) / (2 * width**2))
         kernel /= np.sqrt((kernel**2).sum() * _STEP)
-        value = np.convolve(self.root, kernel, "same")[: len(self.root)] * _STEP
+        # "same" keeps the middle of the longer one, which of a short scan would be the kernel.
+        root = np.pad(self.root, (0, max(0, len(kernel) - len(self.root))))
+        value = np.convolve(root, kernel, "same")[: len(self.root)] * _STEP
         return torch.from_numpy(value), torch.from_numpy(np.gradient(value, _STEP))
 
     def at(self, g: Tensor, width: float) -> tuple[Tensor, Tensor, Tensor]:
