@@ -52,7 +52,7 @@ IMPORT_NAMES = {"sklearn": "scikit-learn", "yaml": "pyyaml", "PIL": "pillow"}
 
 def declared() -> list[Requirement]:
     extras = PROJECT["optional-dependencies"]
-    lines = [*PROJECT["dependencies"], *extras["book"], *extras["dev"]]
+    lines = [*PROJECT["dependencies"], *(line for extra in extras.values() for line in extra)]
     return [Requirement(line) for line in lines if not line.startswith("unimat-lib")]
 
 

@@ -49,11 +49,7 @@ def _is_alive(process: str) -> bool:
 
 @contextmanager
 def alone_in(folder: str | os.PathLike[str], *, wait: bool = True) -> Iterator[Path]:
-    """Keep other processes out of a folder, which is made, as long as the block lasts.
-
-    Raises:
-        BlockingIOError: Another process is in the folder, and we are not to ``wait`` for it.
-    """
+    """Keep others out of a folder, which is made; ``BlockingIOError`` if we are not to ``wait``."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(folder, os.O_RDONLY)

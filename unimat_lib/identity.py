@@ -58,11 +58,7 @@ def short_hash(text: str) -> str:
 
 @functools.cache
 def identity_of(*names: str) -> Identity:
-    """Identity of all that definitions, such as ``unimat_lib.training.fit:fit``, reach.
-
-    Raises:
-        ValueError: There is no such definition.
-    """
+    """Identity of what definitions (``"unimat_lib.model:UniMat"``) reach, else a ``ValueError``."""
     root = Path(__file__).resolve().parents[1]
     places = [tuple(name.split(":")) for name in names]
     for module, name in places:
@@ -73,11 +69,7 @@ def identity_of(*names: str) -> Identity:
 
 
 def identity_of_source(source: str, root: Path) -> Identity:
-    """Identity of all that code (cells of a notebook, say) reaches in the packages below ``root``.
-
-    Raises:
-        SyntaxError: The source is neither Python nor a magic.
-    """
+    """Identity of what cells reach in packages below ``root``; ``SyntaxError`` if no Python."""
     code = _Module(_without_magics(source), "__main__", is_package=False)
     return _closure(root, [("__main__", "*")], code)
 

@@ -154,11 +154,7 @@ class UniMat(nn.Module):
         self.register_buffer("magpie_std", torch.ones(len(MAGPIE_FEATURES)))
 
     def fit_scalers(self, views: CrystalViews, train: Tensor) -> None:
-        """Take the units of inputs and outputs from the rows ``train``, int64, of some views.
-
-        Raises:
-            ValueError: There is no training crystal.
-        """
+        """Take units of inputs and outputs from rows ``train``, int64; none is a ``ValueError``."""
         if len(train) == 0:
             raise ValueError("expected at least one training crystal to take the units from")
         self.cell_scaler.fit(views.targets.select(train))
@@ -169,11 +165,7 @@ class UniMat(nn.Module):
             self.magpie_std.copy_(values.std(dim=0, correction=correction).clamp(min=1e-6))
 
     def encode(self, name: str, view: PeriodicGraph | Tensor) -> Tensor:
-        """Embedding ``[B, dim]`` of one modality's view.
-
-        Raises:
-            ValueError: The model has no encoder of that name.
-        """
+        """Embedding ``[B, dim]`` of one modality's view; ``ValueError`` where none encodes it."""
         if name not in self.encoders:
             raise ValueError(f"expected a view of {self.config.modalities}, got {name!r}")
         if name == "composition":

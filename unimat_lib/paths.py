@@ -11,13 +11,10 @@ _CHECKOUT = Path(__file__).resolve().parents[1]
 
 
 def book_root() -> Path | None:
-    """Folder of the book, or ``None`` where there is none.
+    """Folder of the book, or ``None``.
 
-    It is what ``UNIMAT_ROOT`` names, the nearest parent of the working folder that has a
-    ``params.yml``, or the checkout that this package belongs to.
-
-    Raises:
-        FileNotFoundError: ``UNIMAT_ROOT`` names no folder.
+    What ``UNIMAT_ROOT`` names (else ``FileNotFoundError``), the nearest parent of the working
+    folder that has a ``params.yml``, or the checkout that this package belongs to.
     """
     if named := os.environ.get("UNIMAT_ROOT"):
         root = Path(named).resolve()

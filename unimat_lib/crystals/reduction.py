@@ -156,11 +156,7 @@ def _primitive(
 
 
 def niggli_cell(lattice: np.ndarray) -> np.ndarray:
-    """Right-handed Niggli-reduced cell ``[3, 3]`` of a lattice, rows a, b, c in angstrom.
-
-    Raises:
-        CrystalError: The reduction does not converge.
-    """
+    """Right-handed Niggli cell ``[3, 3]``, rows in angstrom; ``CrystalError`` if none is found."""
     import spglib
 
     # The tolerance, an area, decides ties between cells that are equally short. Close to a tie the

@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
+from unimat_lib.datasets.cluster import prepare_on_cluster
 from unimat_lib.datasets.preparation import DATASETS, prepare_dataset
 from unimat_lib.datasets.report import DataError
 
@@ -20,12 +21,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.add_argument("--workers", type=int, default=2, help="processes (default: %(default)s)")
     command.add_argument("--data-dir", help="files of mp_20 or mp_extra (default: $UNIMAT_DATA)")
     command.add_argument("--cache-dir", help="target (default: the book's, or the user's, cache)")
+    command.add_argument("--scheduler", help="address of a dask cluster that does the work")
     command.add_argument("--folder", help="folder of CIF files, for cif_folder")
     command.add_argument("--properties", help="CSV of properties, for cif_folder")
     options = vars(parser.parse_args(arguments))
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        report = prepare_dataset(options.pop("name"), **options)
+        prepare = prepare_on_cluster if options["scheduler"] else prepare_dataset
+        report = prepare(**{name: x for name, x in options.items() if x is not None})
     except (DataError, OSError, ValueError) as error:
         sys.stderr.write(f"{error}\n")
         return 1

@@ -78,14 +78,9 @@ def run_chunks(
 ) -> tuple[CrystalTable, list[dict[str, Any]]]:
     """Table of all rows, and one ``{"row", "material_id", "reason"}`` for each that is dropped.
 
-    Args:
-        read: Makes a crystal of a row; a ``ValueError`` drops the row with its message.
-        rows: See :class:`.Source`.
-        scratch: Folder of the chunks, which is made and stays; those of an interrupted run count.
-        workers: Processes.
-
-    Raises:
-        DataError: No row can be used, or a chunk was damaged while this ran.
+    ``read`` makes a crystal of a row, see :class:`.Source`; its ``ValueError`` drops the row. The
+    folder ``scratch`` is made and stays; chunks of an interrupted run count. ``workers`` are
+    processes. If no row can be used, or a chunk was damaged meanwhile, it is a ``DataError``.
     """
     from tqdm import tqdm
 

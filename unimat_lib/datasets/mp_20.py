@@ -30,11 +30,7 @@ _PROPERTIES = ("formation_energy_per_atom", "band_gap", "e_above_hull")
 
 
 def find_mp_20(folder: Path) -> dict[str, Path]:
-    """The three files in ``folder`` or ``folder/mp_20``, plain or gzipped.
-
-    Raises:
-        DataError: They are not all there.
-    """
+    """Files in ``folder`` or ``folder/mp_20``, plain or gzipped; ``DataError`` if not all three."""
     for place in (folder, folder / "mp_20"):
         paths = [place / f"{split}.csv{end}" for split in SPLITS for end in (".gz", "")]
         found = {path.name.split(".")[0]: path for path in paths if path.is_file()}
@@ -50,11 +46,7 @@ def find_mp_20(folder: Path) -> dict[str, Path]:
 
 
 def download_mp_20(folder: Path) -> dict[str, Path]:
-    """Public file of each split in ``folder``, downloaded where it is not there yet.
-
-    Raises:
-        DataError: See :func:`download`.
-    """
+    """Public file of each split in ``folder``; what is not there yet is by :func:`download`."""
     entries = manifest()["mp_20"]["files"]
     paths = {split: folder / f"{split}.csv" for split in entries}
     for split, path in paths.items():
@@ -64,11 +56,7 @@ def download_mp_20(folder: Path) -> dict[str, Path]:
 
 
 def download(url: str, target: Path, *, blob: str) -> None:
-    """Download one file, check its git blob id, and only then give it its name.
-
-    Raises:
-        DataError: The download fails, hangs or is truncated, or the content is another one.
-    """
+    """Give a file its name once it is whole and has its git blob id, else raise ``DataError``."""
     import pooch
 
     logger.info("downloading %s", url)
@@ -89,11 +77,7 @@ def download(url: str, target: Path, *, blob: str) -> None:
 
 
 def mp_20_source(paths: Mapping[str, Path], limit: int | None) -> Source:
-    """Rows (the first ``limit`` of each) of the files by :func:`find_mp_20` or a download.
-
-    Raises:
-        DataError: A file is damaged, or nobody could say which data it is.
-    """
+    """First rows of each file; ``DataError`` if one is damaged or nobody says which data it is."""
     entries = manifest()["mp_20"]["files"]
     rows, dropped, seen, is_public = [], [], set(), True
     for split in SPLITS:

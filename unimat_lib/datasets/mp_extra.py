@@ -39,11 +39,7 @@ def _lattice(a: float, b: float, c: float, *angles: float) -> np.ndarray:
 
 
 def find_mp_extra(folder: Path | None) -> Path:
-    """The file of further crystals in a folder.
-
-    Raises:
-        DataError: There is no folder or no such file in it.
-    """
+    """The file of further crystals in a folder; ``DataError`` if either is missing."""
     name = manifest()["mp_extra"]["file"]
     if folder is not None and (folder / name).is_file():
         return folder / name
@@ -52,11 +48,7 @@ def find_mp_extra(folder: Path | None) -> Path:
 
 
 def mp_extra_source(path: Path, checksum: str, limit: int | None) -> Source:
-    """Rows (the first ``limit``) of the file of :func:`find_mp_extra`, given its SHA-256.
-
-    Raises:
-        DataError: It is not the file that the manifest names.
-    """
+    """First rows of a file, given its SHA-256; ``DataError`` if it is not the manifest's."""
     entry = manifest()["mp_extra"]
     if checksum != entry["sha256"]:
         came = f"sha256 {entry['sha256']} expected, but {checksum} came"

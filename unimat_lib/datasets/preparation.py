@@ -163,14 +163,10 @@ def _prepared(name: str, origin: Origin, cache: Path) -> Path | None:
 def dataset_provenance(
     name: str, cache_dir: str | os.PathLike[str] | None = None
 ) -> dict[str, Any]:
-    """Which data a prepared data set is, for the pages that are built from it.
+    """Which data a data set is; ``DataError`` where it was not prepared.
 
-    Returns:
-        ``name``, ``text`` (in words), ``table`` (file name with its content hash), ``num_rows``,
-        ``num_used``, and counts by split, by source, and by source within each split.
-
-    Raises:
-        DataError: The data set was not prepared.
+    That is ``name``, ``text`` (in words), ``table`` (file name with its content hash),
+    ``num_rows``, ``num_used``, and counts by split, by source, and by source within each split.
     """
     report = read_report(name, cache_dir)
     counts = {k: v for k, v in report.counts.items() if k not in report.counts["split"]}

@@ -51,14 +51,10 @@ _SUBSTITUTES = {symbol: group for group in _GROUPS for symbol in group} | {
 def aflow_prototypes() -> list[dict[str, Any]]:
     """The AFLOW library of crystallographic prototypes that ships inside pymatgen.
 
-    The file is read directly: ``pymatgen.analysis.prototypes`` takes seconds to import.
-
-    Returns:
-        For each prototype ``tags`` (``pearson``, ``aflow``, ``strukturbericht``, ``mineral``),
-        ``lattice`` ``[3, 3]`` angstrom, ``frac_coords`` ``[n, 3]`` and ``symbols`` (n elements).
-
-    Raises:
-        FileNotFoundError: This version of pymatgen keeps the file elsewhere.
+    The file is read directly: ``pymatgen.analysis.prototypes`` takes seconds to import. If this
+    version keeps it elsewhere, it is a ``FileNotFoundError``. Each prototype has ``tags``
+    (``pearson``, ``aflow``, ``strukturbericht``, ``mineral``), ``lattice`` ``[3, 3]`` angstrom,
+    ``frac_coords`` ``[n, 3]`` and ``symbols`` (n elements).
 
     Source: Mehl et al., Comput. Mater. Sci. 136, S1 (2017).
     """
@@ -147,12 +143,8 @@ def predicted_volume_ratio(
     DLS rather than RLS: it needs no oxidation states. Its limits on the ratio are left out:
     replacing F by I rightly triples a volume.
 
-    Args:
-        shortest: Pairs of atoms and their distance in angstrom, by :func:`shortest_distances`.
-        symbols: Element of each atom.
-
-    Raises:
-        CrystalError: There are no neighbours.
+    ``shortest`` holds pairs of atoms and their distance in angstrom, by
+    :func:`shortest_distances`; none is a ``CrystalError``. ``symbols`` are the atoms' elements.
 
     Source: Chu et al., Comput. Mater. Sci. 146, 184 (2018).
     """

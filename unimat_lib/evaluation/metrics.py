@@ -67,10 +67,7 @@ LOWER_IS_BETTER = frozenset(name for name in METRIC_UNITS if name.endswith(("mae
 def cell_metrics(frame: pd.DataFrame) -> dict[str, float]:
     """All metrics of an errors frame, in ``METRIC_UNITS``.
 
-    Also ``crystal_system_accuracy_<name>`` in percent for every crystal system that occurs.
-
-    Raises:
-        ValueError: If the frame is empty.
+    Also ``crystal_system_accuracy_<name>``, percent, of each that occurs; empty: ``ValueError``.
     """
     if frame.empty:
         raise ValueError("expected at least one prediction, got an empty frame")

@@ -33,10 +33,8 @@ def predict(
     """Errors frame of a model on the rows ``index``, int64 ``[B]``, of a table and its views.
 
     See :func:`frame_of_errors`; patterns are clean. The model is put in evaluation mode and given
-    the inputs ``modalities``, by default all that it reads.
-
-    Raises:
-        ValueError: If ``index`` is empty or the model expects other views.
+    the inputs ``modalities``, by default all that it reads. An empty ``index`` is a ``ValueError``,
+    and so are views that the model does not expect.
     """
     if len(index) == 0:
         raise ValueError("expected at least one crystal to predict, got none")

@@ -283,11 +283,7 @@ def shortest_translations(lattice: Tensor, *, count: int) -> Tensor:
 
 
 def cell_heights(lattice: Tensor) -> Tensor:
-    """Distances [C, 3] between the faces (b, c), (c, a) and (a, b) of cells [C, 3, 3], angstrom.
-
-    Raises:
-        ValueError: a cell has no volume or is not finite.
-    """
+    """Distances [C, 3] of opposite faces of cells [C, 3, 3], angstrom; flat: ``ValueError``."""
     faces = torch.linalg.cross(lattice.roll(-1, dims=1), lattice.roll(-2, dims=1))  # [C, 3, 3]
     volume = (lattice[:, 0] * faces[:, 0]).sum(-1).abs()
     heights = volume[:, None] / faces.norm(dim=-1)

@@ -7,11 +7,7 @@ from pathlib import Path
 
 
 def shipped_with(package: str, path: str) -> Path:
-    """What an installed package has at ``path``, without importing it, which would take seconds.
-
-    Raises:
-        FileNotFoundError: The package is missing, or keeps it elsewhere.
-    """
+    """What a package has at ``path``, without an import; ``FileNotFoundError`` if it is absent."""
     spec = importlib.util.find_spec(package)
     for folder in (spec.submodule_search_locations or []) if spec else []:
         if (found := Path(folder, path)).exists():

@@ -1,0 +1,95 @@
+"""Preparation by a dask cluster: the table of a local one, whatever becomes of the workers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+
+import pytest
+
+from unimat_lib.datasets import chunks, cluster
+from unimat_lib.datasets.__main__ import main
+from unimat_lib.datasets.preparation import prepare_dataset
+from unimat_lib.datasets.report import DataError
+
+CIF = """data_x
+_cell_length_a 5.{n:03d}
+_cell_length_b 5.{n:03d}
+_cell_length_c 6.{n:03d}
+_cell_angle_alpha 90
+_cell_angle_beta 90
+_cell_angle_gamma 90
+loop_
+_atom_site_label
+_atom_site_type_symbol
+_atom_site_fract_x
+_atom_site_fract_y
+_atom_site_fract_z
+Cs1 Cs 0 0 0
+Cl1 Cl 0.5 0.5 {z}
+"""
+CHUNKS, ROWS = 12, 25
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cifs")
+    for n in range(CHUNKS * ROWS):
+        z = "?" if n == 7 else 0.5  # one that is dropped
+        (folder / f"c{n:03d}.cif").write_text(CIF.format(n=n, z=z))
+    return folder
+
+
+def killed_in_the_middle(workers, scratch_of, seen: list[int]) -> None:
+    """Kill a worker once two chunks are there."""
+    while len(done := list(scratch_of.glob(".cif_folder-*/*.json"))) < 2:
+        time.sleep(0.01)
+    seen.append(len(done))
+    os.kill(workers[0].pid, signal.SIGKILL)
+
+
+def test_a_lost_worker_costs_its_chunks_only(folder, tmp_path, monkeypatch):
+    distributed = pytest.importorskip("distributed", reason="pip install 'unimat-lib[cluster]'")
+    monkeypatch.setattr(chunks, "_CHUNK", ROWS)
+    local = prepare_dataset("cif_folder", folder=folder, cache_dir=tmp_path / "here", workers=1)
+    begun, seen = Counter(), []
+
+    class Begun(distributed.SchedulerPlugin):
+        def transition(self, key, start, finish, *args, **kwargs):
+            begun[key] += finish == "processing"
+
+    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+    with distributed.LocalCluster(**options, silence_logs=50) as workers:
+        workers.scheduler.add_plugin(Begun())
+        arguments = list(workers.workers.values()), tmp_path / "there", seen
+        threading.Thread(target=killed_in_the_middle, args=arguments, daemon=True).start()
+        options = {"scheduler": workers.scheduler_address, "cache_dir": tmp_path / "there"}
+        far = cluster.prepare_on_cluster("cif_folder", folder=folder, **options)
+    assert seen and seen[0] < CHUNKS
+    assert far.table == local.table  # its name holds the hash of the content
+    assert far.dropped == local.dropped and len(far.dropped) == 1
+    assert len(begun) == CHUNKS
+    assert 1 <= sum(begun.values()) - CHUNKS <= 4  # what ran, waited or was not yet fetched there
+    assert chunks.unordered.__module__ == "unimat_lib.processes"
+    assert [path for path in (tmp_path / "there").iterdir() if path.is_dir()] == []
+
+
+def test_a_worker_with_other_code_is_refused():
+    with pytest.raises(DataError, match="a worker has code"):
+        cluster._files_of("prototypes", "other", len, (), "x.parquet")
+
+
+def test_without_dask_the_extra_is_named(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    assert main(["prepare", "prototypes", "--scheduler", "tcp://nowhere:1"]) == 1
+    assert "pip install 'unimat-lib[cluster]'" in capsys.readouterr().err
+
+
+def test_a_scheduler_that_is_not_there_is_one_line(capsys):
+    pytest.importorskip("distributed", reason="pip install 'unimat-lib[cluster]'")
+    assert main(["prepare", "prototypes", "--scheduler", "pigeon://nowhere"]) == 1
+    assert "no dask scheduler answers at 'pigeon://nowhere'" in capsys.readouterr().err
