@@ -5,7 +5,7 @@
 // Returns what is wrong: pictures that do not load, and what is still too wide.
 async ({ pages, cover, licence, logo }) => {
   const smallest = 0.55; // of its size, for a table or a formula
-  const shortTable = 14; // rows; a longer one goes on over pages
+  const shortTable = 300; // pixels of height; a longer one goes on over pages
   const unwanted = "script, style, link, .headerlink, button, .table-files, details.hide, " +
     ".tag_hide-cell, .tag_hide-input > .cell_input, .tag_hide-output > .cell_output";
   const slugs = new Map(pages.map(({ file }) => [
@@ -144,7 +144,7 @@ async ({ pages, cover, licence, logo }) => {
   };
   for (const part of document.querySelectorAll(".paper-page :is(table, mjx-container)")) {
     if (part.closest("table table, td mjx-container")) continue;
-    part.classList.toggle("paper-short", part.rows?.length <= shortTable);
+    part.classList.toggle("paper-short", part.offsetHeight < shortTable);
     if (share(part) < smallest) part.classList.add("paper-wrap");
     const fits = share(part);
     if (fits < 1) part.style.zoom = Math.max(smallest, 0.995 * fits);
