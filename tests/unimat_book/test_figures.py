@@ -45,7 +45,6 @@ from unimat_book.figures.patterns import (
     plot_three_views,
 )
 from unimat_book.figures.sketches import (
-    plot_basis_functions,
     plot_bragg_law,
     plot_contrastive_diagram,
     plot_fusion_diagram,
@@ -149,7 +148,6 @@ PLOTS: dict[str, Callable[[], Figure]] = {
         *worked(), TWO_THETA, bumps(1), peaks=np.array([27.4, 36.1, 54.3])
     ),
     "niggli_cells": plot_niggli_cells,
-    "basis_functions": lambda: plot_basis_functions(cutoff=5.0),
     "magpie_features": lambda: plot_magpie_features(
         RNG.normal(size=20), [f"MagpieData mean {k}" for k in range(20)]
     ),

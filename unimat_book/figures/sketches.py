@@ -1,4 +1,4 @@
-"""The drawings that explain an idea: Bragg's law, the reduced cell, a basis, alignment, fusion."""
+"""The drawings that explain an idea: Bragg's law, the reduced cell, alignment, fusion."""
 
 import itertools
 from collections.abc import Sequence
@@ -7,7 +7,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Arc, Polygon
-from scipy.special import eval_legendre
 
 from unimat_book.figures import draw
 from unimat_book.figures.crystals import draw_sphere
@@ -20,7 +19,6 @@ from unimat_book.figures.style import (
     MODALITY_NAMES,
     MUTED,
     PAGE_WIDTH,
-    PALETTE,
     RED,
     new_canvas,
     new_figure,
@@ -62,33 +60,6 @@ def plot_bragg_law() -> Figure:
     draw.text(axes, top[0], 0.26, condition, size=13)
     draw.text(axes, 0.42, 2.95, "X-rays,\nwavelength λ", color=BLUE, ha="left", size=10)
     draw.text(axes, 6.15, 2.95, "reflected", color=BLUE, ha="left", size=10)
-    return figure
-
-
-@styled
-def plot_basis_functions(*, cutoff: float, num_shown: int = 4) -> Figure:
-    """The first radial and angular functions of DimeNet's basis, envelope of exponent 6 included.
-
-    Args:
-        cutoff: Radius of the neighbourhood of an atom, angstrom; a fifth of it is not drawn.
-        num_shown: Functions of each kind.
-    """
-    x = np.linspace(0.2, 1, 300)
-    envelope = 1 / x - 28 * x**5 + 48 * x**6 - 21 * x**7
-    angle = np.linspace(0, 180, 181)
-    figure = new_figure(2.9)
-    radial, angular = figure.subplots(1, 2)
-    for n, color in zip(range(num_shown), PALETTE, strict=False):
-        wave = envelope * np.sin((n + 1) * np.pi * x)
-        radial.plot(cutoff * x, wave, color=color, label=f"n = {n + 1}")
-        height = np.sqrt((2 * n + 1) / (4 * np.pi)) * eval_legendre(n, np.cos(np.radians(angle)))
-        angular.plot(angle, height, color=color, label=f"ℓ = {n}")
-    radial.set(xlabel="distance (Å)", ylabel="$e_n$", title="radial")
-    angular.set(xlabel="angle (°)", ylabel="factor with $P_\\ell$", title="angular")
-    angular.set_xticks(range(0, 181, 45))
-    for axes in (radial, angular):
-        axes.axhline(0, color=MUTED, linewidth=0.8)
-        axes.legend(ncols=2)
     return figure
 
 
