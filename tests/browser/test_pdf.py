@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import shutil
 from pathlib import Path
@@ -153,3 +154,10 @@ def test_what_is_missing_or_too_wide_is_named(book, tmp_path: Path, monkeypatch)
     monkeypatch.setattr("unimat_book.run.pdf.shutil.which", lambda name: "/no/such/browser")
     with pytest.raises(BookError, match="apt-get install chromium or playwright install"):
         print_book(*book, tmp_path / "book.pdf", about=ABOUT)
+
+
+def test_pages_are_built_first(book) -> None:
+    from unimat_book.run.pdf import pdf
+
+    with pytest.raises(BookError, match="first build the pages: unimat-book build --profile full"):
+        pdf(book[0], argparse.Namespace(profile="full"))

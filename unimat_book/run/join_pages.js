@@ -45,7 +45,7 @@ async ({ pages, cover, licence, logo }) => {
     }
     for (const part of article.querySelectorAll("noscript, .mv-file")) { // what needs a browser
       const online = make("a", { href: address }, address);
-      part.replaceWith(make("p", {}, "This page answers and moves in a browser: ", online));
+      part.replaceWith(make("p", {}, "To move and try things, open this page in a browser: ", online));
     }
     for (const part of article.querySelectorAll("a:has(> img)")) part.replaceWith(...part.childNodes);
     article.querySelectorAll("details").forEach((part) => { part.open = true; });

@@ -35,7 +35,8 @@ def pdf(book: Book, args: argparse.Namespace) -> None:
         raise BookError("\n".join([*problems, again]))
     about = read_yaml(book.root / "CITATION.cff")
     target = book.build_dir(args.profile) / f"unimat-book-{about['version']}.pdf"
-    number = print_book(book, pages, target, about=about, notice=_notice(args.profile))
+    notice = NOTICE if args.profile == "quick" else ""
+    number = print_book(book, pages, target, about=about, notice=notice)
     print(f"{number} pages, {target.stat().st_size / 1e6:.1f} MB: {target}")
 
 
@@ -100,10 +101,6 @@ def print_book(
     with target.open("wb") as file:
         writer.write(file)
     return len(writer.pages)
-
-
-def _notice(profile: str) -> str:
-    return NOTICE if profile == "quick" else ""
 
 
 def _name(author: dict[str, str]) -> str:
