@@ -19,6 +19,7 @@ from unimat_book.run.checks import check, parameters, refresh, status
 from unimat_book.run.execute import run
 from unimat_book.run.headline import readme
 from unimat_book.run.pages import build
+from unimat_book.run.pdf import pdf
 from unimat_book.run.sources import PROFILES
 from unimat_book.run.tutorials import tutorials
 
@@ -64,6 +65,7 @@ def parser() -> argparse.ArgumentParser:
     command("refresh", refresh, "full", chapters=True)
     command("check", check, "full")
     command("build", build, "quick")
+    command("pdf", pdf, "quick")
     command("status", status, None)
     sub = command("tutorials", tutorials, None)
     sub.add_argument("names", nargs="*", metavar="NAME", help="default: all")
