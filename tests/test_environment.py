@@ -47,12 +47,13 @@ LOCK = {name: version for name, (version, _) in LOCKED.items()}
 CPU, CUDA = entries("requirements-cpu.lock"), entries("requirements-cuda.lock")
 GPU_MACHINE = {name: version for name, (version, _) in entries("requirements-gpu.txt").items()}
 # Imported under another name than the package's own.
-IMPORT_NAMES = {"sklearn": "scikit-learn", "yaml": "pyyaml", "PIL": "pillow"}
+IMPORT_NAMES = {"sklearn": "scikit-learn", "yaml": "pyyaml", "PIL": "pillow", "faiss": "faiss-cpu"}
 
 
 def declared() -> list[Requirement]:
     extras = PROJECT["optional-dependencies"]
-    lines = [*PROJECT["dependencies"], *(line for extra in extras.values() for line in extra)]
+    locked = (lines for name, lines in extras.items() if name != "mp")  # a reader's own, once
+    lines = [*PROJECT["dependencies"], *(line for extra in locked for line in extra)]
     return [Requirement(line) for line in lines if not line.startswith("unimat-lib")]
 
 

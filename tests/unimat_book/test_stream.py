@@ -7,8 +7,8 @@ import threading
 import numpy as np
 import pytest
 import torch
+from small import make_model
 
-from tests.small import make_model
 from unimat_book import stream
 from unimat_lib.crystals.parquet import load_table
 from unimat_lib.crystals.table import CrystalTable
