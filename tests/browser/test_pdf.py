@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -71,13 +72,19 @@ def book(tmp_path: Path) -> tuple[Book, Path]:
     return Book(tmp_path), tmp_path / "html"
 
 
+def printed(*args, **options) -> int:
+    """``print_book`` in a thread of its own: in this one other tests hold a driver."""
+    from unimat_book.run.pdf import print_book
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(print_book, *args, **options).result()
+
+
 def test_pages_come_in_order_with_outline_links_and_answers(book, tmp_path: Path) -> None:
     from pypdf import PdfReader
 
-    from unimat_book.run.pdf import print_book
-
     target = tmp_path / "book.pdf"
-    number = print_book(*book, target, about=ABOUT, notice="A warning.")
+    number = printed(*book, target, about=ABOUT, notice="A warning.")
     assert target.stat().st_size < 200_000
     reader = PdfReader(target)
     assert len(reader.pages) == number
@@ -118,9 +125,7 @@ def test_pages_come_in_order_with_outline_links_and_answers(book, tmp_path: Path
 def test_nothing_is_cut_at_the_margins(book, tmp_path: Path) -> None:
     from pypdf import PdfReader
 
-    from unimat_book.run.pdf import print_book
-
-    print_book(*book, tmp_path / "book.pdf", about=ABOUT)
+    printed(*book, tmp_path / "book.pdf", about=ABOUT)
     reader = PdfReader(tmp_path / "book.pdf")
     left, right = 18 / 25.4 * 72 - 1, (210 - 18) / 25.4 * 72 + 1
     seen = []
@@ -140,20 +145,18 @@ def test_nothing_is_cut_at_the_margins(book, tmp_path: Path) -> None:
 
 
 def test_what_is_missing_or_too_wide_is_named(book, tmp_path: Path, monkeypatch) -> None:
-    from unimat_book.run.pdf import print_book
-
     html = book[1]
     (html / "_static/tall.svg").unlink()
     page = html / "chapters/second.html"
     page.write_text(page.read_text().replace("<pre>", '<pre style="width: 900px">'))
     with pytest.raises(BookError, match=r"tall\.svg is no picture that loads") as caught:
-        print_book(*book, tmp_path / "book.pdf", about=ABOUT)
+        printed(*book, tmp_path / "book.pdf", about=ABOUT)
     assert "chapters-second: PRE wider than the paper: a_long_name" in str(caught.value)
     assert not (tmp_path / "book.pdf").exists()
 
     monkeypatch.setattr("unimat_book.run.pdf.shutil.which", lambda name: "/no/such/browser")
     with pytest.raises(BookError, match="apt-get install chromium or playwright install"):
-        print_book(*book, tmp_path / "book.pdf", about=ABOUT)
+        printed(*book, tmp_path / "book.pdf", about=ABOUT)
 
 
 def test_pages_are_built_first(book) -> None:
