@@ -13,6 +13,24 @@ from unimat_powder.pattern import Pattern
 GRID = Grid(10.0, 80.0, 256)
 SMALL = {"xrd": {"width": 4, "depths": (1, 1), "position_channels": 2}}
 
+CIF = """data_x
+_cell_length_a 5.{n:03d}
+_cell_length_b 5.{n:03d}
+_cell_length_c {c}.{n:03d}
+_cell_angle_alpha 90
+_cell_angle_beta 90
+_cell_angle_gamma 90
+loop_
+_atom_site_label
+_atom_site_type_symbol
+_atom_site_fract_x
+_atom_site_fract_y
+_atom_site_fract_z
+Cs1 Cs 0 0 0
+Cl1 Cl 0.5 0.5 {z}
+"""
+"""Salts whose cells differ by ``n``; ``c`` and ``z`` say how cubic they are."""
+
 
 def make_model(inputs):
     torch.manual_seed(0)

@@ -10,28 +10,13 @@ import time
 from collections import Counter
 
 import pytest
+from small import CIF
 
 from unimat_lib.datasets import chunks, cluster
 from unimat_lib.datasets.__main__ import main
 from unimat_lib.datasets.preparation import prepare_dataset
 from unimat_lib.datasets.report import DataError
 
-CIF = """data_x
-_cell_length_a 5.{n:03d}
-_cell_length_b 5.{n:03d}
-_cell_length_c 6.{n:03d}
-_cell_angle_alpha 90
-_cell_angle_beta 90
-_cell_angle_gamma 90
-loop_
-_atom_site_label
-_atom_site_type_symbol
-_atom_site_fract_x
-_atom_site_fract_y
-_atom_site_fract_z
-Cs1 Cs 0 0 0
-Cl1 Cl 0.5 0.5 {z}
-"""
 CHUNKS, ROWS = 12, 25
 
 
@@ -40,7 +25,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cifs")
     for n in range(CHUNKS * ROWS):
         z = "?" if n == 7 else 0.5  # one that is dropped
-        (folder / f"c{n:03d}.cif").write_text(CIF.format(n=n, z=z))
+        (folder / f"c{n:03d}.cif").write_text(CIF.format(n=n, c=6, z=z))
     return folder
 
 

@@ -11,25 +11,9 @@ import textwrap
 import time
 
 import pytest
+from small import CIF
 
 from unimat_lib.processes import unordered
-
-CIF = """data_x
-_cell_length_a 5.{n:03d}
-_cell_length_b 5.{n:03d}
-_cell_length_c 5.{n:03d}
-_cell_angle_alpha 90
-_cell_angle_beta 90
-_cell_angle_gamma 90
-loop_
-_atom_site_label
-_atom_site_type_symbol
-_atom_site_fract_x
-_atom_site_fract_y
-_atom_site_fract_z
-Cs1 Cs 0 0 0
-Cl1 Cl 0.5 0.5 0.5
-"""
 
 LOADING = """
 import sys
@@ -45,7 +29,7 @@ def folder(tmp_path_factory):
     """300 CIF files, which make two chunks: one for each of two processes."""
     folder = tmp_path_factory.mktemp("cifs")
     for n in range(300):
-        (folder / f"c{n:03d}.cif").write_text(CIF.format(n=n))
+        (folder / f"c{n:03d}.cif").write_text(CIF.format(n=n, c=5, z=0.5))
     return folder
 
 
