@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from test_processes import CIF
+from small import CIF
 from tqdm import tqdm
 
 from unimat_lib.crystals.parquet import load_table
@@ -32,7 +32,7 @@ FILES = 60
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cifs")
     for n in range(FILES):
-        (folder / f"c{n:03d}.cif").write_text(CIF.format(n=n))
+        (folder / f"c{n:03d}.cif").write_text(CIF.format(n=n, c=5, z=0.5))
     return folder
 
 
