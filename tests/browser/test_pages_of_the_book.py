@@ -95,6 +95,14 @@ def test_a_scroll_shadow_is_seen_until_the_end_is_reached(tab, book: str) -> Non
     assert len({start, end, pre.screenshot()}) == 3
 
 
+@pytest.mark.parametrize("sidebar", ["primary", "secondary"])
+def test_a_sidebar_opens_on_a_phone(tab, book: str, sidebar: str) -> None:
+    tab.set_viewport_size({"width": 390, "height": 800})
+    tab.goto(f"{book}/{CHAPTER}")
+    tab.locator(f"button.{sidebar}-toggle >> visible=true").click()
+    tab.locator(f"#pst-{sidebar}-sidebar-modal a >> visible=true").first.wait_for()
+
+
 def test_a_word_of_the_glossary_is_explained_on_hover_and_focus(tab, book: str) -> None:
     tab.goto(f"{book}/{CHAPTER}")
     word = tab.locator(WORD).first
