@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from bare_page import BarePage, opened
 
-ANSWER_S = 3.0  # on a laptop; here several programs may share the processor
-SLACK = 4.0
+ANSWER = 12
+"""Times the fixed work: 3 s and more on a laptop, twice what it takes on a quiet one."""
 
 
 class Page(BarePage):
@@ -52,6 +52,7 @@ def page(browser, address: str) -> Iterator[Page]:
     [("Rutile", "rutile.xy", "TiO2"), ("Corundum", "corundum.xrdml", "Al2O3")],
 )
 def test_examples_are_named(page: Page, title: str, file: str, formula: str) -> None:
+    before = page.pace()
     page.tab.get_by_role("button", name=title).press("Enter")  # with the keyboard
     verdict = page.answered(file)
     assert "Probably" in verdict and formula in verdict.replace("\n", "")
@@ -59,7 +60,8 @@ def test_examples_are_named(page: Page, title: str, file: str, formula: str) -> 
     assert f"computed lines of {formula}" in drawing.get_attribute("aria-label")
     assert page.tab.locator("#yp-result svg .yp-tick").count() > 5
     said = page.tab.locator("#yp-status").inner_text()
-    assert float(said.split(" s on")[0].removeprefix("Answered in ")) < ANSWER_S + SLACK
+    seconds = float(said.split(" s on")[0].removeprefix("Answered in "))
+    assert seconds < ANSWER * max(before, page.pace())
     width = page.tab.evaluate("document.documentElement.scrollWidth")
     assert width <= 390, "something is wider than the telephone"
 
