@@ -1,0 +1,150 @@
+"""A figure in, a compact SVG out, the same bytes each time.
+
+Letters are outlines, so that they look the same everywhere. What matplotlib writes is halved:
+coordinates get two decimals and count from the one before, names are short, metadata are left out.
+"""
+
+import hashlib
+import io
+import re
+from collections.abc import Iterator
+
+import matplotlib as mpl
+from matplotlib.artist import Artist
+from matplotlib.collections import Collection
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+MAX_BYTES = 110_000
+DENSE = 400  # points above which an artist of a figure that is too large becomes a picture
+RASTER_DPI = 180
+
+_SETTINGS = {"svg.fonttype": "path", "svg.hashsalt": "unimat", "path.simplify_threshold": 0.25}
+_NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+_NUMBER = r"-?(?:\d+\.?\d*|\.\d+)(?:e-?\d+)?"
+
+
+def compact_svg(figure: Figure) -> str | None:
+    """SVG of a figure below `MAX_BYTES`; None where that cannot be.
+
+    Where it would be larger, artists of more than `DENSE` points become pictures inside it.
+    """
+    text = _compact(_written(figure))
+    if len(text) > MAX_BYTES:
+        dense = [artist for artist in figure.findobj() if _points(artist) > DENSE]
+        before = [artist.get_rasterized() for artist in dense]
+        for artist in dense:
+            artist.set_rasterized(True)
+        text = _compact(_written(figure))
+        for artist, old in zip(dense, before, strict=True):
+            artist.set_rasterized(old)
+    return text if len(text) <= MAX_BYTES else None
+
+
+def _written(figure: Figure) -> str:
+    """What matplotlib writes."""
+    buffer = io.StringIO()
+    with mpl.rc_context(_SETTINGS):
+        figure.savefig(buffer, format="svg", metadata=_NO_METADATA, dpi=RASTER_DPI)
+    return buffer.getvalue()
+
+
+def _points(artist: Artist) -> int:
+    """How many points an artist writes."""
+    if isinstance(artist, Line2D):
+        return len(artist.get_xdata(orig=False))
+    if isinstance(artist, Collection):
+        paths = artist.get_paths()
+        return max(sum(len(path) for path in paths), len(artist.get_offsets()))
+    return 0
+
+
+def _compact(text: str) -> str:
+    """The same drawing in fewer letters."""
+    text = text[text.index("<svg") :]
+    text = re.sub(r'\bd="([^"]*)"', lambda found: f'd="{_relative(found[1])}"', text)
+    text = re.sub(r'style="([^"]*)"', lambda found: f'style="{_tight(found[1])}"', text)
+    text = re.sub(r'(\b(?:x|y|width|height)=")([^"]+)(?=")', _rounded, text)
+    text = re.sub(rf'transform="translate\(({_NUMBER}) 0\)"', _shifted, text)
+    text = re.sub(r"\(([-\d. ]+)\)", _rounded_all, text)
+    text = re.sub(r">\s+<", "><", text).replace("xlink:href=", "href=")
+    text = re.sub(r"<!--.*?-->|<g>\s*</g>", "", text)
+    text = re.sub(r'\s+(?=/>)|(?<=[\w"])\n\s*(?=/?>)', "", text)
+    return _short_names(text) + "\n"
+
+
+def _tight(style: str) -> str:
+    return re.sub(r"\s*([:;,])\s*", r"\1", style).strip("; ")
+
+
+def _plain(value: float, digits: int = 2) -> str:
+    """A number in as few letters as it takes."""
+    text = f"{value:.{digits}f}"
+    if "." in text:
+        text = text.rstrip("0").rstrip(".")
+    return re.sub(r"^(-?)0\.", r"\1.", "0" if text == "-0" else text)
+
+
+def _rounded(found: re.Match[str]) -> str:
+    try:
+        return found[1] + _plain(float(found[2]))
+    except ValueError:  # with a unit
+        return found[0]
+
+
+def _shifted(found: re.Match[str]) -> str:
+    return f'x="{_plain(float(found[1]))}"'
+
+
+def _rounded_all(found: re.Match[str]) -> str:
+    return "(" + " ".join(_plain(float(x), 5 if abs(float(x)) < 2 else 2) for x in found[1].split()) + ")"
+
+
+def _relative(path: str) -> str:
+    """Path data with coordinates that count from the point before, in hundredths."""
+    written, here, start, last = [], (0, 0), (0, 0), ""
+    for command, numbers in _commands(path):
+        points = [tuple(round(100 * x) for x in pair) for pair in zip(numbers[::2], numbers[1::2], strict=True)]
+        if command in "Zz":
+            written.append("z")
+            here, last = start, "z"
+            continue
+        shifts = [value - old for point in points for value, old in zip(point, here, strict=True)]
+        if command == "M":
+            name, shifts = "M", list(points[0])
+            start = points[0]
+        else:
+            name = command.lower()
+            if name == "l" and shifts == [0, 0]:
+                continue
+            if name == "l" and 0 in shifts:
+                name, shifts = ("v", shifts[1:]) if shifts[0] == 0 else ("h", shifts[:1])
+        here = points[-1]
+        words = _joined(shifts)
+        repeated = name == last and name != "M"
+        written.append(("" if not repeated else "" if words[0] == "-" else " ") + words if repeated else name + words)
+        last = name
+    return "".join(written)
+
+
+def _joined(hundredths: list[int]) -> str:
+    words = ""
+    for number in hundredths:
+        word = _plain(number / 100)
+        words += word if not words or word[0] == "-" else f" {word}"
+    return words
+
+
+def _commands(path: str) -> Iterator[tuple[str, list[float]]]:
+    for found in re.finditer(r"([MLQCZz])([^MLQCZz]*)", path):
+        yield found[1], [float(number) for number in found[2].split()]
+
+
+def _short_names(text: str) -> str:
+    """Names only for what is used, and short; with a mark of the figure, if two share a page."""
+    used = list(dict.fromkeys(re.findall(r'(?:href="|url\()#([^")]+)', text)))
+    mark = "u" + hashlib.sha256(text.encode()).hexdigest()[:4]
+    names = {old: f"{mark}{k:x}" for k, old in enumerate(used)}
+    text = re.sub(r'\s*\bid="([^"]*)"', lambda m: f' id="{names[m[1]]}"' if m[1] in names else "", text)
+    text = re.sub(r'(href="|url\()#([^")]+)', lambda m: f"{m[1]}#{names[m[2]]}", text)
+    return re.sub(r"<g>\s*</g>", "", text)
