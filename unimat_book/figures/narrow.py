@@ -5,16 +5,17 @@ side then stand one below the other (`BookFigure.subplots`), and `fit` breaks wh
 """
 
 import contextlib
+import itertools
 import textwrap
 from collections.abc import Iterator
 from contextvars import ContextVar
 
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.category import StrCategoryFormatter
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import FixedFormatter, FixedLocator
-from matplotlib.category import StrCategoryFormatter
 
 WIDTH = 3.7  # inches, 355 pixels: the column of a telephone
 STACKED = 0.8  # height of a panel below another, of its height beside it
@@ -60,7 +61,7 @@ def fit(figure: Figure) -> None:
 
 def _share_labels(panels: list[Axes]) -> None:
     """One label of an axis that stacked panels share, below the last; one beside each."""
-    for above, below in zip(panels, panels[1:], strict=False):
+    for above, below in itertools.pairwise(panels):
         if above.get_subplotspec() is None or below.get_subplotspec() is None:
             continue
         if above.get_subplotspec().get_gridspec() is not below.get_subplotspec().get_gridspec():
@@ -120,7 +121,9 @@ def _thin_out(axis: Axis) -> None:
         shown = [
             (tick.label1, tick.get_loc())
             for tick in axis.get_major_ticks()
-            if tick.label1.get_visible() and tick.label1.get_text() and low <= tick.get_loc() <= high
+            if tick.label1.get_visible()
+            and tick.label1.get_text()
+            and low <= tick.get_loc() <= high
         ]
         if any(label.get_rotation() for label, _ in shown) or not _touch([x for x, _ in shown]):
             return
@@ -134,4 +137,4 @@ def _thin_out(axis: Axis) -> None:
 
 def _touch(labels: list[Text]) -> bool:
     boxes = [label.get_window_extent() for label in labels]
-    return any(left.x1 + 3 > right.x0 for left, right in zip(boxes, boxes[1:], strict=False))
+    return any(left.x1 + 3 > right.x0 for left, right in itertools.pairwise(boxes))

@@ -178,7 +178,7 @@ def styled(function: Callable[..., Figure]) -> Callable[..., Figure]:
 def new_figure(height: float, width: float = PAGE_WIDTH, layout: str = "constrained") -> BookFigure:
     """An empty figure; sizes in inches. On a narrow page it is narrower, a small one lower too."""
     if is_narrow():
-        height *= 1 if width == PAGE_WIDTH else WIDTH / width
+        height *= 1 if width == PAGE_WIDTH else (1 + WIDTH / width) / 2
         width = WIDTH
     figure = BookFigure(figsize=(width, height), layout=layout)
     figure.get_layout_engine().set(w_pad=0.06, h_pad=0.05)

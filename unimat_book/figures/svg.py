@@ -70,7 +70,8 @@ def _compact(text: str) -> str:
     text = re.sub(r">\s+<", "><", text).replace("xlink:href=", "href=")
     text = re.sub(r"<!--.*?-->|<g>\s*</g>", "", text)
     text = re.sub(r'\s+(?=/>)|(?<=[\w"])\n\s*(?=/?>)', "", text)
-    return _short_names(text) + "\n"
+    mark = "u" + hashlib.sha256(text.encode()).hexdigest()[:4]  # if two figures share a page
+    return _short_names(_classes(text, mark), mark) + "\n"
 
 
 def _tight(style: str) -> str:
@@ -97,14 +98,21 @@ def _shifted(found: re.Match[str]) -> str:
 
 
 def _rounded_all(found: re.Match[str]) -> str:
-    return "(" + " ".join(_plain(float(x), 5 if abs(float(x)) < 2 else 2) for x in found[1].split()) + ")"
+    return (
+        "("
+        + " ".join(_plain(float(x), 5 if abs(float(x)) < 2 else 2) for x in found[1].split())
+        + ")"
+    )
 
 
 def _relative(path: str) -> str:
     """Path data with coordinates that count from the point before, in hundredths."""
     written, here, start, last = [], (0, 0), (0, 0), ""
     for command, numbers in _commands(path):
-        points = [tuple(round(100 * x) for x in pair) for pair in zip(numbers[::2], numbers[1::2], strict=True)]
+        points = [
+            tuple(round(100 * x) for x in pair)
+            for pair in zip(numbers[::2], numbers[1::2], strict=True)
+        ]
         if command in "Zz":
             written.append("z")
             here, last = start, "z"
@@ -122,7 +130,11 @@ def _relative(path: str) -> str:
         here = points[-1]
         words = _joined(shifts)
         repeated = name == last and name != "M"
-        written.append(("" if not repeated else "" if words[0] == "-" else " ") + words if repeated else name + words)
+        written.append(
+            ("" if not repeated else "" if words[0] == "-" else " ") + words
+            if repeated
+            else name + words
+        )
         last = name
     return "".join(written)
 
@@ -140,11 +152,29 @@ def _commands(path: str) -> Iterator[tuple[str, list[float]]]:
         yield found[1], [float(number) for number in found[2].split()]
 
 
-def _short_names(text: str) -> str:
-    """Names only for what is used, and short; with a mark of the figure, if two share a page."""
+def _classes(text: str, mark: str) -> str:
+    """Looks that many elements have, written once."""
+    looks = re.findall(r' style="([^"]*)"', text)
+    often = [look for look in dict.fromkeys(looks) if looks.count(look) * len(look) > 80]
+    often = [look for look in often if looks.count(look) > 2]
+    names = {look: f"{mark}{chr(97 + k // 26)}{chr(97 + k % 26)}" for k, look in enumerate(often)}
+
+    def named(found: re.Match[str]) -> str:
+        return f' class="{names[found[1]]}"' if found[1] in names else found[0]
+
+    text = re.sub(r' style="([^"]*)"', named, text)
+    rules = "".join(f".{name}{{{look}}}" for look, name in names.items())
+    return text.replace("</style>", rules + "</style>", 1)
+
+
+def _short_names(text: str, mark: str) -> str:
+    """Names only for what is used, and short."""
     used = list(dict.fromkeys(re.findall(r'(?:href="|url\()#([^")]+)', text)))
-    mark = "u" + hashlib.sha256(text.encode()).hexdigest()[:4]
     names = {old: f"{mark}{k:x}" for k, old in enumerate(used)}
-    text = re.sub(r'\s*\bid="([^"]*)"', lambda m: f' id="{names[m[1]]}"' if m[1] in names else "", text)
+
+    def kept(found: re.Match[str]) -> str:
+        return f' id="{names[found[1]]}"' if found[1] in names else ""
+
+    text = re.sub(r'\s*\bid="([^"]*)"', kept, text)
     text = re.sub(r'(href="|url\()#([^")]+)', lambda m: f"{m[1]}#{names[m[2]]}", text)
     return re.sub(r"<g>\s*</g>", "", text)
