@@ -212,7 +212,7 @@ def plot_message_passing_diagram() -> Figure:
     draw.text(axes, 1.98, 0.86, "$m_{ji}$, $d_{ji}$", color=BLUE, ha="left", size=12)
     draw.text(axes, 3.16, 2.1, "$m_{kj}$, $d_{kj}$", color=RED, ha="left", size=12)
     image = "image of an atom\nin another cell"
-    draw.text(axes, *((3.62, 0.22) if narrow else (4.62, 0.75)), image, color=MUTED, ha="left")
+    draw.text(axes, *((3.3, 0.2) if narrow else (4.62, 0.75)), image, color=MUTED, ha="left")
     x, top = (1.2, -0.3) if narrow else (4.85, 2.62)
     draw.text(axes, x, top, "for every pair of edges", color=MUTED, ha="left")
     draw.text(axes, x, top - 0.37, "$k \\rightarrow j \\rightarrow i$:", ha="left", size=12)

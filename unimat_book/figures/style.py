@@ -2,8 +2,12 @@
 
 Each figure function takes plain data (tables, tensors, arrays, frames), returns a `Figure` of
 matplotlib and touches no global state: no pyplot, no settings at import. A returned figure draws
-itself in a notebook as a compact PNG. Colours are those of Okabe and Ito, chosen to be told apart
-with any kind of colour vision; a crystal system and a modality keep their colour through the book.
+itself in a notebook as SVG of at most `svg.MAX_BYTES` (as PNG where that cannot be), the same bytes
+each time, and brings along a second layout, 3.7 inches wide, that pages show on telephones: the
+function is called once more while `is_narrow()`, so it must neither use up nor change what it is
+given. It draws dark on white; the pages' dark mode turns lightness around and keeps hues (see
+`_static/book.css`). Colours are those of Okabe and Ito, chosen to be told apart with any kind of
+colour vision; a crystal system and a modality keep their colour through the book.
 """
 
 import base64
@@ -23,6 +27,7 @@ from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 
+from unimat_book.figures import NARROW_MIME
 from unimat_book.figures.narrow import LINE, STACKED, WIDTH, fit, is_narrow, narrow_page
 from unimat_book.figures.svg import compact_svg
 from unimat_lib.crystals.table import CRYSTAL_SYSTEMS
@@ -47,7 +52,6 @@ SEQUENTIAL = LinearSegmentedColormap.from_list(
 )
 
 PAGE_WIDTH = 7.2  # inches, 691 pixels: the column of a page
-NARROW_MIME = "application/vnd.unimat.narrow+svg"
 MAX_PNG_BYTES = 110_000
 
 _STYLE: dict[str, Any] = {

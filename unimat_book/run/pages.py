@@ -20,6 +20,7 @@ from unimat_book.run.landmarks import mend
 from unimat_book.run.plain_yaml import BookError, read_yaml
 from unimat_book.run.reader_files import write_tables, write_terms
 from unimat_book.run.sources import Book
+from unimat_book.run.telephones import add_narrow
 from unimat_book.run.tutorials import is_tutorial
 from unimat_lib.processes import die_with_parent
 
@@ -45,6 +46,7 @@ def build(book: Book, args: argparse.Namespace) -> None:
             loaded = write_loaded_files(book, args.profile)
         _build(book, folder, book.build_dir(args.profile) / "build.log")
         mend(folder / "_build/html")
+        add_narrow(folder, folder / "_build/html")
         write_reader_files(book, args.profile, folder / "_build/html")
         if loading:
             shutil.copytree(loaded, folder / "_build/html/browser")
