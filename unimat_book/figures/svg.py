@@ -63,6 +63,7 @@ def _compact(text: str) -> str:
     """The same drawing in fewer letters."""
     text = text[text.index("<svg") :]
     text = re.sub(r'\bd="([^"]*)"', lambda found: f'd="{_relative(found[1])}"', text)
+    text = re.sub(r'clip-path="(url[^"]*)" style="([^"]*)"', r'style="\2;clip-path:\1"', text)
     text = re.sub(r'style="([^"]*)"', lambda found: f'style="{_tight(found[1])}"', text)
     text = re.sub(r'(\b(?:x|y|width|height)=")([^"]+)(?=")', _rounded, text)
     text = re.sub(rf'transform="translate\(({_NUMBER}) 0\)"', _shifted, text)
@@ -177,4 +178,6 @@ def _short_names(text: str, mark: str) -> str:
 
     text = re.sub(r'\s*\bid="([^"]*)"', kept, text)
     text = re.sub(r'(href="|url\()#([^")]+)', lambda m: f"{m[1]}#{names[m[2]]}", text)
-    return re.sub(r"<g>\s*</g>", "", text)
+    for _ in range(3):  # groups that say nothing, from the inside out
+        text = re.sub(r"<g>((?:<(?!g\b|/g>)[^>]*>)*)</g>", r"\1", text)
+    return text
