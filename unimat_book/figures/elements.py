@@ -48,7 +48,7 @@ def plot_periodic_table_coverage(counts: Mapping[str, int] | pd.Series) -> Figur
     if not counts:
         raise ValueError("expected at least one element with a count above 0, got none")
     size = 7.2 if is_narrow() else 9.5
-    figure = new_figure(2.6 if is_narrow() else 4.1)
+    figure = new_figure(3.0 if is_narrow() else 4.1)
     axes = figure.add_subplot()
     norm = LogNorm(vmin=1, vmax=max(10, *counts.values()))
     for number in range(1, 104):
@@ -60,8 +60,11 @@ def plot_periodic_table_coverage(counts: Mapping[str, int] | pd.Series) -> Figur
     axes.set(xlim=(0.9, 19.05), ylim=(10.5, 0.9), aspect="equal")
     axes.axis("off")
     scale = mpl.cm.ScalarMappable(norm=norm, cmap=SEQUENTIAL)
-    place = axes.inset_axes((0.2, 0.82, 0.42, 0.035))
-    bar = figure.colorbar(scale, cax=place, orientation="horizontal", format="{x:,.0f}")
+    if is_narrow():
+        place = {"ax": axes, "shrink": 0.7, "aspect": 26, "pad": 0.02}
+    else:
+        place = {"cax": axes.inset_axes((0.2, 0.82, 0.42, 0.035))}
+    bar = figure.colorbar(scale, orientation="horizontal", format="{x:,.0f}", **place)
     bar.set_label("number of crystals with the element", fontsize=9.5)
     bar.outline.set_visible(False)
     bar.ax.minorticks_off()

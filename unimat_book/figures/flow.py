@@ -61,7 +61,7 @@ def plot_flow_strip(*, highlight: str | Sequence[str]) -> Figure:
         icon(axes, x + WIDTH / 2, y + MIDDLE)
     x, y = at["heads"]
     for row, text in zip(PAIR, ("unit cell\na b c  α β γ", "crystal\nsystem"), strict=True):
-        draw.box(axes, x, y + row - 0.31, WIDTH, 0.62, text)
+        draw.box(axes, x, y + row - 0.31, WIDTH, 0.62, text, size=8.8)
     _flow_arrows(axes, at)
     return figure
 
@@ -159,7 +159,7 @@ def _icon_alignment(axes: Axes, x: float, y: float) -> None:
         face = BLUE if i == j else soften(BLUE, 0.86)
         corner = (x - 2.5 * size + j * size, y + 1.5 * size - i * size)
         draw.tile(axes, *corner, size * 0.9, size * 0.9, fc=face)
-    draw.text(axes, x, y - 0.54, "contrast", color=MUTED, zorder=4, size=8.6)
+    draw.text(axes, x, y - 0.54, "contrast", color=MUTED, zorder=4, size=8.8)
 
 
 def _icon_fusion(axes: Axes, x: float, y: float) -> None:
@@ -167,7 +167,7 @@ def _icon_fusion(axes: Axes, x: float, y: float) -> None:
         draw.tile(axes, x - 0.34, y + offset - 0.1, 0.2, 0.2, fc=color)
         draw.arrow(axes, (x - 0.12, y + offset), (x + 0.11, y + offset * 0.35), line=1, zorder=4)
     draw.tile(axes, x + 0.14, y - 0.2, 0.2, 0.4, fc=INK)
-    draw.text(axes, x, y - 0.6, "one vector", color=MUTED, zorder=4, size=8.6)
+    draw.text(axes, x, y - 0.6, "one vector", color=MUTED, zorder=4, size=8.8)
 
 
 def _icon_evaluation(axes: Axes, x: float, y: float) -> None:
@@ -177,4 +177,4 @@ def _icon_evaluation(axes: Axes, x: float, y: float) -> None:
     across = np.array([-0.2, -0.12, -0.03, 0.04, 0.13, 0.22])
     up = np.array([-0.15, -0.12, -0.04, 0.1, 0.1, 0.26])
     axes.scatter(x + across, y + up, s=14, color=BLUE, zorder=5)
-    draw.text(axes, x, y - 0.54, "ledger", color=MUTED, zorder=4, size=8.6)
+    draw.text(axes, x, y - 0.54, "ledger", color=MUTED, zorder=4, size=8.8)

@@ -45,15 +45,18 @@ def fit(figure: Figure) -> None:
     panels = [axes for axes in figure.axes if axes.get_visible()]
     _share_labels(panels)
     figure.draw_without_rendering()
+    for axes in panels:
+        _name_rows(figure, axes)
+    figure.draw_without_rendering()
     width = figure.bbox.width
-    for text in [figure._supxlabel, figure._suptitle]:
+    for text in (figure._supxlabel, figure._suptitle):
         if text is not None:
             _wrap(text, 0.95 * width)
     for axes in panels:
         _wrap(axes._left_title, 0.97 * width - axes.bbox.x0)
-        _wrap(axes.xaxis.label, 0.85 * width)
+        middle = (axes.bbox.x0 + axes.bbox.x1) / 2  # labels are centred there
+        _wrap(axes.xaxis.label, 1.94 * min(middle, width - middle))
         _wrap(axes.yaxis.label, max(axes.bbox.height, 0.5 * figure.dpi), upright=True)
-        _name_rows(figure, axes)
     figure.draw_without_rendering()
     for axes in panels:
         _thin_out(axes.xaxis)
@@ -76,15 +79,14 @@ def _extent(text: Text) -> float:
     return text.get_window_extent().width
 
 
-def _wrap(text: Text, room: float, *, upright: bool = False) -> bool:
-    """Break a text that is longer than its room, in pixels; whether it was."""
+def _wrap(text: Text, room: float, *, upright: bool = False) -> None:
+    """Break a text that is longer than its room, in pixels."""
     box = text.get_window_extent()
     long, words = box.height if upright else box.width, text.get_text()
     if not words or long <= room:
-        return False
+        return
     longest = max(map(len, words.split("\n")))
     text.set_text(_broken(words, max(8, int(longest * room / long))))
-    return True
 
 
 def _broken(words: str, letters: int) -> str:

@@ -26,6 +26,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
+from matplotlib.text import Text
 
 from unimat_book.figures import NARROW_MIME
 from unimat_book.figures.narrow import LINE, STACKED, WIDTH, fit, is_narrow, narrow_page
@@ -164,6 +165,8 @@ def styled(function: Callable[..., Figure]) -> Callable[..., Figure]:
     def draw(*args: Any, **kwargs: Any) -> Figure:
         with style():
             figure = function(*args, **kwargs)
+            for text in figure.findobj(Text):
+                text.set_color(readable(text.get_color()))
             if is_narrow():
                 fit(figure)
             for _ in range(2):  # the second pass settles the layout
@@ -229,6 +232,21 @@ def label_colors(labels: Sequence[str]) -> dict[str, str]:
     taken = {fixed[label] for label in labels if label in fixed}
     rest = itertools.cycle([color for color in PALETTE if color not in taken])
     return {label: fixed[label] if label in fixed else next(rest) for label in labels}
+
+
+def luminance(color: Any) -> float:
+    """Relative luminance of a colour, as WCAG has it."""
+    channels = np.array(to_rgb(color))
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    return float(linear @ (0.2126, 0.7152, 0.0722))
+
+
+def readable(color: Any) -> tuple[float, ...]:
+    """The colour of a text, darker where it is too faint on white; white itself is for dark."""
+    channels = to_rgb(color)
+    while 0.175 < luminance(channels) < 0.9:  # 4.7 to 1
+        channels = tuple(0.97 * channel for channel in channels)
+    return channels
 
 
 def soften(color: Any, amount: float) -> tuple[float, ...]:
