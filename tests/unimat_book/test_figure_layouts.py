@@ -28,7 +28,7 @@ from unimat_book.figures.style import (
     styled,
 )
 from unimat_book.figures.svg import MAX_BYTES, _relative, compact_svg
-from unimat_book.run.telephones import add_narrow
+from unimat_book.run.telephones import add_narrow, set_aside
 
 DRAWN = {**SKETCHES, **PLOTS}
 COLUMN = 346  # pixels; the article of a page in a window of 390
@@ -86,12 +86,10 @@ def shown_ticks(figure: Figure) -> set[Text]:
 @pytest.mark.parametrize("name", DRAWN)
 def test_two_layouts(name: str) -> None:
     figure = DRAWN[name]()
-    bundle = figure._repr_mimebundle_()
-    assert list(bundle) == ["image/svg+xml", NARROW_MIME]
-    for text in bundle.values():
-        assert len(text) <= MAX_BYTES
-        assert ElementTree.fromstring(text).tag == "{http://www.w3.org/2000/svg}svg"
     narrow = figure.narrow()
+    for text in map(compact_svg, (figure, narrow)):
+        assert text and len(text) <= MAX_BYTES
+        assert ElementTree.fromstring(text).tag == "{http://www.w3.org/2000/svg}svg"
     assert not is_narrow()
     width = 96 * narrow.get_figwidth()
     assert width < 96 * figure.get_figwidth() and width <= 96 * 4.6
@@ -112,6 +110,7 @@ def test_two_layouts(name: str) -> None:
 @pytest.mark.parametrize("name", SIDE_BY_SIDE)
 def test_panels_side_by_side_are_stacked(name: str) -> None:
     wide = DRAWN[name]()
+    narrow = wide.narrow()
 
     def columns(figure: Figure) -> int:
         panels = [axes for axes in figure.axes if axes.get_visible() and axes.get_xlabel()]
@@ -119,9 +118,13 @@ def test_panels_side_by_side_are_stacked(name: str) -> None:
         return len({round(axes.get_position().x0, 1) for axes in panels})
 
     assert columns(wide) > 1
-    assert columns(wide.narrow()) == 1
+    assert columns(narrow) == 1
     labels = {axes.get_title("left").replace("\n", " ") for axes in wide.axes}
-    assert {axes.get_title("left").replace("\n", " ") for axes in wide.narrow().axes} == labels
+    assert {axes.get_title("left").replace("\n", " ") for axes in narrow.axes} == labels
+
+
+def test_a_notebook_gets_both() -> None:
+    assert list(PLOTS["pattern"]()._repr_mimebundle_()) == ["image/svg+xml", NARROW_MIME]
 
 
 def test_bytes_do_not_depend_on_the_process() -> None:
@@ -211,7 +214,9 @@ def test_telephones_get_the_narrow_layout(tmp_path: Path) -> None:
     image = f'<a href="x"><img alt="what" src="../_images/{name}.svg" /></a>'
     page = pages / "chapters/page.html"
     page.write_text(f'{image}<img src="../_images/flow.svg"><img src="../_images/other.svg">')
-    assert add_narrow(tmp_path, pages) == 2
+    set_aside(tmp_path / "page.ipynb", tmp_path / "aside")
+    assert NARROW_MIME not in (tmp_path / "page.ipynb").read_text()
+    assert add_narrow(tmp_path / "aside", pages) == 2
     text = page.read_text()
     found = re.findall(r'<source media="screen and \(max-width: 600px\)" srcset="([^"]+)">', text)
     assert [(page.parent / path).read_text() for path in found] == [narrow, "<svg>flow</svg>"]

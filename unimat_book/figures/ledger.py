@@ -36,7 +36,7 @@ def plot_paper_vs_ours(frame: pd.DataFrame, *, xlabel: str) -> Figure:
     }
     require_columns(frame, ["claim", *looks])
     narrow = is_narrow()
-    figure = new_figure(1.15 + len(frame) * (0.72 if narrow else 0.52))
+    figure = new_figure(1.15 + len(frame) * (0.8 if narrow else 0.52))
     axes = figure.add_subplot()
     for y, (_, row) in enumerate(frame.iterrows()):
         axes.axhline(y, color="#EDEFF1", linewidth=1, zorder=0)
@@ -47,7 +47,7 @@ def plot_paper_vs_ours(frame: pd.DataFrame, *, xlabel: str) -> Figure:
         points = ["–" if pd.isna(row[name]) else f"{row[name]:.2f}" for name in looks]
         if narrow:
             place = {"transform": axes.get_yaxis_transform(), "ha": "right", "va": "bottom"}
-            draw.text(axes, 1.0, y - 0.4, " / ".join(points), color=MUTED, size=9, **place)
+            draw.text(axes, 1.0, y - 0.43, " / ".join(points), color=MUTED, size=9, **place)
         else:
             draw.text_right_of(axes, y, " / ".join(points))
     room = 0.85 if narrow else 0.55

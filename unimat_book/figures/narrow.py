@@ -15,7 +15,7 @@ from matplotlib.axis import Axis
 from matplotlib.category import StrCategoryFormatter
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from matplotlib.ticker import FixedFormatter, FixedLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter
 
 WIDTH = 3.7  # inches, 355 pixels: the column of a telephone
 STACKED = 0.8  # height of a panel below another, of its height beside it
@@ -95,9 +95,21 @@ def _broken(words: str, letters: int) -> str:
     return "\n".join(textwrap.fill(line, letters, **look) for line in words.split("\n"))
 
 
+def _named(axis: Axis) -> bool:
+    """Whether ticks have names, not numbers."""
+    formatter, fixed = (
+        axis.get_major_formatter(),
+        isinstance(axis.get_major_locator(), FixedLocator),
+    )
+    # matplotlib keeps names in a function
+    return isinstance(formatter, StrCategoryFormatter) or (
+        fixed and isinstance(formatter, FuncFormatter)
+    )
+
+
 def _name_rows(figure: Figure, axes: Axes) -> None:
     """Break the names of rows, and make room for their lines."""
-    if not isinstance(axes.yaxis.get_major_formatter(), (FixedFormatter, StrCategoryFormatter)):
+    if not _named(axes.yaxis):
         return
     labels = [label for label in axes.get_yticklabels() if label.get_visible()]
     room = LABELS * figure.bbox.width
@@ -117,7 +129,7 @@ def _name_rows(figure: Figure, axes: Axes) -> None:
 
 def _thin_out(axis: Axis) -> None:
     """Every second tick only, or turned names, where labels would touch."""
-    named = isinstance(axis.get_major_formatter(), (FixedFormatter, StrCategoryFormatter))
+    named = _named(axis)
     for _ in range(4):
         low, high = sorted(axis.get_view_interval())
         shown = [
