@@ -31,7 +31,7 @@ from unimat_book.figures.svg import MAX_BYTES, _relative, compact_svg
 from unimat_book.run.telephones import add_narrow, set_aside
 
 DRAWN = {**SKETCHES, **PLOTS}
-COLUMN = 346  # pixels; the article of a page in a window of 390
+COLUMN = 342  # pixels; the article of a page in a window of 390
 SMALLEST = 9  # pixels
 SIDE_BY_SIDE = (
     "basis_functions",
