@@ -83,9 +83,10 @@ def pixels(shot: bytes) -> np.ndarray:
 @pytest.mark.parametrize("width", [1280, 390])
 def test_figures_are_dark_in_dark_mode(browser, book: str, width: int) -> None:
     """The paper of a figure is that of the page, in the page and enlarged."""
-    tab = browser.new_page(viewport={"width": width, "height": 900}, color_scheme="dark")
+    tab = browser.new_page(viewport={"width": width, "height": 900})
     tab.goto(f"{book}/{CHAPTER}", wait_until="domcontentloaded")
-    tab.wait_for_selector("html[data-theme=dark]")
+    tab.evaluate("document.documentElement.dataset.theme = 'dark'")
+    tab.add_style_tag(content="* { transition: none !important }")
     paper = tab.evaluate(
         "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)"
     )

@@ -10,6 +10,7 @@ import textwrap
 from collections.abc import Iterator
 from contextvars import ContextVar
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.category import StrCategoryFormatter
@@ -19,8 +20,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter
 
 WIDTH = 3.7  # inches, 355 pixels: the column of a telephone
 STACKED = 0.8  # height of a panel below another, of its height beside it
-LINE = 0.165  # inches; height of a line of text
-LABELS = 0.36  # greatest share of the width for the names of rows
+LINE = 0.16  # inches; height of a line of text
+LABELS = 0.45  # greatest share of the width for the names of rows
 
 _NARROW: ContextVar[bool] = ContextVar("narrow", default=False)
 
@@ -45,8 +46,8 @@ def fit(figure: Figure) -> None:
     panels = [axes for axes in figure.axes if axes.get_visible()]
     _share_labels(panels)
     figure.draw_without_rendering()
-    for axes in panels:
-        _name_rows(figure, axes)
+    missing = sum(_name_rows(figure, axes) for axes in panels if _named(axes.yaxis))
+    figure.set_figheight(figure.get_figheight() + missing)
     figure.draw_without_rendering()
     width = figure.bbox.width
     for text in (figure._supxlabel, figure._suptitle):
@@ -107,24 +108,20 @@ def _named(axis: Axis) -> bool:
     )
 
 
-def _name_rows(figure: Figure, axes: Axes) -> None:
-    """Break the names of rows, and make room for their lines."""
-    if not _named(axes.yaxis):
-        return
+def _name_rows(figure: Figure, axes: Axes) -> float:
+    """Break the names of rows; inches of height that are missing for their lines."""
     labels = [label for label in axes.get_yticklabels() if label.get_visible()]
     room = LABELS * figure.bbox.width
     widest = max(map(_extent, labels), default=0)
-    if widest <= room:
-        return
-    longest = max(len(line) for label in labels for line in label.get_text().split("\n"))
-    letters = max(8, int(longest * room / widest))
-    names = [_broken(label.get_text(), letters) for label in labels]
-    axes.set_yticks(axes.get_yticks(), names)
-    lines = max(name.count("\n") + 1 for name in names)
-    height = axes.bbox.height / figure.dpi
-    pitch = height / max(abs(axes.get_ylim()[1] - axes.get_ylim()[0]), 1)
-    missing = max(0.0, LINE * lines + 0.06 - pitch) * height / pitch
-    figure.set_figheight(figure.get_figheight() + missing)
+    if widest > room:
+        longest = max(len(line) for label in labels for line in label.get_text().split("\n"))
+        letters = max(8, int(longest * room / widest))
+        names = [_broken(label.get_text().replace("\n", " "), letters) for label in labels]
+        axes.set_yticks(axes.get_yticks(), names)
+    lines = [label.get_text().count("\n") + 1 for label in axes.get_yticklabels()]
+    pitch = axes.bbox.height / figure.dpi / max(abs(np.diff(axes.get_ylim())[0]), 1)
+    needed = max((LINE * (a + b) / 2 for a, b in itertools.pairwise(lines)), default=0) + 0.03
+    return max(0.0, needed - pitch) * len(lines)
 
 
 def _thin_out(axis: Axis) -> None:
