@@ -113,12 +113,13 @@ def _name_rows(figure: Figure, axes: Axes) -> float:
     labels = [label for label in axes.get_yticklabels() if label.get_visible()]
     room = LABELS * figure.bbox.width
     widest = max(map(_extent, labels), default=0)
+    names = [label.get_text() for label in labels]
     if widest > room:
-        longest = max(len(line) for label in labels for line in label.get_text().split("\n"))
+        longest = max(len(line) for name in names for line in name.split("\n"))
         letters = max(8, int(longest * room / widest))
-        names = [_broken(label.get_text().replace("\n", " "), letters) for label in labels]
+        names = [_broken(name.replace("\n", " "), letters) for name in names]
         axes.set_yticks(axes.get_yticks(), names)
-    lines = [label.get_text().count("\n") + 1 for label in axes.get_yticklabels()]
+    lines = [name.count("\n") + 1 for name in names]
     pitch = axes.bbox.height / figure.dpi / max(abs(np.diff(axes.get_ylim())[0]), 1)
     needed = max((LINE * (a + b) / 2 for a, b in itertools.pairwise(lines)), default=0) + 0.03
     return max(0.0, needed - pitch) * len(lines)
