@@ -116,11 +116,11 @@ def test_a_compact_svg_looks_as_matplotlib_wrote_it(browser, name: str) -> None:
         figure = plot_flow_strip(highlight="fusion")
     tab = browser.new_page(viewport={"width": 800, "height": 500})
     shots = []
-    for text in (svg._written(figure), svg.compact_svg(figure)):
+    for text in (svg._written(figure, 180), svg.compact_svg(figure)):
         tab.set_content(text[text.index("<svg") :])
         shots.append(pixels(tab.screenshot()))
     tab.close()
-    assert len(svg.compact_svg(figure)) < 0.6 * len(svg._written(figure))
+    assert len(svg.compact_svg(figure)) < 0.6 * len(svg._written(figure, 180))
     gap = np.abs(shots[0] - shots[1])
     assert gap.mean() < 0.5 and (gap > 100).mean() < 0.001
     assert np.ptp(shots[0]) > 150, "something is drawn"

@@ -15,9 +15,9 @@ from matplotlib.collections import Collection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-MAX_BYTES = 110_000
+MAX_BYTES = 120_000
 DENSE = 400  # points above which an artist of a figure that is too large becomes a picture
-RASTER_DPI = 180
+RASTER_DPI = (180, 144, 100)  # the finest that is small enough
 
 _SETTINGS = {"svg.fonttype": "path", "svg.hashsalt": "unimat", "path.simplify_threshold": 0.25}
 _NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
@@ -29,23 +29,25 @@ def compact_svg(figure: Figure) -> str | None:
 
     Where it would be larger, artists of more than `DENSE` points become pictures inside it.
     """
-    text = _compact(_written(figure))
+    text = _compact(_written(figure, RASTER_DPI[0]))
     if len(text) > MAX_BYTES:
         dense = [artist for artist in figure.findobj() if _points(artist) > DENSE]
         before = [artist.get_rasterized() for artist in dense]
         for artist in dense:
             artist.set_rasterized(True)
-        text = _compact(_written(figure))
+        for dpi in RASTER_DPI:
+            if len(text) > MAX_BYTES:
+                text = _compact(_written(figure, dpi))
         for artist, old in zip(dense, before, strict=True):
             artist.set_rasterized(old)
     return text if len(text) <= MAX_BYTES else None
 
 
-def _written(figure: Figure) -> str:
+def _written(figure: Figure, dpi: float) -> str:
     """What matplotlib writes."""
     buffer = io.StringIO()
     with mpl.rc_context(_SETTINGS):
-        figure.savefig(buffer, format="svg", metadata=_NO_METADATA, dpi=RASTER_DPI)
+        figure.savefig(buffer, format="svg", metadata=_NO_METADATA, dpi=dpi)
     return buffer.getvalue()
 
 
