@@ -73,7 +73,8 @@ def _compact(text: str) -> str:
     text = re.sub(r">\s+<", "><", text).replace("xlink:href=", "href=")
     text = re.sub(r"<!--.*?-->|<g>\s*</g>", "", text)
     text = re.sub(r'\s+(?=/>)|(?<=[\w"])\n\s*(?=/?>)', "", text)
-    mark = "u" + hashlib.sha256(text.encode()).hexdigest()[:4]  # if two figures share a page
+    # Two figures may share a page: a mark of what is drawn, as matplotlib's names are of chance.
+    mark = "u" + hashlib.sha256(_short_names(text, "").encode()).hexdigest()[:4]
     return _short_names(_classes(text, mark), mark) + "\n"
 
 
