@@ -206,7 +206,7 @@ def test_figure_is_labelled_and_small(drawn: tuple[str, Figure]) -> None:
     if name in PLOTS:
         labels = [axes.get_xlabel() for axes in figure.axes if axes.get_visible()]
         assert any(labels), f"{name} has no labelled horizontal axis"
-    data = figure._repr_png_()
+    data = figure.png()
     assert data.startswith(b"\x89PNG")
     assert len(data) < 120_000, f"{name} weighs {len(data)} bytes"
     width, _ = figure.get_size_inches()
@@ -218,7 +218,7 @@ def test_importing_and_drawing_leaves_pyplot_alone() -> None:
     code = (
         "import matplotlib as mpl; before = dict(mpl.rcParams); import numpy as np;"
         "from unimat_book.figures.errors import plot_confusion;"
-        "plot_confusion({'a': np.eye(7, dtype=int)})._repr_png_();"
+        "plot_confusion({'a': np.eye(7, dtype=int)})._repr_mimebundle_();"
         "assert dict(mpl.rcParams) == before;"
         "import matplotlib.pyplot as plt; assert plt.get_fignums() == []"
     )
