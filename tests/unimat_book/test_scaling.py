@@ -14,11 +14,13 @@ import torch
 
 from unimat_book.scaling.fit import fit_together
 from unimat_book.scaling.group import Group, open_group
+from unimat_book.scaling.handover import hand_over, taken
 from unimat_book.scaling.launch import fit_on, run_together
 from unimat_book.scaling.loop import SharedLoop, epoch_order
 from unimat_book.scaling.shared import sharing
 from unimat_book.several_gpus import read_points
 from unimat_lib.crystals.parquet import save_table
+from unimat_lib.training.captured_step import tensors_in
 from unimat_lib.training.fit import fit
 from unimat_lib.views.effects import Measurement
 
@@ -102,6 +104,22 @@ def test_a_killed_process_ends_all_and_one_goes_on(folder, views, end, tmp_path)
     whole, expected = worker.train("aligned", views, tmp_path, ALONE, epochs=4)
     assert whole.best_epoch == resumed.best_epoch
     torch.testing.assert_close(worker.weights(model), worker.weights(expected), **CLOSE)
+
+
+def test_what_is_handed_over_comes_back_and_nothing_else_is_taken(views, tmp_path):
+    model = worker.make_model("aligned", views)
+    given = {"model": model.config, "weights": dict(model.state_dict()), "views": views}
+    given |= {"config": worker.make_config("xrd"), "rows": torch.tensor([3, 1]), "folder": "here"}
+    hand_over(tmp_path / "work", given)
+    came = taken(tmp_path / "work")
+    assert came["views"].content_hash == views.content_hash
+    for name in ("model", "config", "folder"):
+        assert came[name] == given[name], name
+    for one, other in zip(tensors_in(came), tensors_in(given), strict=True):
+        assert one.dtype == other.dtype and torch.equal(one, other)
+    with pytest.raises(TypeError, match=r"expected tensors, plain values or one of .*Path"):
+        hand_over(tmp_path / "other", {"folder": tmp_path})
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_training_in_processes_leaves_its_result_here(views, tmp_path):

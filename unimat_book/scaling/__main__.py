@@ -8,10 +8,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import torch
-
 from unimat_book.scaling.fit import fit_together
 from unimat_book.scaling.group import open_group
+from unimat_book.scaling.handover import HANDED, taken
 from unimat_lib.model import UniMat
 from unimat_lib.training.captured_step import mapped
 
@@ -19,7 +18,7 @@ from unimat_lib.training.captured_step import mapped
 def main(device: str, folder: str) -> None:
     """Train."""
     with open_group(device) as group:
-        work = torch.load(Path(folder) / "work.pt", map_location="cpu", weights_only=False)
+        work = taken(Path(folder) / HANDED)
         model = UniMat(work.pop("model"))
         model.load_state_dict(work.pop("weights"))
         views = mapped(work.pop("views"), lambda x: x.to(group.device))

@@ -11,11 +11,11 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from unimat_book.scaling.fit import fit_together
 from unimat_book.scaling.group import PARENT, STORE, Group
+from unimat_book.scaling.handover import HANDED, hand_over
 from unimat_lib.model import UniMat
 from unimat_lib.training.config import FitConfig, FitResult
 from unimat_lib.views.batch import CrystalViews
@@ -127,8 +127,7 @@ def fit_on(
         with tempfile.TemporaryDirectory(prefix="unimat-fit-") as folder:
             weights = {name: x.cpu() for name, x in model.state_dict().items()}
             work = {"model": model.config, "weights": weights, "views": views, **given}
-            # A pickle that nobody but the processes below reads.
-            torch.save(work, Path(folder) / "work.pt")
+            hand_over(Path(folder) / HANDED, work)
             module = [sys.executable, "-m", "unimat_book.scaling", views.device.type, folder]
             run_together(module, processes=processes)
     # Whatever they have finished is only loaded here.
