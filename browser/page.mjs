@@ -3,7 +3,7 @@
 import { parseElements } from "./answer.mjs";
 import { formulaOf, html, table } from "./dom.mjs";
 import { plotPattern } from "./plot.mjs";
-import { readPattern } from "./reading.mjs";
+import { readPattern, wavelengthOfTube } from "./reading.mjs";
 import { NoAnswer } from "./signal.mjs";
 
 const SHOWN = 5; // matches
@@ -80,7 +80,7 @@ function show(answer, seconds) {
     result.append(table("Crystal system, by the network", ["system", "probability"], systemRows(answer.systems)));
     result.append(table("Niggli cell, by the network", ["Bravais lattice", "probability", "cell", "error of lengths"], cellRows(answer.cells)));
   }
-  say(`Answered in ${seconds.toFixed(1)} s on this machine. ${pattern.said}`);
+  say(`Answered in ${seconds.toFixed(1)} s on this machine: ${pattern.name}. ${pattern.said}`);
   result.dataset.file = pattern.name;
 }
 
@@ -89,7 +89,10 @@ worker.onerror = () => say("The reader could not be started: this page needs a b
 worker.onmessage = ({ data }) => {
   if (data.ready && !pattern) say("Ready. Nothing that you open here leaves this machine.");
   if (data.ready) document.documentElement.dataset.ypReady = "true";
-  if (data.error) say(data.error, "error");
+  if (data.error && (data.number ?? asked) === asked) {
+    result.hidden = true;
+    say(data.error, "error");
+  }
   if (data.result && data.number === asked) show(data.result, data.seconds);
 };
 
@@ -97,11 +100,13 @@ worker.onmessage = ({ data }) => {
 function ask() {
   try {
     const symbols = parseElements(elements.value);
-    const length = wavelength.value.trim().replace(",", ".");
-    if (length && !(Number(length) >= 0.1 && Number(length) <= 5)) throw new NoAnswer(`expected a wavelength of 0.1 to 5 Å, but came “${length.slice(0, 20)}”`);
+    const written = wavelength.value.trim().replace(",", ".");
+    const length = wavelengthOfTube(written) ?? written;
+    if (length && !(Number(length) >= 0.1 && Number(length) <= 5)) throw new NoAnswer(`expected a wavelength of 0.1 to 5 Å, or the anode of the tube, such as Co, but came “${written.slice(0, 20)}”`);
     const used = length ? Number(length) : pattern.wavelength;
     const from = length ? "as given" : pattern.from === "file" ? "from the file" : "Cu Kα, since the file states none";
     pattern.said = [`Wavelength ${used.toFixed(5)} Å, ${from}.`, ...pattern.notes.map((note) => `Note: ${note}.`)].join(" ");
+    result.hidden = true; // what it shows is the answer to something else
     say(`${pattern.name}: reading …`);
     worker.postMessage({ number: ++asked, symbols, pattern: { ...pattern, wavelength: used } });
   } catch (error) {

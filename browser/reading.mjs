@@ -20,6 +20,9 @@ const fail = (message) => {
   throw new NoAnswer(message);
 };
 
+/** Wavelength in angstrom of a tube by its anode, such as Co; undefined for others. */
+export const wavelengthOfTube = (anode) => (Object.hasOwn(K_ALPHA, anode) ? meanOf(...K_ALPHA[anode]) : undefined);
+
 const meanOf = (first, second, ratio = 0.5) => (second ? (first + ratio * second) / (1 + ratio) : first);
 
 /**
@@ -98,6 +101,9 @@ function namedColumns(words, split, width, name) {
       fail(`${name}: the first column is called “${names[0].slice(0, 20)}”: expected 2theta in degrees; convert it`);
     }
     if (names.length !== width || angle < 0) continue;
+    if (/^(theta|th|θ)([\s_([/^]|$)/i.test(names[angle])) {
+      fail(`${name}: the axis is called “${names[angle].slice(0, 20)}”: is it theta or 2theta? Name it 2theta, with twice the values where it is theta`);
+    }
     const height = names.findIndex((name, i) => i !== angle && /int|count|cps|obs|signal/i.test(name));
     return [angle, height >= 0 ? height : names.findIndex((_, i) => i !== angle)];
   }

@@ -8,6 +8,7 @@ import argparse
 import json
 import math
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -139,7 +140,8 @@ def _parser() -> argparse.ArgumentParser:
     known.add_argument("--elements", metavar="LIST", help=what)
     what = "its formula: as --elements, and of this ratio where there are such crystals: TiO2"
     known.add_argument("--formula", help=what)
-    what = "in angstrom; default: what the file states, else Cu K-alpha"
+    what = "in angstrom, or the anode of the tube for its K-alpha: 1.5406, Co; "
+    what += "default: what the file states, else Cu K-alpha"
     sub.add_argument("--wavelength", type=_wavelength, metavar="A", help=what)
     what = "known crystals; default: $UNIMAT_LIBRARY, else what 'unimat library build mp' built, "
     what += "else the small library that comes along"
@@ -158,6 +160,13 @@ def _folder(text: str) -> Path:
 
 
 def _wavelength(text: str) -> float:
+    """A number of angstrom, or the K-alpha of a tube that is named by its anode."""
+    if re.fullmatch(r"[A-Z][a-z]?", text):
+        from unimat_powder.radiation import K_ALPHA
+
+        if text in K_ALPHA:
+            first, second = K_ALPHA[text]
+            return (2 * first + second) / 3  # as the two weigh in the doublet
     try:
         value = float(text)
     except ValueError:
@@ -166,7 +175,7 @@ def _wavelength(text: str) -> float:
         low, high = _WAVELENGTHS
         raise argparse.ArgumentTypeError(
             f"expected a number of angstrom from {low:g} to {high:g} such as 1.5406, "
-            f"but {text[:40]!r} came"
+            f"but {text[:40]!r} came; or give the anode of the tube, such as Co"
         )
     return value
 
@@ -190,7 +199,7 @@ def _identify_command(given: argparse.Namespace) -> int:
         leave=False,
         disable=None,  # where standard error is no terminal
     )
-    for number, answer in enumerate(bar, 1):
+    for number, answer in enumerate(map(_doubted, bar), 1):
         failed |= answer.error is not None
         found |= bool(answer.cells)
         if given.report is not None:
@@ -212,6 +221,27 @@ def _identify_command(given: argparse.Namespace) -> int:
         write_index(rows, given.report / "index.html")
         print("report:", given.report / "index.html", file=sys.stderr)
     return 2 if failed else 0
+
+
+def _doubted(answer: "Answer") -> "Answer":
+    """An answer that, where its cell rests on an assumed wavelength alone, says so.
+
+    Lines keep their pattern when all are scaled: without a crystal to compare with, they find the
+    cell of another tube's scan with the right shape and the wrong size, and as probable.
+    """
+    from unimat_powder.answer import UNLIKELY
+
+    if answer.wavelength_from != "default" or answer.verdict == "none":
+        return answer
+    agreeing = [phase.probability for phase in answer.phases if answer.agrees(phase)]
+    if max(agreeing, default=0.0) >= UNLIKELY:
+        return answer
+    said = (
+        "the wavelength is assumed, and no crystal of the library vouches for it: of another "
+        "tube's scan the lines find a cell of the right shape and the wrong size (with Co 14 % "
+        "too small, with Mo 2.2 times too large); give --wavelength"
+    )
+    return replace(answer, warnings=(*answer.warnings, said))
 
 
 def _percentage_lines() -> list[str]:

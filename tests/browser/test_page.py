@@ -91,6 +91,36 @@ def test_wavelength_and_elements_change_the_answer(page: Page, exported: Path) -
     page.tab.locator("#yp-elements").fill("")
 
 
+def test_a_tube_names_its_wavelength(page: Page, exported: Path) -> None:
+    page.choose("tube.xy", (exported / "examples/rutile.xy").read_bytes())
+    page.answered("tube.xy")
+    page.tab.locator("#yp-wavelength").fill("Co")
+    page.tab.locator("#yp-wavelength").press("Enter")
+    said = "document.querySelector('#yp-status').innerText"
+    page.tab.wait_for_function(f"{said}.includes('1.79028') && {said}.startsWith('Answered')")
+    page.tab.locator("#yp-wavelength").fill("toString")
+    page.tab.locator("#yp-wavelength").press("Enter")
+    assert "such as Co" in page.refused()
+    page.tab.locator("#yp-wavelength").fill("")
+
+
+def test_an_answer_is_gone_while_another_file_is_read(page: Page, exported: Path) -> None:
+    page.choose("first.xy", (exported / "examples/rutile.xy").read_bytes())
+    page.answered("first.xy")
+    assert "first.xy" in page.tab.locator("#yp-status").inner_text()
+    seen = """() => new Promise((done) => {
+      const status = document.querySelector('#yp-status');
+      new MutationObserver(() => {
+        if (!status.innerText.includes('reading')) return;
+        done(document.querySelector('#yp-result').hidden);
+      }).observe(status, { childList: true });
+    })"""
+    page.tab.evaluate(f"window.hiddenThen = ({seen})()")
+    page.choose("second.xrdml", (exported / "examples/corundum.xrdml").read_bytes())
+    page.answered("second.xrdml")
+    assert page.tab.evaluate("window.hiddenThen")
+
+
 @pytest.mark.parametrize("kind", ["noise", "hump", "flat"])
 def test_what_has_no_lines_has_no_answer(page: Page, kind: str) -> None:
     x = np.arange(10, 80, 0.02)
@@ -111,6 +141,7 @@ def test_what_has_no_lines_has_no_answer(page: Page, kind: str) -> None:
         ("other.xrdml", "<html><body/></html>", "a <scan>"),
         ("short.xy", "10 1\n11 2\n12 3\n", "at least 50 points"),
         ("back.xy", "".join(f"{20 + (i * 7) % 60} 5\n" for i in range(60)), "must increase"),
+        ("half.csv", "Theta,I\n" + "10.0,5\n10.1,6\n" * 30, "theta or 2theta"),
         ("zero.xy", "".join(f"{20 + i / 10} 0\n" for i in range(60)), "no intensity is positive"),
     ],
 )

@@ -26,7 +26,7 @@ from unimat_lib.views.bragg import bragg_reflections, g_max_of
 from unimat_lib.views.grid import Grid
 from unimat_lib.views.render import render
 from unimat_powder import pattern as pattern_module
-from unimat_powder.answer import PERCENTAGES, SearchResult
+from unimat_powder.answer import PERCENTAGES, Answer, Cell, SearchResult
 from unimat_powder.command import identify, main
 from unimat_powder.library.file import Library, embedded_library
 from unimat_powder.pattern import PatternError
@@ -184,6 +184,7 @@ def test_the_wavelength_wins(tmp_path, scan, library, asked, capsys):
         (["--wavelength", "-1"], "0.01 to 100"),
         (["--wavelength", "1,54"], "0.01 to 100"),
         (["--wavelength", "inf"], "0.01 to 100"),
+        (["--wavelength", "Xx"], "anode of the tube, such as Co"),
         (["--frobnicate"], "--frobnicate"),
     ],
 )
@@ -195,6 +196,29 @@ def test_no_command_or_file_is_refused(capsys):
     assert "COMMAND" in refusal(capsys)
     assert "FILE" in refusal(capsys, "identify")
     assert "invalid choice" in refusal(capsys, "identity")
+
+
+def test_a_tube_names_its_wavelength(scan, library, asked):
+    assert run(scan, "--library", library, "--wavelength", "Co") == 0
+    (call,) = asked.calls
+    assert call.pattern.wavelength == pytest.approx(1.79028, abs=1e-5)
+    assert call.pattern.wavelength_from == "argument"
+
+
+def test_an_assumed_wavelength_that_no_crystal_vouches_for_is_doubted(scan, capsys, monkeypatch):
+    cell = Cell(RUTILE.lengths, RUTILE.angles, RUTILE.volume, 0.9, 30.0, "indexing", "tP")
+    cell = replace(cell, conventional=(4.594, 4.594, 2.959, 90.0, 90.0, 90.0))
+    tetragonal = {"crystal_system": {"tetragonal": 0.9}, "cells": [cell]}
+    answers = [
+        Answer("a.xy", 1.54, "default", "tentative", phases=[], **tetragonal),
+        Answer("b.xy", 1.54, "file", "tentative", phases=[], **tetragonal),
+        Answer("c.xy", 1.54, "default", "none", phases=[], **tetragonal),
+        Answer("d.xy", 1.54, "default", "tentative", phases=[RUTILE], **tetragonal),
+    ]
+    monkeypatch.setattr(unimat_powder.command, "_answers", lambda *_: iter(answers))
+    assert run(*[scan] * 4, "--json") == 0
+    said = [one["warnings"] for one in json.loads(capsys.readouterr().out)]
+    assert [any("wavelength is assumed" in x for x in one) for one in said] == [1, 0, 0, 0]
 
 
 def test_the_limits_of_a_wavelength_are_those_of_a_pattern():
