@@ -12,7 +12,9 @@ import pytest
 from unimat_lib.datasets.prototypes import worked_crystal
 
 ROOT = Path(__file__).resolve().parents[1]
-EXAMPLES = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
+BLOCK = re.compile(r"^```python\n(.*?)^```", re.M | re.S)
+EXAMPLES = BLOCK.findall((ROOT / "README.md").read_text())
+RECOUNTED, PREDICTED = BLOCK.findall((ROOT / "data/README.md").read_text())
 
 
 def test_readme_has_examples() -> None:
@@ -34,12 +36,30 @@ def test_example_runs(example: str, tmp_path: Path) -> None:
             height = sum(h * 2 ** -(((angle - at) / 0.05) ** 2) for at, h in lines)
             file.write(f"{angle:.2f} {20 + height:.2f}\n")
     (tmp_path / "scan.xrdml").write_bytes((tmp_path / "scan.xy").read_bytes())  # content decides
-    (tmp_path / "params.yml").touch()  # so that the prepared table stays in this folder
-    model = tmp_path / "data/pretrained"
-    model.parent.mkdir()
-    model.symlink_to(ROOT / "data/pretrained")
-    (tmp_path / "script.py").write_text(example)
+    said = printed_by(example, tmp_path)
+    assert "TiO2" in said or "tetragonal" in said
+
+
+def printed_by(example: str, folder: Path) -> str:
+    """What an example prints in a folder with the published weights and results."""
+    (folder / "params.yml").touch()  # so that the prepared table stays in this folder
+    (folder / "data").mkdir()
+    for name in ("pretrained", "results"):
+        (folder / "data" / name).symlink_to(ROOT / "data" / name)
+    (folder / "script.py").write_text(example)
     command = [sys.executable, "script.py"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert "TiO2" in done.stdout or "tetragonal" in done.stdout
+    return done.stdout
+
+
+def test_a_number_of_the_ledger_is_made_again(tmp_path: Path) -> None:
+    row = re.search(r"^\| XRD \|.*$", (ROOT / "README.md").read_text(), re.M).group()
+    assert f"| {printed_by(RECOUNTED, tmp_path).strip()} |" in row
+
+
+def test_the_published_model_predicts_for_a_cif(tmp_path: Path) -> None:
+    (tmp_path / "my_cifs").mkdir()
+    worked_crystal().structure(0).to(str(tmp_path / "my_cifs/rutile.cif"))
+    said = printed_by(PREDICTED, tmp_path)
+    assert "p_tetragonal" in said and "scaled_a" in said
