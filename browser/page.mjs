@@ -11,7 +11,7 @@ const FAINT = 0.01; // probability; what is less likely is not listed
 const NAMES = ["file", "drop", "form", "elements", "wavelength", "status", "result", "examples", "source"];
 const [file, drop, form, elements, wavelength, status, result, examples, source] = NAMES.map((name) => document.getElementById(`yp-${name}`));
 
-let [pattern, asked, facts] = [null, 0, null];
+let [pattern, asked, chosen, facts] = [null, 0, 0, null];
 let draw = () => {}; // again, when the page has got another width
 
 const percent = (p) => (p > 0.99 ? "over 99 %" : p < 0.01 ? "under 1 %" : `${Math.round(100 * p)} %`);
@@ -132,15 +132,26 @@ function open(bytes, name) {
   }
 }
 
-async function openExample({ file: name, elements: known }) {
-  const response = await fetch(new URL(`examples/${name}`, import.meta.url));
-  elements.value = known;
-  wavelength.value = "";
-  open(await response.arrayBuffer(), name);
+/** What was chosen last, when it is there: a large file may arrive after a small one that was chosen later. */
+async function openLast(name, bytes, before = () => {}) {
+  const number = ++chosen;
+  result.hidden = true;
+  const content = await bytes();
+  if (number !== chosen) return;
+  before();
+  open(content, name);
 }
 
-async function openFile(chosen) {
-  if (chosen) open(await chosen.arrayBuffer(), chosen.name);
+async function openExample({ file: name, elements: known }) {
+  const bytes = async () => (await fetch(new URL(`examples/${name}`, import.meta.url))).arrayBuffer();
+  await openLast(name, bytes, () => {
+    elements.value = known;
+    wavelength.value = "";
+  });
+}
+
+async function openFile(one) {
+  if (one) await openLast(one.name, () => one.arrayBuffer());
 }
 
 window.addEventListener("resize", () => draw());

@@ -114,8 +114,11 @@ function namedColumns(words, split, width, name) {
 function splitter(lines) {
   const sample = lines.filter((line) => /^\s*[-+]?[.\d]/.test(line)).slice(0, 200);
   const most = (pattern) => sample.filter((line) => pattern.test(line.trim())).length > sample.length / 2;
-  if (most(/;/)) return (line) => line.split(";").map((f) => f.trim().replace(",", "."));
-  if (most(/^[-+]?\d+,\d+[ \t]+[-+]?\d/)) return (line) => line.trim().split(/[ \t]+/).map((f) => f.replace(",", "."));
+  // Where a comma is the decimal mark, points group thousands: 1.230 counts are not 1.23.
+  const digits = (f) => (/^[-+]?[1-9]\d{0,2}(\.\d{3})+(,\d*)?$/.test(f) ? f.replace(/\./g, "") : f).replace(",", ".");
+  const comma = most(/\d,\d/);
+  if (most(/;/)) return (line) => line.split(";").map((f) => (comma ? digits(f.trim()) : f.trim().replace(",", ".")));
+  if (most(/^[-+]?\d+,\d+[ \t]+[-+]?\d/)) return (line) => line.trim().split(/[ \t]+/).map(digits);
   return (line) => line.trim().split(/\s*,\s*|\s+/).map((f) => f.replace(/^"|"$/g, ""));
 }
 

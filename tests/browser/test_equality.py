@@ -101,6 +101,15 @@ def test_hard_files_are_read_alike_or_refused() -> None:
     assert compare([path for path in files if path.suffix != ".xrdml"]) >= 5
 
 
+@pytest.mark.parametrize("mark", [";", "\t"])
+def test_thousands_beside_decimal_commas_are_read_alike(tmp_path: Path, mark: str) -> None:
+    path = tmp_path / "export.txt"
+    rows = [(f"{10 + i / 20:.2f}".replace(".", ","), f"{500 + i}") for i in range(60)]
+    rows += [(f"{13 + i / 20:.2f}".replace(".", ","), f"{1 + i % 9}.230") for i in range(60)]
+    path.write_text("".join(f"{x}{mark}{y}\n" for x, y in rows))
+    assert compare([path]) == 1
+
+
 @pytest.mark.parametrize("ratio", ["0.000", "0.500"])
 def test_wavelengths_of_exported_columns_are_read_alike(tmp_path: Path, ratio: str) -> None:
     head = "[Measurement conditions]\nAnode material,Cu\nK-Alpha1 wavelength,1.5405980\n"
