@@ -115,7 +115,7 @@ def test_an_answer_is_gone_while_another_file_is_read(page: Page, exported: Path
         done(document.querySelector('#yp-result').hidden);
       }).observe(status, { childList: true });
     })"""
-    page.tab.evaluate(f"window.hiddenThen = ({seen})()")
+    page.tab.evaluate(f"() => {{ window.hiddenThen = ({seen})(); }}")  # not waited for
     page.choose("second.xrdml", (exported / "examples/corundum.xrdml").read_bytes())
     page.answered("second.xrdml")
     assert page.tab.evaluate("window.hiddenThen")
