@@ -14,6 +14,8 @@ import gemmi
 import numpy as np
 
 from unimat_lib.crystals.table import CRYSTAL_SYSTEMS, LAST_SPACE_GROUP
+from unimat_powder.index.observed import Observed
+from unimat_powder.index.standard_errors import RefinedCell, refined_cell
 from unimat_powder.index.symmetry import cell_matrix, conventional_cell
 from unimat_powder.pattern import Pattern
 
@@ -149,6 +151,7 @@ class Answer:
     elements: Sequence[str] = ()  # the crystal was said to consist of exactly these
     formula: str = ""  # as it was understood, where one was given
     curves: Curves | None = None
+    refined: RefinedCell | None = None  # the first cell on the pattern's lines, with errors
     error: str | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -163,6 +166,12 @@ class Answer:
         Without ``cells`` nothing is known of the crystal: systems and space groups are then as
         frequent as in the library. ``elements``, ``formula`` and ``second_phase`` are there only
         where they say something; a file without an answer has ``file`` and ``error`` alone.
+
+        ``refined`` is the first cell in its conventional form, refined to the lines within its
+        lattice: ``errors`` are standard errors, ``null`` of what symmetry fixes (and as a whole
+        where ``why`` says why there are none). ``lines`` has each observed line with ``hkl``, the
+        angle ``computed`` from that refined cell and the ``difference``, degrees; these are
+        ``null`` of a line that it does not explain.
         """
         if self.error is not None:
             return {"file": self.file, "error": self.error}
@@ -181,6 +190,9 @@ class Answer:
             "phases": [_phase_json(match) for match in self.phases],
             "warnings": list(self.warnings),
         }
+        if self.refined is not None:
+            answer["refined"] = self.refined.to_json()
+            answer["lines"] = self.refined.lines_json()
         if self.elements:
             answer["elements"] = list(self.elements)
         if self.formula:
@@ -253,6 +265,8 @@ class Answer:
         if self.cells:  # else the shares are the library's, and say nothing of the sample
             systems = ", ".join(f"{name} {percent(p)}" for name, p in likely)
             lines += [f"  crystal system  {systems}", *_cell_lines(self.cells[0])]
+        if self.cells and self.refined is not None:
+            lines += [f"{'':18}{text}" for text in self.refined.texts()]
         lines += _phase_lines(self.phases)
         if self.second_phase:
             lines += ["  perhaps a second phase, in what the first one leaves"]
@@ -267,6 +281,7 @@ def make_answer(
     *,
     file: str,
     prior: np.ndarray,
+    observed: Observed | None = None,
     warnings: Sequence[str] = (),
     elements: Sequence[str] = (),
     formula: str = "",
@@ -282,6 +297,7 @@ def make_answer(
         pattern: The measurement.
         file: Name to call it by.
         prior: ``[230]`` probabilities of the space groups, see :func:`space_group_prior`.
+        observed: Lines of the pattern, which the first cell is refined to.
         warnings: What is to be said about the measurement or the library.
         elements: Symbols that the crystal was said to consist of.
         formula: Formula that was given, as it was understood.
@@ -293,6 +309,10 @@ def make_answer(
     systems = np.split(groups, LAST_SPACE_GROUP[:-1])
     order = np.argsort(-groups, kind="stable")[:MOST]
     second = tuple(result.second_phase or ())[:MOST]
+    cells = _merged_cells(lattices)
+    refined = None
+    if observed is not None and cells:
+        refined = refined_cell(cells[0].lattice, np.array(cells[0].conventional), observed)
     said = [*pattern.notes, *warnings, *result.warnings]
     if matches:
         said += matches[0].warnings
@@ -309,13 +329,14 @@ def make_answer(
         probability=sure,
         crystal_system=dict(zip(CRYSTAL_SYSTEMS, (float(p.sum()) for p in systems), strict=True)),
         space_group=tuple((int(i) + 1, float(groups[i])) for i in order if groups[i] > 0),
-        cells=_merged_cells(lattices),
+        cells=cells,
         phases=tuple(matches),
         second_phase=second,
         warnings=tuple(dict.fromkeys(said)),
         elements=tuple(elements),
         formula=formula,
         curves=result.curves or Curves(pattern.two_theta.numpy(), pattern.intensity.numpy()),
+        refined=refined,
     )
 
 

@@ -331,12 +331,14 @@ def _answer(source: "str | Path | Pattern", number: int, ready: _Ready) -> "Answ
         result = search(pattern, ready.library, elements=question.elements, formula=ready.formula)
         lines = find_lines(pattern)
         told = {"elements": question.elements, "formula": ready.formula}
-        result = with_witnesses(result, pattern, Lines(pattern, lines), shipped_reader(), **told)
+        seen = Lines(pattern, lines)
+        result = with_witnesses(result, pattern, seen, shipped_reader(), **told)
         return make_answer(
             result,
             pattern,
             file=file,
             prior=ready.prior,
+            observed=seen.observed,
             warnings=[
                 *pattern_warnings(pattern, lines),
                 *_hints(result, question),
