@@ -16,7 +16,7 @@ import numpy as np
 from unimat_lib.crystals.table import CRYSTAL_SYSTEMS, LAST_SPACE_GROUP
 from unimat_powder.index.observed import Observed
 from unimat_powder.index.standard_errors import RefinedCell, refined_cell
-from unimat_powder.index.symmetry import cell_matrix, conventional_cell
+from unimat_powder.index.symmetry import cell_matrix, conventional_cell, more_symmetric
 from unimat_powder.pattern import Pattern
 
 _T = TypeVar("_T")
@@ -123,6 +123,12 @@ class Cell:
     source: str = "library"
     lattice: str = "aP"  # Pearson's letters, such as tP or mC, as its crystal system has it
     conventional: tuple[float, ...] = ()  # a, b, c (angstrom), alpha, beta, gamma of that lattice
+    metrically: str = ""  # lattice system of the bare metric, where that is another
+
+    @property
+    def letters(self) -> str:
+        """Those of the lattice, and what the metric is where it has more symmetry."""
+        return f"{self.lattice} (metrically {self.metrically})" if self.metrically else self.lattice
 
     @property
     def conventional_volume(self) -> float:
@@ -161,7 +167,8 @@ class Answer:
         are both right. What each other probability says is in :data:`PERCENTAGES`. A cell has
         ``a`` to ``gamma`` of the primitive Niggli cell and, in ``conventional``, those of the
         conventional one, whose ``lattice`` is one of aP, mP, mC, oP, oC, oI, oF, tP, tI, hP, hR,
-        cP, cI, cF; ``volume`` is of the cell that it stands with.
+        cP, cI, cF; ``volume`` is of the cell that it stands with. Where the crystal system leaves
+        a lattice less symmetry than its numbers have, ``metrically`` says theirs: ``"cubic"``.
 
         Without ``cells`` nothing is known of the crystal: systems and space groups are then as
         frequent as in the library. ``elements``, ``formula`` and ``second_phase`` are there only
@@ -223,10 +230,17 @@ class Answer:
     @property
     def _doubt_text(self) -> str:
         """What is to be said where no phase with the cell of the verdict is likely."""
-        if not self.elements:
+        given = "formula" if self.formula else "elements" if self.elements else ""
+        check = f": check the {given}" if given else ""
+        if self.phases and (first := self.phases[0]).probability >= UNLIKELY:
+            what = f"{first.formula} ({symbol_of(first.space_group)}, {percent(first.probability)})"
+            return (
+                f"but the likeliest phase, {what}, has another cell or crystal system, and one of "
+                f"the two is wrong{check}"
+            )
+        if not given:
             return "which crystal is not known: none of the library with this cell is likely"
-        given = "formula" if self.formula else "elements"
-        return f"but no crystal of the {given} given with this cell is likely: check the {given}"
+        return f"but no crystal of the {given} given with this cell is likely{check}"
 
     def agrees(self, phase: Match) -> bool:
         """Whether a phase has the system and, by its volume, the cell that the verdict is about."""
@@ -389,7 +403,7 @@ def printable(text: str) -> str:
 def _cell_lines(cell: Cell) -> list[str]:
     """A cell in its conventional form and, where that is another, as the Niggli cell."""
     niggli = (*cell.lengths, *cell.angles)
-    likely = f"{cell.lattice}, probability {percent(cell.probability)}"
+    likely = f"{cell.letters}, probability {percent(cell.probability)}"
     size = f"cell of {cell.volume:.2f} cubic angstrom"
     if np.allclose(niggli, cell.conventional, rtol=0, atol=5e-5):
         rows = [_numbers_text(niggli), f"conventional and Niggli {size}, {likely}"]
@@ -489,7 +503,8 @@ def _merged_cells(lattices: Sequence[Lattice]) -> tuple[Cell, ...]:
 
 
 def _cell(lattice: Lattice, probability: float) -> Cell:
-    letters, cell = conventional_cell(np.array([*lattice.lengths, *lattice.angles]), lattice.system)
+    niggli = np.array([*lattice.lengths, *lattice.angles])
+    letters, cell = conventional_cell(niggli, lattice.system)
     return Cell(
         lengths=lattice.lengths,
         angles=lattice.angles,
@@ -499,6 +514,7 @@ def _cell(lattice: Lattice, probability: float) -> Cell:
         source=lattice.source,
         lattice=letters,
         conventional=tuple(cell.tolist()),
+        metrically=more_symmetric(niggli, letters),
     )
 
 
@@ -560,7 +576,7 @@ def _cell_json(cell: Cell) -> dict[str, Any]:
         "from": cell.source,
         "lattice": cell.lattice,
         "conventional": _parameters(cell.conventional, cell.conventional_volume),
-    }
+    } | ({"metrically": cell.metrically} if cell.metrically else {})
 
 
 def _parameters(cell: Sequence[float], volume: float) -> dict[str, float | None]:

@@ -263,7 +263,7 @@ def _headline(answer: Answer) -> str:
         return f'<p class="best">No confident answer</p><p>{words}</p>'
     cell = answer.cells[0]
     edges = " × ".join(f"{x:.3f}" for x in cell.conventional[:3])
-    line = f"{answer.system.capitalize()} <small>{cell.lattice} {edges} Å</small>"
+    line = f"{answer.system.capitalize()} <small>{cell.letters} {edges} Å</small>"
     for best in answer.phases[:1]:  # else the cell is known, but not which crystal has it
         if best.probability >= TENTATIVE and answer.agrees(best):
             line = f"{_formula(best.formula)} <small>{_group(best.space_group)}</small>"
@@ -309,7 +309,7 @@ def _cell_section(cells: Sequence[Cell]) -> str:
     for cell in cells:
         niggli = (*cell.lengths, *cell.angles)
         for start, letters, numbers, volume in (
-            (_bar(cell.probability), cell.lattice, cell.conventional, cell.conventional_volume),
+            (_bar(cell.probability), cell.letters, cell.conventional, cell.conventional_volume),
             ("", "Niggli", niggli, cell.volume),
         ):
             values = [start, letters, *(f"{x:.4f}" for x in numbers[:3])]
