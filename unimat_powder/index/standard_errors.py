@@ -61,7 +61,7 @@ class RefinedCell:
         zero_shift: Degrees, added to all angles.
         displacement: Degrees at 0, goes with cos(theta).
         chi_squared: Of the lines that the cell explains, over their degrees of freedom.
-        lines: The observed lines, at most the forty lowest.
+        lines: The observed lines, at most the forty lowest; none where nothing could be fitted.
     """
 
     lattice: str
@@ -141,19 +141,13 @@ def refined_cell(lattice: str, cell: np.ndarray, observed: Observed) -> RefinedC
         cell: Lengths and angles ``[6]`` of the conventional cell, good to a per cent or so.
         observed: The lines.
     """
-    found = RefinedCell(lattice, tuple(np.asarray(cell, float).tolist()), lines=_plain(observed))
-    primitive = np.array(CENTRINGS[lattice[1]])
+    found = RefinedCell(lattice, tuple(np.asarray(cell, float).tolist()))
     place = BRAVAIS_LATTICES.index((_FAMILIES[lattice[0]], lattice[1]))
     basis = lattice_basis(place).numpy()  # [6, k]
     free = basis.shape[1]
-    needed = free + 2 + _SPARE
-    few = (
-        f"{{}} lines are explained, and {needed} are needed for {free} free "
-        f"number{'s' if free > 1 else ''}, zero shift and displacement"
-    )
-    if len(observed) < needed:
-        return replace(found, why=few.format(f"at most {len(observed)}"))
-    rows = primitive @ cell_matrix(np.asarray(cell, float))
+    if not len(observed):
+        return replace(found, why="there are no lines")
+    rows = np.array(CENTRINGS[lattice[1]]) @ cell_matrix(np.asarray(cell, float))
     start = matrix_metric(torch.from_numpy(np.linalg.inv(rows @ rows.T))).numpy()
     start = basis @ (np.linalg.pinv(basis) @ start)
     padded = np.pad(basis, ((0, 0), (0, 6 - free)))
@@ -164,9 +158,18 @@ def refined_cell(lattice: str, cell: np.ndarray, observed: Observed) -> RefinedC
         return replace(found, why="the cell has so many lines that any pattern would fit it")
     best = int(fitted.evidence.argmax())
     mine = np.flatnonzero(fitted.probability[best] > 0.5)
-    if len(mine) < needed:
-        return replace(found, why=few.format(f"only {len(mine)}"))
-    return _refined(found, fitted.metric[best], fitted.shift[best], basis, mine, observed)
+    known = fitted.metric[best], fitted.shift[best]
+    needed = free + 2 + _SPARE
+    if len(mine) >= needed:
+        return _refined(found, *known, basis, mine, observed)
+    number = f"{len(mine)} line{'' if len(mine) == 1 else 's'}"
+    numbers = f"{free} free number{'' if free == 1 else 's'}"
+    return replace(
+        found,
+        why=f"the cell explains {number} and needs {needed} for {numbers}, zero shift and "
+        "displacement",
+        lines=_lines(lattice, *known, mine, observed),
+    )
 
 
 def _refined(
@@ -185,49 +188,57 @@ def _refined(
         hkl, computed = _nearest(metric, shift, angles, observed)
         columns = _columns(hkl, metric, basis, observed.wavelength)
         design = np.vstack([columns / sigma[:, None], np.pad(np.diag(held), ((0, 0), (free, 0)))])
-        off = np.concatenate([(angles - computed) / sigma, -shift * held])
         size = np.linalg.norm(design, axis=0)
         known = np.linalg.svd(columns[:, :free] / np.maximum(size[:free], 1e-9), compute_uv=False)
         if known[-1] < _UNDETERMINED * known[0]:
-            return replace(found, why="the lines explained leave a number of the cell open")
+            why = "the lines that the cell explains leave a number of it open"
+            lines = _lines(found.lattice, metric, shift, mine, observed)
+            return replace(found, why=why, lines=lines)
+        off = np.concatenate([(angles - computed) / sigma, -shift * held])
         step = np.linalg.lstsq(design / size, off, rcond=None)[0] / size
         metric, shift = metric + basis @ step[:free], shift + step[free:]
-    hkl, computed = _nearest(metric, shift, angles, observed)
+    _, computed = _nearest(metric, shift, angles, observed)
     left = np.concatenate([(angles - computed) / sigma, shift * held])
     chi_squared = float(left @ left) / (len(mine) - free)  # what is held counts as two lines more
     covariance = np.linalg.inv((design / size).T @ (design / size)) / np.outer(size, size)
     spread = basis @ covariance[:free, :free] @ basis.T * max(chi_squared, 1.0)
     primitive = torch.tensor(CENTRINGS[found.lattice[1]], dtype=torch.float64)
     units = metric_matrix(torch.eye(6, dtype=torch.float64))
-    turn = matrix_metric(primitive.T @ units @ primitive).numpy().T
-    conventional = turn @ metric
-    direct = np.linalg.inv(metric_matrix(torch.from_numpy(conventional)).numpy())
-    free_names = NAMES[:3] + _FREE_ANGLES.get(found.lattice[0], ())
-    errors = cell_errors(conventional, turn @ spread @ turn.T)
-    every, q = _reflections(metric, angles, observed)
-    hkl, every = (
-        np.rint(np.linalg.solve(primitive.numpy(), x.T).T).astype(int) for x in (hkl, every)
-    )
-    lines = list(found.lines)
-    for place, name, angle in zip(mine, _named(hkl, every, q), computed.tolist(), strict=True):
-        lines[place] = replace(lines[place], hkl=name, computed=angle)
+    turn = matrix_metric(primitive.T @ units @ primitive).numpy().T  # to conventional axes
+    direct = np.linalg.inv(metric_matrix(torch.from_numpy(turn @ metric)).numpy())
+    errors = cell_errors(turn @ metric, turn @ spread @ turn.T)
+    unfixed = NAMES[:3] + _FREE_ANGLES.get(found.lattice[0], ())
     return replace(
         found,
         cell=tuple(cell_of(np.linalg.cholesky(direct)).tolist()),
         errors=tuple(
-            float(error) if name in free_names else None
+            float(error) if name in unfixed else None
             for name, error in zip(NAMES, errors, strict=True)
         ),
         zero_shift=float(shift[0]),
         displacement=float(shift[1]),
         chi_squared=chi_squared,
-        lines=tuple(lines),
+        lines=_lines(found.lattice, metric, shift, mine, observed),
     )
 
 
-def _plain(observed: Observed) -> tuple[CellLine, ...]:
+def _lines(
+    lattice: str, metric: np.ndarray, shift: np.ndarray, mine: np.ndarray, observed: Observed
+) -> tuple[CellLine, ...]:
+    """All observed lines; those at places ``mine`` have indices, in conventional axes."""
     columns = observed.two_theta, observed.sigma, observed.share
-    return tuple(CellLine(*row) for row in zip(*(x.tolist() for x in columns), strict=True))
+    found = [CellLine(*row) for row in zip(*(x.tolist() for x in columns), strict=True)]
+    if not len(mine):
+        return tuple(found)
+    angles = observed.two_theta[mine]
+    chosen, computed = _nearest(metric, shift, angles, observed)
+    every, q = _reflections(metric, angles, observed)
+    turn = np.linalg.inv(np.array(CENTRINGS[lattice[1]])).T
+    chosen, every = (np.rint(x @ turn).astype(int) for x in (chosen, every))
+    names = _named(chosen, every, q)
+    for place, name, angle in zip(mine, names, computed.tolist(), strict=True):
+        found[place] = replace(found[place], hkl=name, computed=angle)
+    return tuple(found)
 
 
 def _nearest(

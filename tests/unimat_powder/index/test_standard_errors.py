@@ -112,7 +112,8 @@ def test_too_few_lines_have_no_errors(count):
     observed = seen("tetragonal P", seed=0)
     few = Observed.from_lines(observed.two_theta[:count], sigma=0.01)
     found = refined_cell("tP", LATTICES["tetragonal P"], few)
-    assert found.errors == (None,) * 6 and "5 are needed" in found.why
+    assert found.errors == (None,) * 6 and len(found.lines) == count
+    assert ("needs 5 for 2 free numbers" if count else "no lines") in found.why
     assert found.texts() == [f"no standard errors: {found.why}"]
     assert found.to_json()["errors"] is None
 
@@ -122,7 +123,13 @@ def test_lines_of_one_zone_leave_a_length_open():
     whole = refined_cell("tP", LATTICES["tetragonal P"], observed)
     zone = [i for i, line in enumerate(whole.lines) if line.hkl[2] == 0]
     part = Observed.from_lines(observed.two_theta[zone], sigma=0.01)
-    assert "open" in refined_cell("tP", LATTICES["tetragonal P"], part).why
+    found = refined_cell("tP", LATTICES["tetragonal P"], part)
+    assert "open" in found.why and found.explained == len(zone) > 5
+
+
+def test_a_cell_of_very_many_lines_has_no_errors():
+    found = refined_cell("aP", (40.0, 41.0, 42.0, 91.0, 92.0, 93.0), seen("cubic P", seed=0))
+    assert "so many lines" in found.why and found.lines == () and found.errors == (None,) * 6
 
 
 @pytest.mark.parametrize(
