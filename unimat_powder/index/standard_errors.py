@@ -157,8 +157,8 @@ def refined_cell(lattice: str, cell: np.ndarray, observed: Observed) -> RefinedC
     if not len(fitted.metric):
         return replace(found, why="the cell has so many lines that any pattern would fit it")
     best = int(fitted.evidence.argmax())
-    mine = np.flatnonzero(fitted.probability[best] > 0.5)
     known = fitted.metric[best], fitted.shift[best]
+    mine = _one_each(np.flatnonzero(fitted.probability[best] > 0.5), *known, observed)
     needed = free + 2 + _SPARE
     if len(mine) >= needed:
         return _refined(found, *known, basis, mine, observed)
@@ -220,6 +220,18 @@ def _refined(
         chi_squared=chi_squared,
         lines=_lines(found.lattice, metric, shift, mine, observed),
     )
+
+
+def _one_each(
+    mine: np.ndarray, metric: np.ndarray, shift: np.ndarray, observed: Observed
+) -> np.ndarray:
+    """Of lines at places ``mine``, the nearest to each computed one: others are its shoulders."""
+    if not len(mine):
+        return mine
+    _, computed = _nearest(metric, shift, observed.two_theta[mine], observed)
+    order = np.argsort(np.abs(observed.two_theta[mine] - computed), kind="stable")
+    _, first = np.unique(computed[order].round(6), return_index=True)
+    return np.sort(mine[order[first]])
 
 
 def _lines(

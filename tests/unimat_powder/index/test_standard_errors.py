@@ -107,6 +107,17 @@ def test_a_stranger_among_the_lines_is_marked():
     assert "14 of 15 lines" in found.texts()[1]
 
 
+def test_a_shoulder_of_a_line_is_no_second_line():
+    observed = seen("cubic F", seed=1, count=15)
+    alone = refined_cell("cF", LATTICES["cubic F"], observed)
+    angles = np.sort(np.append(observed.two_theta, observed.two_theta[2] - 0.06))
+    both = Observed.from_lines(angles, sigma=0.01)
+    found = refined_cell("cF", LATTICES["cubic F"], both)
+    assert [line.hkl is None for line in found.lines] == [i == 2 for i in range(16)]
+    assert found.cell == pytest.approx(alone.cell, abs=1e-6)
+    assert found.errors[0] == pytest.approx(alone.errors[0], rel=1e-3)
+
+
 @pytest.mark.parametrize("count", [0, 2, 3, 4])
 def test_too_few_lines_have_no_errors(count):
     observed = seen("tetragonal P", seed=0)
