@@ -12,6 +12,7 @@ from hypothesis import settings
 
 from unimat_lib.crystals.parquet import load_table
 from unimat_lib.crystals.table import CrystalTable, table_from_arrays
+from unimat_lib.files import alone_in
 from unimat_lib.views.bragg import Reflections, bragg_reflections, g_max_of
 from unimat_lib.views.render import render
 
@@ -36,6 +37,20 @@ def prototype_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def prototype_table(prototype_cache: Path) -> CrystalTable:
     """About 300 crystals of the prototypes: all seven crystal systems in each split."""
     return load_table(next(prototype_cache.glob("prototypes-*.parquet")))
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the pages in the browser load, made once for all processes of a run: do not change."""
+    from unimat_book.browser.export import export
+
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with alone_in(base / "exported") as folder:
+        if not (folder / "whole").exists():
+            export(folder / "browser", dataset="prototypes")
+            (folder / "whole").touch()
+    return folder / "browser"
 
 
 @pytest.fixture(scope="session")

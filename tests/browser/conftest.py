@@ -14,16 +14,9 @@ from pathlib import Path
 import pytest
 from bare_page import HEAD, ROOT
 
-from unimat_book.browser.export import export
-
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
 FLAGS += ["--disable-background-networking", "--disable-component-update"]
 BROWSERS = {"chromium": "chromium", "firefox": "firefox-esr"}  # other Firefoxes may not be driven
-
-
-@pytest.fixture(scope="session")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export(tmp_path_factory.mktemp("exported"), dataset="prototypes")
 
 
 @pytest.fixture(scope="session")

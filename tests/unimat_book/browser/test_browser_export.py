@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,8 @@ from unimat_powder.reading import read_pattern
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export(tmp_path_factory.mktemp("export"), dataset="prototypes")
+def folder(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return shutil.copytree(exported, tmp_path_factory.mktemp("export") / "browser")
 
 
 def test_folder_holds_what_the_page_loads(folder: Path) -> None:
