@@ -222,6 +222,11 @@ class Recorder:
             temporary.write_text(text + "\n", encoding="utf-8")
 
 
+def counted(number: int, thing: str) -> str:
+    """``1 seed``, ``5 seeds``."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
 def data_note(provenance: Mapping[str, Any]) -> Markdown:
     """Say on the page which data it was made from: Markdown, to be the last expression of a cell.
 
