@@ -222,7 +222,7 @@ class Recorder:
             temporary.write_text(text + "\n", encoding="utf-8")
 
 
-def counted(number: int, thing: str) -> str:
+def plural(number: int, thing: str) -> str:
     """``1 seed``, ``5 seeds``."""
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
 

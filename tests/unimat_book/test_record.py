@@ -19,8 +19,8 @@ from unimat_book.record import (
     STAGING,
     Recorder,
     chapter_results,
-    counted,
     data_note,
+    plural,
     product,
     project_root,
     require_file,
@@ -153,7 +153,7 @@ def test_a_page_shows_six_columns_and_a_file_holds_all(
 
 
 def test_a_number_of_things() -> None:
-    assert counted(1, "seed") == "1 seed" and counted(1200, "seed") == "1,200 seeds"
+    assert plural(1, "seed") == "1 seed" and plural(1200, "seed") == "1,200 seeds"
 
 
 @pytest.fixture
