@@ -51,10 +51,11 @@ def results_block(book: Book, profile: str) -> str:
         raise BookError(
             f"{path}: expected a list of objects with setting, variant, metric, mean ({error!r})"
         ) from None
-    heads = ["Setting", *LEDGER_VARIANTS.values(), "Crystal system, ours (%)"]
+    heads = ["Setting<br><small>information used</small>"]
+    for variant, name in LEDGER_VARIANTS.items():
+        heads.append(f"{name}<br><small>{INFORMATION[variant]}</small>")
+    heads.append(f"Crystal system, ours (%)<br><small>{INFORMATION['ours']}</small>")
     table = ["| " + " | ".join(heads) + " |", "|---|" + "---:|" * (len(heads) - 1)]
-    used = [INFORMATION[variant] for variant in (*LEDGER_VARIANTS, "ours")]
-    table.append("| " + " | ".join(f"*{words}*" for words in ("information used", *used)) + " |")
     caption = (
         "Mean absolute error of a, b, c on test crystals, scaled (Å); in small print that of the "
         "plain lengths. Last, how many crystal systems are right."
