@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -35,7 +36,7 @@ def plot_effects(panels: Mapping[str, pd.DataFrame], *, unit: Mapping[str, str])
     to be better, red to be worse, grey is everything else. `unit` labels each panel's axis.
     """
     first = next(iter(panels.values()))
-    names = list(first["effect"])
+    names = list(first["effect"]) if is_narrow() else _wrapped(first["effect"])
     if is_narrow():  # side by side here too, with the names above their rows
         figure = new_figure(0.9 + draw.height_of_rows(names, _LETTERS))
         every = figure.add_gridspec(1, len(panels)).subplots(sharey=True, squeeze=False)[0]
@@ -57,7 +58,13 @@ def plot_effects(panels: Mapping[str, pd.DataFrame], *, unit: Mapping[str, str])
             look = {"markersize": 6, "markeredgewidth": 1.4, "zorder": 4}
             axes.plot(one.change, row, "o", color=color, **look, **hollow)
         axes.set(title=title, xlabel=unit[title])
+        axes.locator_params(axis="x", nbins=3)
     return figure
+
+
+def _wrapped(names: Iterable[str]) -> list[str]:
+    """Names of rows on two lines, to leave room for the panels."""
+    return [textwrap.fill(name, 26, break_on_hyphens=False) for name in names]
 
 
 @styled
