@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from xml.etree import ElementTree
 
 import nbformat
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -18,6 +20,8 @@ from test_figures import PLOTS, SKETCHES
 
 from unimat_book.figures import NARROW_MIME
 from unimat_book.figures.narrow import is_narrow, narrow_page
+from unimat_book.figures.performance import plot_against_targets
+from unimat_book.figures.questions import plot_effects
 from unimat_book.figures.style import (
     PALETTE,
     BookFigure,
@@ -28,9 +32,11 @@ from unimat_book.figures.style import (
     styled,
 )
 from unimat_book.figures.svg import MAX_BYTES, _relative, compact_svg
+from unimat_book.performance import goal_table, read_results, read_targets
 from unimat_book.run.telephones import add_narrow, set_aside
 
 DRAWN = {**SKETCHES, **PLOTS}
+ROOT = Path(__file__).resolve().parents[2]
 COLUMN = 342  # pixels; the article of a page in a window of 390
 SMALLEST = 9  # pixels
 SIDE_BY_SIDE = (
@@ -222,3 +228,26 @@ def test_telephones_get_the_narrow_layout(tmp_path: Path) -> None:
     assert [(page.parent / path).read_text() for path in found] == [narrow, "<svg>flow</svg>"]
     assert f"{name}-narrow.svg" in found[0] and image.split(">", 1)[1][:-4] in text
     assert text.count("<picture>") == 2
+
+
+def test_tall_figures_are_no_taller_than_two_screens() -> None:
+    results, targets = (ROOT / "benchmarks" / name for name in ("results.json", "targets.yml"))
+    goals = goal_table(read_results(results), read_targets(targets))
+    names = [f"a cure of {n} words that is told in one line" for n in range(14)]
+    frame = pd.DataFrame({"effect": names, "change": 1.0, "low": 0.5, "high": 1.5})
+    frame = frame.assign(verdict="better")
+    frame.attrs["margin"] = 0.2
+    effects = plot_effects({"a": frame, "b": frame, "c": frame}, unit=dict.fromkeys("abc", "Å"))
+    for figure in (plot_against_targets(goals), effects):
+        narrow = figure.narrow()
+        assert len(narrow.axes) == len(figure.axes)
+        assert 96 * narrow.get_figheight() < 1700
+        told = [
+            text for text in narrow.axes[0].texts if text.get_text() in (*names, *goals["what"])
+        ]
+        assert len(told) > 5
+        with style():
+            narrow.draw_without_rendering()
+        boxes = [text.get_window_extent() for text in told]
+        assert max(box.x1 for box in boxes) < narrow.bbox.width
+        assert all(a.y0 > b.y1 for a, b in itertools.pairwise(boxes))

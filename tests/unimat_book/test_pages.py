@@ -310,6 +310,34 @@ def test_every_reference_leads_to_a_label() -> None:
         assert set(found) <= labels, f"{name}: {sorted(set(found) - labels)}"
 
 
+SIDES = re.compile(
+    r"\b(?:on|to|from) the (?:left|right)\b|\((?:left|right)\b|(?:^|[.;:] )(?:left|right)[,:]"
+    r"|\b(?:left|right|upper|lower|top|bottom)(?:-hand)? (?:panel|column|half|plot|picture)",
+    re.IGNORECASE,
+)
+"""Words for a place beside another; on a telephone panels stand one below the other."""
+
+
+def of_figures(text: str) -> list[str]:
+    """Captions and alternative texts of figures, and paragraphs that name one."""
+    found = re.findall(r"^ *:?(?:caption|alt): (?:\|\n)?(.*(?:\n {6}.*)*)", text, flags=re.M)
+    return found + [part for part in without_code(text).split("\n\n") if "{numref}`fig-" in part]
+
+
+@each_page
+def test_panels_have_names_and_no_sides(page: Path) -> None:
+    for text in of_figures(page.read_text("utf-8")):
+        assert not SIDES.search(text), f"{page.name}: a title, not a side: {text}"
+
+
+@pytest.mark.parametrize(
+    "text", ["Left, a cell; right, a line.", "A (left) and B.", "To the right"]
+)
+def test_sides_are_found(text: str) -> None:
+    page = f"  figure:\n    caption: |\n      First.\n      {text}\n  image:\n    alt: {text}\n"
+    assert len([part for part in of_figures(page) if SIDES.search(part)]) == 2
+
+
 def test_glossary_has_every_term_that_is_asked_for() -> None:
     glossary = (ROOT / "chapters/glossary.md").read_text("utf-8")
     terms = {line.lower() for line in re.findall(r"^(\S.*)$", glossary, flags=re.M)}

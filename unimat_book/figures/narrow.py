@@ -58,6 +58,9 @@ def fit(figure: Figure) -> None:
         middle = (axes.bbox.x0 + axes.bbox.x1) / 2  # labels are centred there
         _wrap(axes.xaxis.label, 1.94 * min(middle, width - middle))
         _wrap(axes.yaxis.label, max(axes.bbox.height, 0.5 * figure.dpi), upright=True)
+    # broken labels below an axis have taken room from the names beside it
+    missing = sum(_name_rows(figure, axes) for axes in panels if _named(axes.yaxis))
+    figure.set_figheight(figure.get_figheight() + missing)
     figure.draw_without_rendering()
     for axes in panels:
         _thin_out(axes.xaxis)
