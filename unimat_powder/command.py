@@ -163,11 +163,10 @@ def _folder(text: str) -> Path:
 def _wavelength(text: str) -> float:
     """A number of angstrom, or the K-alpha of a tube that is named by its anode."""
     if re.fullmatch(r"[A-Z][a-z]?", text):
-        from unimat_powder.radiation import K_ALPHA
+        from unimat_powder.radiation import K_ALPHA, Radiation, settle_wavelength
 
-        if text in K_ALPHA:
-            first, second = K_ALPHA[text]
-            return (2 * first + second) / 3  # as the two weigh in the doublet
+        if text in K_ALPHA:  # as of a file that names its tube
+            return settle_wavelength(Radiation(anode=text), None, name=text)[0]
     try:
         value = float(text)
     except ValueError:

@@ -145,7 +145,7 @@ def test_a_step_of_a_slider_is_quick(page: Page, name: str, label: str) -> None:
     slider = page.part(name).get_by_label(label, exact=True)
     before = page.pace()
     step = slider.evaluate(TIMES) / 1000
-    assert step < max(before, page.pace())  # half a second on a quiet laptop: the worst allowed
+    assert step < 0.85 * max(before, page.pace())  # 0.4 s on a quiet computer
     page.press(name, "Reset")
 
 

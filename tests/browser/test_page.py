@@ -36,6 +36,17 @@ class Page(BarePage):
         self.tab.wait_for_selector(found, timeout=20_000)
         return self.tab.locator(found).inner_text()
 
+    def enter(self, field: str, text: str) -> None:
+        """Write into ``elements`` or ``wavelength`` and press Enter."""
+        self.tab.locator(f"#yp-{field}").fill(text)
+        self.tab.locator(f"#yp-{field}").press("Enter")
+
+    def answers_at(self, wavelength: str) -> None:
+        """Wait until the status says that the answer is one at a wavelength."""
+        said = "document.querySelector('#yp-status').innerText"
+        words = f"{said}.includes('{wavelength}') && {said}.startsWith('Answered')"
+        self.tab.wait_for_function(words)
+
     def refused(self) -> str:
         self.tab.wait_for_selector("#yp-status[data-kind=error]", timeout=10_000)
         assert self.tab.locator("#yp-result").is_hidden()
@@ -79,16 +90,12 @@ def test_wavelength_and_elements_change_the_answer(page: Page, exported: Path) -
     page.choose("a.csv", (exported / "examples/quartz.csv").read_bytes())
     page.answered("a.csv")
     assert "since the file states none" in page.tab.locator("#yp-status").inner_text()
-    page.tab.locator("#yp-elements").fill("SiO2")
-    page.tab.locator("#yp-elements").press("Enter")
+    page.enter("elements", "SiO2")
     page.tab.wait_for_function("document.querySelector('#yp-result').innerText.includes('SiO')")
-    page.tab.locator("#yp-wavelength").fill("0.7107")
-    page.tab.locator("#yp-wavelength").press("Enter")
-    said = "document.querySelector('#yp-status').innerText"
-    page.tab.wait_for_function(f"{said}.includes('0.71070') && {said}.startsWith('Answered')")
+    page.enter("wavelength", "0.7107")
+    page.answers_at("0.71070")
     page.tab.locator("#yp-wavelength").fill("")
-    page.tab.locator("#yp-elements").fill("Xx")
-    page.tab.locator("#yp-elements").press("Enter")
+    page.enter("elements", "Xx")
     assert "expected element symbols" in page.refused()
     page.tab.locator("#yp-elements").fill("")
 
@@ -96,12 +103,9 @@ def test_wavelength_and_elements_change_the_answer(page: Page, exported: Path) -
 def test_a_tube_names_its_wavelength(page: Page, exported: Path) -> None:
     page.choose("tube.xy", (exported / "examples/rutile.xy").read_bytes())
     page.answered("tube.xy")
-    page.tab.locator("#yp-wavelength").fill("Co")
-    page.tab.locator("#yp-wavelength").press("Enter")
-    said = "document.querySelector('#yp-status').innerText"
-    page.tab.wait_for_function(f"{said}.includes('1.79028') && {said}.startsWith('Answered')")
-    page.tab.locator("#yp-wavelength").fill("toString")
-    page.tab.locator("#yp-wavelength").press("Enter")
+    page.enter("wavelength", "Co")
+    page.answers_at("1.79028")
+    page.enter("wavelength", "toString")
     assert "such as Co" in page.refused()
     page.tab.locator("#yp-wavelength").fill("")
 

@@ -25,8 +25,11 @@ from unimat_lib.views.grid import Grid
 HANDED = "work.safetensors"
 """Name of the file in the folder that the processes are told."""
 
-_MODEL = (UniMatConfig, Grid, FitConfig, Measurement)
-KINDS = {one.__name__: one for one in (*_MODEL, CrystalViews, Targets, PeriodicGraph, Reflections)}
+_CLASSES = (
+    *(UniMatConfig, FitConfig, Measurement),
+    *(CrystalViews, Grid, Targets, PeriodicGraph, Reflections),
+)
+KINDS = {one.__name__: one for one in _CLASSES}
 """What may be handed over besides tensors, plain values, tuples, lists and dictionaries."""
 
 
