@@ -66,8 +66,13 @@ if mode == "raise":
 if mode == "wait":
     open("_build/waiting", "w").close()
     time.sleep(60)
-if mode == "slow":
-    time.sleep(2)
+if mode == "meet":  # goes on when another chapter is here too, however late it comes
+    os.makedirs("_build/met", exist_ok=True)
+    open("_build/met/01_first", "w").close()
+    until = time.monotonic() + 120
+    while len(os.listdir("_build/met")) < 2:
+        assert time.monotonic() < until, "no other chapter runs meanwhile"
+        time.sleep(0.02)
 if mode == "die":
     os._exit(1)
 if mode == "warn":
