@@ -8,7 +8,7 @@ from pathlib import Path
 import lattices
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from unimat_lib.crystals.parquet import load_table
 from unimat_lib.crystals.table import CrystalTable, table_from_arrays
@@ -18,9 +18,18 @@ from unimat_lib.views.render import render
 
 torch.set_num_threads(1)
 
-# A slow machine is no failure: what a test may take is limited for the whole suite.
-settings.register_profile("book", deadline=None)
+# A slow machine is no failure: what a test may take is limited for the whole suite. The examples
+# are the same in every run; the longer tests draw new ones.
+settings.register_profile(
+    "book", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("book")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """What a test draws does not depend on those that ran before it in the same process."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")

@@ -48,7 +48,7 @@ def printed_by(example: str, folder: Path) -> str:
         (folder / "data" / name).symlink_to(ROOT / "data" / name)
     (folder / "script.py").write_text(example)
     command = [sys.executable, "script.py"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -13,7 +13,7 @@ import scaling_worker as worker
 import torch
 
 from unimat_book.scaling.fit import fit_together
-from unimat_book.scaling.group import Group, open_group
+from unimat_book.scaling.group import _TIMEOUT, Group, open_group
 from unimat_book.scaling.handover import hand_over, taken
 from unimat_book.scaling.launch import fit_on, run_together
 from unimat_book.scaling.loop import SharedLoop, epoch_order
@@ -94,7 +94,7 @@ def test_one_process_is_the_library_bit_for_bit(views, tmp_path, name):
 def test_a_killed_process_ends_all_and_one_goes_on(folder, views, end, tmp_path):
     said, seconds = end
     assert said.startswith("process 1 of 2 was killed by SIGKILL")
-    assert seconds < 10
+    assert seconds < _TIMEOUT.total_seconds() / 2  # nobody waited for what is not there
     left = [p for p in (folder / "runs").glob("*/last.safetensors")]
     assert len(left) == 1
     log = left[0].with_name("log.jsonl")
@@ -132,16 +132,13 @@ def test_a_training_in_processes_leaves_its_result_here(views, tmp_path):
     torch.testing.assert_close(worker.weights(there), worker.weights(here), **CLOSE)
 
 
-def test_what_fails_and_what_hangs_is_ended_in_seconds():
-    code = "import os, sys, time; sys.exit('no such thing') if os.environ['RANK'] == '0' else {}"
-    started = time.monotonic()
+def test_what_fails_and_what_hangs_is_ended():
+    code = "import os, sys; sys.exit('no such thing') if os.environ['RANK'] == '0' else {}"
+    for_ever = "import time; time.sleep(10**6)"  # who waits for its end is ended by pytest
     with pytest.raises(RuntimeError, match=r"process 0 of 2 failed \(1\): no such thing"):
-        run_together([sys.executable, "-c", f"{code}; time.sleep(60)"], processes=2)
+        run_together([sys.executable, "-c", f"{code}; {for_ever}"], processes=2)
     with pytest.raises(RuntimeError, match=r"processes \[0, 1\] of 2 took too long"):
-        run_together(
-            [sys.executable, "-c", "import time; time.sleep(60)"], processes=2, seconds=0.5
-        )
-    assert time.monotonic() - started < 30
+        run_together([sys.executable, "-c", for_ever], processes=2, seconds=0.5)
 
 
 def test_the_order_and_the_largest_batch_of_a_run_are_known(views, monkeypatch):
@@ -196,7 +193,7 @@ def test_two_gpus_reach_what_one_does_in_the_recorded_step(tmp_path):
         str(tmp_path / "check.json"),
     ]
     script = [sys.executable, str(ROOT / "benchmarks/scaling.py"), *words]
-    done = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("(replayed)") == 3
 
@@ -207,7 +204,7 @@ def test_a_process_killed_on_its_gpu_ends_all(folder, tmp_path):
     shutil.copy(folder / "table.parquet", tmp_path)
     said, seconds = run_worker(tmp_path, "cuda")
     assert said.startswith("process 1 of 2 was killed by SIGKILL")
-    assert seconds < 10
+    assert seconds < _TIMEOUT.total_seconds() / 2  # nobody waited for what is not there
 
 
 def point(setting, gpus, batch, seconds):

@@ -65,7 +65,7 @@ if mode == "raise":
     raise RuntimeError("as asked")
 if mode == "wait":
     open("_build/waiting", "w").close()
-    time.sleep(60)
+    time.sleep(600)
 if mode == "meet":  # goes on when another chapter is here too, however late it comes
     os.makedirs("_build/met", exist_ok=True)
     open("_build/met/01_first", "w").close()
@@ -230,7 +230,7 @@ def processes_of(root: Path) -> list[str]:
     return found
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 240) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"

@@ -187,10 +187,10 @@ OPERATIONS = "\nloop_\n_symmetry_equiv_pos_as_xyz\n"
     ids=["sites", "operations", "product", "blocks", "one line", "spaces", "label"],
 )
 def test_too_much_of_anything_is_refused_at_once(text, reason):
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(CrystalError, match=reason) as caught:
         read_cif(text)
-    assert time.monotonic() - started < 10
+    assert time.process_time() - started < 10  # 1.2 s on an idle core
     assert len(str(caught.value)) < 300
 
 
@@ -241,15 +241,25 @@ def mutated(draw):
     return text
 
 
+def peak_gib() -> float:
+    """The most memory that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
 @pytest.mark.parametrize("examples", [100, pytest.param(1000, marks=pytest.mark.longer)])
 def test_mutated_files_are_read_or_refused_with_a_reason(examples):
-    outcomes, slowest = collections.Counter(), 0.0
+    outcomes, slowest, before = collections.Counter(), 0.0, peak_gib()
 
-    @settings(max_examples=examples, database=None, suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=examples,
+        database=None,
+        derandomize=examples == 100,
+        suppress_health_check=list(HealthCheck),
+    )
     @given(mutated())
     def check(text):
         nonlocal slowest
-        started = time.monotonic()
+        started = time.process_time()
         try:
             crystal, occupancy = reduce_sites(*read_sites(text))
             assert np.isfinite(crystal.lattice).all() and len(crystal.atomic_numbers) > 0
@@ -258,13 +268,13 @@ def test_mutated_files_are_read_or_refused_with_a_reason(examples):
         except CrystalError as error:
             assert 0 < len(str(error)) < 500 and "\n" not in str(error)
             outcomes["refused"] += 1
-        slowest = max(slowest, time.monotonic() - started)
+        slowest = max(slowest, time.process_time() - started)
 
     check()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"{dict(outcomes)}, slowest {slowest:.2f} s, peak of the process {peak:.2f} GiB")
+    more = peak_gib() - before  # what other tests of this process took is theirs
+    print(f"{dict(outcomes)}, slowest {slowest:.2f} s, {more:.2f} GiB more than before")
     assert sum(outcomes.values()) >= examples and min(outcomes["read"], outcomes["refused"]) > 0
-    assert slowest < 10 and peak < 2
+    assert slowest < 10 and more < 1.5
 
 
 # ---- files that say one thing and mean another

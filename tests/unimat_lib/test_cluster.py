@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
-import threading
-import time
 from collections import Counter
 
 import pytest
@@ -29,19 +25,28 @@ def folder(tmp_path_factory):
     return folder
 
 
-def killed_in_the_middle(workers, scratch_of, seen: list[int]) -> None:
-    """Kill a worker once two chunks are there."""
-    while len(done := list(scratch_of.glob(".cif_folder-*/*.json"))) < 2:
-        time.sleep(0.01)
-    seen.append(len(done))
-    os.kill(workers[0].pid, signal.SIGKILL)
+def dying_once(folder):
+    """What a worker does with a job, but for the worker that gets the fourth chunk first."""
+    original, number, killed = cluster._files_of, ROWS * 3, str(folder / "killed")
+
+    def files_of(name, code, function, arguments, target):  # goes to the workers as its code
+        import os
+        import signal
+
+        if f"-{number:08d}-" in target and not os.path.exists(killed):
+            open(killed, "w").close()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(name, code, function, arguments, target)
+
+    return files_of
 
 
 def test_a_lost_worker_costs_its_chunks_only(folder, tmp_path, monkeypatch):
     distributed = pytest.importorskip("distributed", reason="pip install 'unimat-lib[cluster]'")
     monkeypatch.setattr(chunks, "_CHUNK", ROWS)
     local = prepare_dataset("cif_folder", folder=folder, cache_dir=tmp_path / "here", workers=1)
-    begun, seen = Counter(), []
+    monkeypatch.setattr(cluster, "_files_of", dying_once(tmp_path))
+    begun = Counter()
 
     class Begun(distributed.SchedulerPlugin):
         def transition(self, key, start, finish, *args, **kwargs):
@@ -50,11 +55,9 @@ def test_a_lost_worker_costs_its_chunks_only(folder, tmp_path, monkeypatch):
     options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
     with distributed.LocalCluster(**options, silence_logs=50) as workers:
         workers.scheduler.add_plugin(Begun())
-        arguments = list(workers.workers.values()), tmp_path / "there", seen
-        threading.Thread(target=killed_in_the_middle, args=arguments, daemon=True).start()
         options = {"scheduler": workers.scheduler_address, "cache_dir": tmp_path / "there"}
         far = cluster.prepare_on_cluster("cif_folder", folder=folder, **options)
-    assert seen and seen[0] < CHUNKS
+    assert (tmp_path / "killed").exists()
     assert far.table == local.table  # its name holds the hash of the content
     assert far.dropped == local.dropped and len(far.dropped) == 1
     assert len(begun) == CHUNKS

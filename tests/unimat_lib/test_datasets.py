@@ -669,11 +669,11 @@ def test_hostile_file_names_write_nothing_outside_of_the_cache(cifs, tmp_path):
 def test_two_files_of_one_name_and_huge_files_are_refused(cifs, tmp_path):
     with (cifs / "huge.cif").open("wb") as handle:
         handle.truncate(2**33)  # a hole: it takes no room
-    started = time.monotonic()
+    started = time.process_time()
     files = [path for path in cif_files(cifs) if path.stem == "huge"]
     with pytest.raises(CrystalError, match="more than 20,000,000 characters"):
         read_cif_row(cif_folder_source(files, None, None).rows[0])
-    assert time.monotonic() - started < 10
+    assert time.process_time() - started < 3  # its 8 GiB would take longer
     (cifs / "huge.cif").unlink()
     (cifs / "salt.CIF").write_text(cif(NACL))
     with pytest.raises(DataError, match=r"salt\.CIF and salt\.cif: rename one"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -35,7 +34,7 @@ def server(monkeypatch):
                 return
             body = pages.get(self.path, CONTENT if kind in ("cut", "silent") else None)
             if kind == "silent":
-                closing.wait(20)
+                closing.wait(600)
             if kind == "garbage":
                 self.wfile.write(b"\0\0 this is no HTTP\n" * 10)
                 return
@@ -89,7 +88,7 @@ def test_download_is_checked_and_kept(server, tmp_path, way):
     ],
 )
 def test_failed_downloads_leave_nothing(server, tmp_path, monkeypatch, page, reason):
-    monkeypatch.setattr(mp_20, "TIMEOUT", 0.5)
+    monkeypatch.setattr(mp_20, "TIMEOUT", 0.5 if page == "/silent" else 120)
     secret = tmp_path / "secret.csv"
     secret.write_bytes(CONTENT)
     url = page.format(file=secret.as_uri())
@@ -97,10 +96,9 @@ def test_failed_downloads_leave_nothing(server, tmp_path, monkeypatch, page, rea
         url = server[0] + url
     target = tmp_path / "new" / "train.csv"
     blob = "0000" if page == "/train.csv" else git_blob_id(CONTENT)
-    started = time.monotonic()
     with pytest.raises(DataError, match=reason):
         download(url, target, blob=blob)
-    assert time.monotonic() - started < 10
+    assert server[1].get("asked", 0) < 50  # not for ever in a circle
     assert list(target.parent.iterdir()) == []
 
 

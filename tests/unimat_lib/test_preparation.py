@@ -53,11 +53,15 @@ def undisturbed(folder, tmp_path_factory):
 
 def forked(action) -> int:
     """Number of a child process that does something and ends."""
+    # An interrupt that comes before the child is ready for it waits: it must not end as pytest.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     child = os.fork()
     if child:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         return child
     status = 1
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         tqdm.set_lock(threading.RLock())  # its own would be shared, and stay locked after a kill
         action()
         status = 0

@@ -46,8 +46,9 @@ def processes_with(word: str) -> list[int]:
     return found
 
 
-def gone(word: str, *, within: float) -> bool:
-    until = time.monotonic() + within
+def gone(word: str) -> bool:
+    """Whether they all end; left alone, each would be there for longer."""
+    until = time.monotonic() + 120
     while processes_with(word) and time.monotonic() < until:
         time.sleep(0.1)
     return not processes_with(word)
@@ -71,7 +72,7 @@ def test_a_script_without_main_guard_loads_a_folder(way, folder, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["started", "300"]  # once
-    assert gone(f"UNIMAT_TEST={tmp_path}", within=10)
+    assert gone(f"UNIMAT_TEST={tmp_path}")
 
 
 def test_results_come_from_other_processes_and_all_of_them():
@@ -110,7 +111,7 @@ def test_workers_end_with_their_parent(number, moment, tmp_path):
         import time
         from unimat_lib.processes import unordered
         print("started", flush=True)
-        for _ in unordered(time.sleep, [(60,)] * 4, workers=2):
+        for _ in unordered(time.sleep, [(3600,)] * 4, workers=2):
             pass
         """
     )
@@ -123,11 +124,11 @@ def test_workers_end_with_their_parent(number, moment, tmp_path):
     )
     assert parent.stdout.readline() == "started\n"
     if moment >= 1:
-        until = time.monotonic() + 30
+        until = time.monotonic() + 120
         while len(processes_with(word)) < 3 and time.monotonic() < until:
             time.sleep(0.05)
     time.sleep(moment)
     parent.send_signal(number)
-    parent.communicate(timeout=30)
+    parent.communicate(timeout=120)
     assert parent.returncode != 0
-    assert gone(word, within=15)
+    assert gone(word)

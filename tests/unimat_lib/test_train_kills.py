@@ -1,20 +1,20 @@
 """A training that is killed, or meets a full disk or a second process, ends as if nothing was."""
 
+import itertools
 import json
-import os
 import random
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 # Trains in processes of its own, which it forks when it has imported everything: `start`, a folder,
-# the name of a result and the size of the largest file gives a process number, `wait` its end.
+# the name of a result, the size of the largest file, a signal and the nanoseconds of processor time
+# after which the kernel sends it gives a process number, `wait` its end.
 SERVER = """
-import hashlib, json, os, resource, sys, traceback
+import ctypes, hashlib, json, os, resource, struct, sys, time, traceback
 import lattices
 import torch
 from unimat_lib.model import UniMat, UniMatConfig
@@ -44,7 +44,16 @@ def train(run_dir, result_file):
     for name, tensor in model.state_dict().items():
         digest.update(name.encode() + tensor.numpy().tobytes())
     result = {"weights": digest.hexdigest(), "history": result.history.to_dict("list")}
+    result["seconds"] = time.process_time()
     open(result_file, "w").write(json.dumps(result))
+
+
+def send_at(number, moment):
+    libc, timer = ctypes.CDLL(None), ctypes.c_void_p()
+    event = struct.pack("qii48x", 0, number, 0)
+    assert libc.timer_create(time.CLOCK_PROCESS_CPUTIME_ID, event, ctypes.byref(timer)) == 0
+    when = struct.pack("4q", 0, 0, *divmod(moment, 10**9))
+    assert libc.timer_settime(timer, 0, when, None) == 0
 
 
 for line in sys.stdin:
@@ -53,7 +62,9 @@ for line in sys.stdin:
         number = os.fork()
         if number == 0:
             try:
-                most = int(words[2])
+                most, way, moment = map(int, words[2:])
+                if way:
+                    send_at(way, moment)
                 if most:
                     resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
                 train(*words[:2])
@@ -71,6 +82,7 @@ class Trainer:
     """Starts trainings in processes that can be killed, and waits for them."""
 
     def __init__(self):
+        self.number = itertools.count()
         self.server = subprocess.Popen(
             [sys.executable, "-c", SERVER],
             cwd=Path(__file__).parents[1],  # for the module lattices
@@ -84,9 +96,9 @@ class Trainer:
         self.server.stdin.flush()
         return int(self.server.stdout.readline())
 
-    def start(self, folder, *, most_bytes=0):
-        result = folder.with_name(f"{folder.name}.{random.random()}.json")
-        return self.ask("start", folder, result, most_bytes), result
+    def start(self, folder, *, most_bytes=0, way=0, moment=0.0):
+        result = folder.with_name(f"{folder.name}.{next(self.number)}.json")
+        return self.ask("start", folder, result, most_bytes, int(way), int(1e9 * moment)), result
 
     def wait(self, process):
         return self.ask("wait", process)
@@ -102,22 +114,21 @@ def trainer():
     trainer = Trainer()
     yield trainer
     trainer.server.stdin.close()
-    trainer.server.wait(timeout=60)
+    trainer.server.wait(timeout=240)
 
 
 @pytest.fixture(scope="module")
 def undisturbed(trainer, tmp_path_factory):
-    """The result of a run, its seconds, and the size of a checkpoint."""
+    """The result of a run, its seconds on a processor, and the size of a checkpoint."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    started = time.monotonic()
     result = trainer.finish(folder)
     size = next(folder.glob("*/best.safetensors")).stat().st_size
-    return result, time.monotonic() - started, size
+    return result, result.pop("seconds"), size
 
 
 def without_times(result):
     history = {name: x for name, x in result["history"].items() if "seconds" not in name}
-    return result | {"history": history}
+    return {"weights": result["weights"], "history": history}
 
 
 def check_disturbed(trainer, folder, undisturbed, seed):
@@ -128,11 +139,11 @@ def check_disturbed(trainer, folder, undisturbed, seed):
     draw.shuffle(ways)
     codes = []
     for way in ways:
-        most = draw.randrange(100, size) if way == "full disk" else 0
-        process, _ = trainer.start(folder, most_bytes=most)
-        if way != "full disk":
-            time.sleep(draw.uniform(0.02, 0.4 * seconds))
-            os.kill(process, way)
+        if way == "full disk":
+            disturbed = {"most_bytes": draw.randrange(100, size)}
+        else:
+            disturbed = {"way": way, "moment": draw.uniform(0.02, 0.3 * seconds)}
+        process, _ = trainer.start(folder, **disturbed)
         codes.append(trainer.wait(process))
     assert codes[0] != 0  # it was not over before the first of them came
     assert without_times(trainer.finish(folder)) == without_times(expected)
@@ -155,5 +166,6 @@ def test_of_two_processes_with_one_run_one_waits_for_the_other(trainer, tmp_path
     started = [trainer.start(tmp_path / "runs") for _ in range(2)]
     assert [trainer.wait(process) for process, _ in started] == [0, 0]
     first, second = (json.loads(result.read_text()) for _, result in started)
-    assert first == second  # to the seconds of each epoch: the second has loaded the first's
+    # To the seconds of each epoch: the second has loaded the first's.
+    assert first["history"] == second["history"] and first["weights"] == second["weights"]
     assert first["weights"] == undisturbed[0]["weights"]

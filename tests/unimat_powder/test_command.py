@@ -1,10 +1,15 @@
 """The command ``unimat`` and its Python twin, with a stand-in for the search."""
 
 import io
+import itertools
 import json
 import math
 import os
+<<<<<<< HEAD
 import re
+=======
+import resource
+>>>>>>> 33467b4 (Tests judge steps and processor time, not the clock: a busy computer is no failure)
 import signal
 import subprocess
 import sys
@@ -344,12 +349,18 @@ COMMAND = [sys.executable, "-m", "unimat_powder.command"]
 
 def test_help_and_mistakes_are_answered_at_once(scan):
     for arguments in (["--help"], ["identify", "--help"], ["identify", scan, "--wavelength", "0"]):
-        times = []
+        times = [children_seconds()]
         for _ in range(3):
-            start = time.perf_counter()
             subprocess.run([*COMMAND, *arguments], capture_output=True, check=False)
-            times.append(time.perf_counter() - start)
-        assert min(times) < 0.5
+            times.append(children_seconds())
+        # 0.1 s on an idle core, 1.8 s with an import of torch.
+        assert min(after - before for before, after in itertools.pairwise(times)) < 0.8
+
+
+def children_seconds() -> float:
+    """What the processes that this one started and that have ended took of a processor."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def test_slow_imports_wait(scan):
@@ -364,29 +375,39 @@ def test_slow_imports_wait(scan):
 
 
 def test_a_closed_pipe_is_quiet(scan, library):
+    reader, writer = os.pipe()
+    os.close(reader)
     process = subprocess.Popen(
         [*COMMAND, "identify", *[scan] * 2, "--library", library],
-        stdout=subprocess.PIPE,
+        stdout=writer,
         stderr=subprocess.PIPE,
         env=os.environ,
     )
-    process.stdout.close()
+    os.close(writer)
     assert process.stderr.read() == b""
-    assert process.wait(60) == 141
+    assert process.wait(240) == 141
     process.stderr.close()
 
 
-@pytest.mark.parametrize("delay", [0.6, 2.0])
-def test_ctrl_c_is_one_line(delay, scan, library):
+@pytest.mark.parametrize("moment", ["within an import", "after an answer"])
+def test_ctrl_c_is_one_line(moment, scan, library):
     process = subprocess.Popen(
         [*COMMAND, "identify", *[scan] * 500, "--library", library],
-        stdout=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    time.sleep(delay)
+    if moment == "after an answer":
+        assert process.stdout.readline()
+    else:
+        maps = Path(f"/proc/{process.pid}/maps")
+        until = time.monotonic() + 240
+        while "libtorch" not in maps.read_text():
+            assert time.monotonic() < until
+            time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     assert process.stderr.read().decode().strip() == "interrupted"
-    assert process.wait(60) == 130
+    assert process.wait(240) == 130
+    process.stdout.close()
     process.stderr.close()
 
 
