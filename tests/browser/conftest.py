@@ -16,6 +16,7 @@ from bare_page import HEAD, ROOT
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
 FLAGS += ["--disable-background-networking", "--disable-component-update"]
+PATIENCE = 180_000  # ms: ends what hangs; what is only slow, on a busy computer, is no failure
 BROWSERS = {"chromium": "chromium", "firefox": "firefox-esr"}  # other Firefoxes may not be driven
 
 
@@ -58,6 +59,17 @@ def address(site: Path, serve: Callable[[Path], str]) -> str:
     return f"{serve(site)}/chapters/your_pattern.html"
 
 
+def patient(opening: Callable) -> Callable:
+    """Whatever is waited for in what this opens is waited for long."""
+
+    def opened(**options):
+        new = opening(**options)
+        new.set_default_timeout(PATIENCE)
+        return new
+
+    return opened
+
+
 @pytest.fixture(scope="session", params=BROWSERS)
 def browser(request: pytest.FixtureRequest):
     api = pytest.importorskip(
@@ -68,8 +80,11 @@ def browser(request: pytest.FixtureRequest):
         pytest.skip(f"needs {program}: apt-get install {program}")
     with api.sync_playwright() as driver:
         if request.param == "firefox":  # Debian's own, through WebDriver BiDi
-            launched = driver.firefox.launch(channel="moz-firefox", executable_path=found)
+            how = {"channel": "moz-firefox", "executable_path": found}
+            launched = driver.firefox.launch(timeout=PATIENCE, **how)
         else:
-            launched = driver.chromium.launch(executable_path=found, args=FLAGS)
+            launched = driver.chromium.launch(timeout=PATIENCE, executable_path=found, args=FLAGS)
+        launched.new_page = patient(launched.new_page)
+        launched.new_context = patient(launched.new_context)
         yield launched
         launched.close()

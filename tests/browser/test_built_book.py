@@ -30,10 +30,10 @@ def test_pages_leave_no_error_and_one_reads_a_pattern(browser, book: str) -> Non
     for page in ("index.html", "chapters/01_crystals_and_splits.html", READING):
         tab.goto(f"{book}/{page}")
         assert wrong == [], page
-    tab.wait_for_selector("html[data-yp-ready=true]", timeout=20_000)
+    tab.wait_for_selector("html[data-yp-ready=true]")
     tab.get_by_role("button", name="Rutile").click()
     tick = "#yp-result[data-file='rutile.xy'] svg .yp-tick"
-    tab.wait_for_selector(tick, state="attached", timeout=20_000)
+    tab.wait_for_selector(tick, state="attached")
     for width in (1280, 390):
         tab.set_viewport_size({"width": width, "height": 900})
         assert tab.evaluate("document.documentElement.scrollWidth") <= width
@@ -53,7 +53,7 @@ def test_what_moves_is_there_in_the_book(browser, book: str) -> None:
         for part in tab.locator(".mv-live").all():
             part.scroll_into_view_if_needed()
             name = part.get_attribute("id")
-            tab.wait_for_selector(f"#{name}[data-ready=true]", timeout=20_000)
+            tab.wait_for_selector(f"#{name}[data-ready=true]")
         assert tab.locator("[data-ready=true]").count() == 6
         assert tab.evaluate(MEASURE) == []
         assert wrong == []

@@ -105,11 +105,11 @@ def show(tab, page: str) -> None:
     if page == MOVING:
         for part in tab.locator(".mv-live").all():
             part.scroll_into_view_if_needed()
-            tab.wait_for_selector(f"#{part.get_attribute('id')}[data-ready=true]", timeout=30_000)
+            tab.wait_for_selector(f"#{part.get_attribute('id')}[data-ready=true]")
     if page == READING:
-        tab.wait_for_selector("html[data-yp-ready=true]", timeout=30_000)
+        tab.wait_for_selector("html[data-yp-ready=true]")
         tab.get_by_role("button", name="Rutile").click()
-        tab.wait_for_selector("#yp-result[data-file='rutile.xy'] .yp-verdict", timeout=30_000)
+        tab.wait_for_selector("#yp-result[data-file='rutile.xy'] .yp-verdict")
     tab.evaluate(OPEN)
     tab.evaluate(PLAIN)
 

@@ -51,7 +51,7 @@ class Page(BarePage):
         """A part, once it is there."""
         place = self.tab.locator(f"#mv-{name}")
         place.scroll_into_view_if_needed()
-        self.tab.wait_for_selector(f"#mv-{name}[data-ready=true]", timeout=20_000)
+        self.tab.wait_for_selector(f"#mv-{name}[data-ready=true]")
         return place
 
     def set(self, name: str, label: str, value: object) -> None:
@@ -161,7 +161,7 @@ def test_sliders_obey_the_arrow_keys_and_say_their_value(page: Page) -> None:
 
 def answered(page: Page) -> str:
     place = "document.querySelector('#mv-reader').dataset"
-    page.tab.wait_for_function(f"{place}.answered === {place}.asked", timeout=30_000)
+    page.tab.wait_for_function(f"{place}.answered === {place}.asked")
     return page.part("reader").locator(".mv-verdict").inner_text().replace("\n", "")
 
 

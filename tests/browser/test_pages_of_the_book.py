@@ -111,12 +111,13 @@ def test_a_word_of_the_glossary_is_explained_on_hover_and_focus(tab, book: str) 
     assert len(definition.split()) > 5
     assert word.get_attribute("aria-describedby") == "term-tip"
     tab.keyboard.press("Escape")
-    assert tab.locator(TIP).count() == 0 and word.get_attribute("aria-describedby") is None
+    tab.locator(TIP).wait_for(state="detached")
+    assert word.get_attribute("aria-describedby") is None
     tab.mouse.move(0, 0)
     word.evaluate("word => word.focus({focusVisible: true})")
     assert tab.wait_for_selector(TIP).inner_text() == definition
     tab.keyboard.press("Tab")
-    assert tab.locator(f"{TIP} >> text={definition[:20]}").count() == 0
+    tab.locator(f"{TIP} >> text={definition[:20]}").wait_for(state="detached")
 
 
 @in_chromium
@@ -146,11 +147,11 @@ def test_a_picture_is_enlarged_and_the_focus_returns(tab, book: str, width: int)
     assert large.bounding_box()["width"] > 1.3 * before
     assert large.get_attribute("alt") == picture.get_attribute("alt") != ""
     tab.keyboard.press("Escape")
-    assert tab.locator("dialog.zoom[open]").count() == 0
+    tab.locator("dialog.zoom[open]").wait_for(state="detached")
     assert button.evaluate("button => button === document.activeElement")
     picture.click()
     tab.get_by_role("button", name="Close").click()
-    assert tab.locator("dialog.zoom[open]").count() == 0
+    tab.locator("dialog.zoom[open]").wait_for(state="detached")
 
 
 @in_chromium
@@ -185,8 +186,9 @@ def test_pages_work_from_a_folder_in_both_themes(browser, book: str) -> None:
         tab.locator(WORD).first.hover()
         assert tab.wait_for_selector(TIP).inner_text()
         tab.locator("figure .zoom-button").first.click()
-        assert tab.locator("dialog.zoom[open] img").is_visible()
+        tab.locator("dialog.zoom[open] img").wait_for()
         blocks = tab.locator(".bd-article div.highlight pre").count()
+        tab.locator(".bd-article div.highlight .copybtn").nth(blocks - 1).wait_for(state="attached")
         assert tab.locator(".bd-article div.highlight .copybtn").count() == blocks > 0
         assert wrong == []
         tab.close()
