@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import shutil
-import signal
 import sys
 import threading
 import time
@@ -16,7 +15,7 @@ import nbformat
 import pytest
 from toy_book import FIRST, Tool, edit, files, hashes, scratch, stamp, start, wait_until
 
-from unimat_book.run import execute, kernels
+from unimat_book.run import execute, kernels, pages
 from unimat_book.run.execute import publish
 from unimat_book.run.order import READS
 from unimat_book.run.pages import stage
@@ -108,31 +107,40 @@ def test_what_was_true_when_a_run_began_counts(published: Path, tool: Tool, monk
     assert "the code it runs changed: unimat_toy.base" in checked
 
 
-@pytest.mark.parametrize("words", [("run", "01"), ("build",)])
-def test_a_second_process_is_refused_and_does_not_slow_the_first(
-    words: tuple[str, ...], root: Path, tool: Tool
+def test_a_second_run_is_refused_and_does_not_slow_the_first(root: Path, tool: Tool) -> None:
+    first = start(root, "run", "01", "--set", "mode=wait")
+    wait_until((root / "_build/waiting").is_file)
+    begun = time.process_time()
+    second = tool("run", "01")  # one that waited for the first would wait for long
+    assert time.process_time() - begun < 5
+    assert second.returncode == 1
+    assert "another process is at quick-01_first: wait until it has ended" in second.stderr
+    assert first.poll() is None
+    first.terminate()
+    out, err = first.communicate(timeout=240)
+    assert first.returncode == 143, out + err
+
+
+def test_a_second_build_is_refused_and_does_not_slow_the_first(
+    root: Path, tool: Tool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in ("01", "02"):
         assert tool("run", number).returncode == 0
-    slow = words[0] == "run"
-    first = start(root, *words, *(("--set", "mode=wait") if slow else ()))
-    lock = root / "_build/locks" / ("quick-01_first" if slow else "quick-build")
-    waiting = root / "_build" / ("waiting" if slow else "quick/book/_config.yml")
-    wait_until(waiting.is_file)
-    if not slow:
-        os.killpg(first.pid, signal.SIGSTOP)  # else it may be done before the second has begun
-    begun = time.process_time()
-    second = tool(*words)  # one that waited for the first would wait for long
-    assert time.process_time() - begun < 5
+    refused = []
+
+    def staged_meanwhile(*args):
+        staged = stage(*args)
+        begun = time.process_time()
+        refused.append(tool("build"))  # while the first one is at it
+        assert time.process_time() - begun < 5
+        return staged
+
+    monkeypatch.setattr(pages, "stage", staged_meanwhile)
+    first = tool("build")
+    assert first.returncode == 0, first.stdout + first.stderr
+    (second,) = refused
     assert second.returncode == 1
-    assert f"another process is at {lock.name}: wait until it has ended" in second.stderr
-    assert first.poll() is None
-    if slow:
-        first.terminate()
-    else:
-        os.killpg(first.pid, signal.SIGCONT)
-    out, err = first.communicate(timeout=240)
-    assert first.returncode == (143 if slow else 0), out + err
+    assert "another process is at quick-build: wait until it has ended" in second.stderr
 
 
 def test_a_pending_chapter_says_so_on_its_page(published: Path, tool: Tool) -> None:
