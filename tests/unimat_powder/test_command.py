@@ -5,11 +5,8 @@ import itertools
 import json
 import math
 import os
-<<<<<<< HEAD
 import re
-=======
 import resource
->>>>>>> 33467b4 (Tests judge steps and processor time, not the clock: a busy computer is no failure)
 import signal
 import subprocess
 import sys
