@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import lattices
+import lightning.fabric  # noqa: F401  see below
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
@@ -17,6 +19,12 @@ from unimat_lib.views.bragg import Reflections, bragg_reflections, g_max_of
 from unimat_lib.views.render import render
 
 torch.set_num_threads(1)
+
+# Fabric starts no processes where Python was interactive when it was imported, and IPython says so
+# of a process as soon as a test displays something: it is imported here, before all tests.
+# Behind nohup or an ampersand Ctrl-C is ignored, which the processes that tests start inherit.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A slow machine is no failure: what a test may take is limited for the whole suite. The examples
 # are the same in every run; the longer tests draw new ones.
