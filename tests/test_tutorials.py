@@ -206,7 +206,7 @@ def test_week_in_a_table(folder: Path) -> None:
     assert verdicts.count("confident") >= 7
     bad = {file: note for file, verdict, note in found["rows"] if verdict == "not read"}
     assert bad.keys() == {"tu_aborted", "we_photo", "th_empty"}
-    assert "binary" in bad["we_photo"] and "empty" in bad["th_empty"]
+    assert "a picture" in bad["we_photo"] and "empty" in bad["th_empty"]
     assert found["crystals"]["mo_rutile"] == "TiO2"
 
 
