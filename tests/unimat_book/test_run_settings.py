@@ -101,7 +101,7 @@ def test_a_file_made_to_do_harm_is_one_line(
         READERS[name](Book(root))
     message = str(caught.value)
     assert "\n" not in message and len(message) < 500
-    assert time.process_time() - begun < 10  # 1 s on an idle core
+    assert time.process_time() - begun < 2
     assert not (root / "executed").exists()
 
 

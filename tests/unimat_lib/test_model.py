@@ -312,7 +312,7 @@ def test_hostile_descriptions_are_refused_at_once(model, tmp_path, name):
     started = time.process_time()
     with pytest.raises(ValueError, match=r"unimat\.(json|safetensors)"):
         load_model(path)
-    assert time.process_time() - started < 25  # 3 s on an idle core
+    assert time.process_time() - started < 5
 
 
 def weights_file(path, tensors):
