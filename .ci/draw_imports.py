@@ -23,7 +23,6 @@ from matplotlib.figure import Figure
 PACKAGES = ("unimat_lib", "unimat_powder", "unimat_book")  # what stands lower comes first
 COLORS = dict(zip(PACKAGES, ("#0072B2", "#009E73", "#E69F00"), strict=True))
 CIRCLE = "#D55E00"
-METADATA = ("Creator", "Date", "Format", "Type")  # of SVG: none
 BOX, PITCH, MARGIN = 0.17, (0.052, 0.34), 0.12  # inches: height; width a letter, height a row
 
 
@@ -158,8 +157,9 @@ def _arrow(axes: Axes, start: Sequence[float], end: Sequence[float], *, circle: 
 def main(target: str = "_static/imports.svg", folder: str = ".") -> None:
     """Draw the packages of a folder into an SVG file, its text as text."""
     figure, text = imports(Imports(Path(folder).resolve())), io.StringIO()
+    none = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "imports"}):
-        figure.savefig(text, format="svg", metadata=dict.fromkeys(METADATA))
+        figure.savefig(text, format="svg", metadata=none)
     Path(target).write_text(_small(text.getvalue()), encoding="utf-8")
 
 
