@@ -189,7 +189,8 @@ def measure(
             value=last["host_gib"] if cpu else last["device_gib"],
             unit="GiB",
             device=device,
-            notes=f"peak {'of the process' if cpu else 'on the GPU'} with the most crystals; {notes}",
+            notes=f"peak {'of the process' if cpu else 'on the GPU'} with the most crystals; "
+            f"{notes}",
         ),
     ]
 

@@ -13,6 +13,7 @@ import jupytext
 import nbformat
 import papermill
 import pytest
+from case_patterns import case_patterns
 
 from unimat_book.run import stamps
 from unimat_book.run import tutorials as tool
@@ -56,7 +57,7 @@ KEY = {
 """What each leaves behind, as an expression."""
 
 SMALL = {
-    "T1_your_pattern": {"file": str(ROOT / "tests/cases/patterns/k_alpha_doublet.xy")},
+    "T1_your_pattern": {"file": str(case_patterns() / "k_alpha_doublet.xy")},
     "T2_your_cifs": {"epochs": 30},
     "T3_change_the_encoder": {"num_crystals": 400, "seeds": [0, 1], "epochs": 1},
     "T4_week_in_a_table": {},
