@@ -15,7 +15,7 @@ book: $(READY) ## run every chapter in the quick profile (CPU, embedded data), c
 	$(BIN)/unimat-book run all --profile quick && $(BIN)/unimat-book build --profile quick
 
 test: $(READY) lint ## lint and the whole test suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(READY) ## ruff, codespell, and who may import whom
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/codespell && $(BIN)/lint-imports

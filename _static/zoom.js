@@ -12,7 +12,6 @@ document.addEventListener("DOMContentLoaded", () => {
     large.src = picture.currentSrc || picture.src;
     large.alt = picture.alt;
     large.style.setProperty("--ratio", picture.naturalWidth / picture.naturalHeight || 1);
-    large.style.background = getComputedStyle(picture).backgroundColor; // its mat in dark mode
     sheet.replaceChildren(large);
     dialog.setAttribute("aria-label", name);
     dialog.showModal();

@@ -1,9 +1,9 @@
-"""Periodic graphs beside the neighbour lists of pymatgen, ASE and matscipy, and triplets.
+"""Periodic graphs beside neighbour lists of pymatgen, ASE, matscipy and vesin, and triplets.
 
 On the CPU all programs start from crystals in memory and find all neighbours within the same
-cutoff, on one core; the numbers of edges must agree. ASE and matscipy are used where they are
-installed (pip install --no-deps ase matscipy). With ``--device cuda`` the capped graphs and the
-angle triplets of training are made for all crystals of the data set.
+cutoff, on one core; the numbers of edges must agree. ASE, matscipy and vesin are used where they
+are installed (pip install --no-deps ase matscipy vesin). With ``--device cuda`` the capped graphs
+and the angle triplets of training are made for all crystals of the data set.
 
     python benchmarks/graphs.py [--count 500] [--dataset mp_20]
     python benchmarks/graphs.py --device cuda
@@ -53,6 +53,14 @@ def neighbour_lists(table: CrystalTable) -> dict[str, Callable[[], int]]:
             len(neighbour_list("i", positions=x, cell=cell, pbc=[True] * 3, cutoff=CUTOFF))
             for cell, x in cells
         )
+    if importlib.util.find_spec("vesin"):
+        from vesin import NeighborList
+
+        every = {"periodic": True, "quantities": "i"}
+        programs["vesin"] = lambda: sum(
+            len(NeighborList(cutoff=CUTOFF, full_list=True).compute(x, cell, **every)[0])
+            for cell, x in cells
+        )
     return programs
 
 
@@ -78,7 +86,7 @@ def compare_on_cpu(dataset: str, count: int, repeats: int) -> list[Result]:
     for name, rate in rates.items():
         print(f"{name:<12}{rate:>12,.0f}{rates['ours'] / rate:>10.1f} x")
     print(f"{'triplets':<12}{len(table) / seconds:>12,.0f}   (ours, at most {MAX_NEIGHBORS} edges)")
-    for name in {"ase", "matscipy"} - set(programs):
+    for name in sorted({"ase", "matscipy", "vesin"} - set(programs)):
         print(f"{name} is not installed (pip install --no-deps {name}): left out")
     return [
         Result(

@@ -1,9 +1,10 @@
-"""Milliseconds from a pattern file and a formula to a cell and a crystal system, on one core.
+"""Milliseconds from a pattern file to a cell and a crystal system, on one core.
 
 Each time a file is read, brought to the model's grid, the formula is turned into features, and the
 model of the published size predicts. Importing and loading happen before. The weights are random:
 they do not change the time. Files and formulas differ from one to the next. Where the processor
-computes in bfloat16, the pattern encoder does (:func:`in_bfloat16`); float32 is timed too.
+computes in bfloat16, the pattern encoder does (:func:`in_bfloat16`); float32 is timed too. Beside
+it the network that reads measurements, as it is shipped, in float32.
 
     python benchmarks/inference.py [--count 50]
 """
@@ -24,6 +25,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import numpy as np
 import torch
 from common import Result, device_name, record
+from pymatgen.core import Composition
 from torch import nn
 
 from unimat_lib.datasets.preparation import load_dataset
@@ -33,8 +35,10 @@ from unimat_lib.views.composition import magpie_features
 from unimat_lib.views.grid import Grid
 from unimat_lib.views.render import render
 from unimat_powder.formulas import parse_formula
+from unimat_powder.network import predict as measured
 from unimat_powder.preparation import to_grid
 from unimat_powder.reading import read_pattern
+from unimat_powder.witnesses import shipped_reader
 
 MEASURED = Grid(5.0, 90.0, 4251)  # steps of 0.02 degrees, as a laboratory instrument writes them
 
@@ -64,7 +68,8 @@ def write_patterns(folder: Path, count: int) -> list[tuple[Path, str]]:
     counts = np.random.default_rng(0).poisson(2000 * intensity.clip(0) + 50)
     angles = MEASURED.two_theta.tolist()
     written = []
-    for i, formula in enumerate(table.info["formula"]):
+    for i, name in enumerate(table.info["formula"]):
+        formula = Composition(name).formula  # parted, so that CS2 is carbon and sulphur
         path = folder / f"{i}.xy"
         points = zip(angles, counts[i].tolist(), strict=True)
         path.write_text("# 2theta counts\n" + "".join(f"{x:.2f} {y}\n" for x, y in points))
@@ -141,8 +146,13 @@ def main() -> None:
         }
         for name, used in models.items():
             steps[f"file to answer, {name}"] = lambda item, used=used: predict(used, *item)
+        reader = shipped_reader()
+        steps["file to reading"] = lambda item: measured.read_pattern(
+            reader, read_pattern(item[0]), formula=item[1]
+        )
         times = {name: median_ms(run, files) for name, run in steps.items()}
-    for name, value in times.items():
+    reading, clean = times.pop("file to reading"), times["file to answer, float32"]
+    for name, value in (times | {"file to reading": reading}).items():
         print(f"{name:<26}{value:8.2f} ms")
     parts = ", ".join(f"{name} {value:.1f} ms" for name, value in times.items())
     record(
@@ -155,7 +165,17 @@ def main() -> None:
                 notes=f"{list(models)[-1]}, one thread, median of {count} files of "
                 f"{MEASURED.num_points:,} points, {num_parameters(model) / 1e6:.1f} million "
                 f"parameters; {parts}",
-            )
+            ),
+            Result(
+                name="reader_one_core_ms",
+                value=reading,
+                unit="ms",
+                device=device_name(),
+                baseline=f"the network for clean patterns, {clean:.1f} ms",
+                ratio=clean / reading,
+                notes=f"float32, one thread, median of {count} files of {MEASURED.num_points:,} "
+                f"points and their formulas, {num_parameters(reader) / 1e6:.1f} million parameters",
+            ),
         ]
     )
 

@@ -8,6 +8,7 @@ are predicted from the growth of a step.
 
     python benchmarks/scaling.py --out FILE.json   # all GPUs, under four minutes
     python benchmarks/scaling.py --check           # a minute: do two GPUs reach what one does?
+    python benchmarks/scaling.py --check --processes 1 1 2   # and one GPU what it did itself?
     python benchmarks/scaling.py --device cpu --profile quick --processes 1 2 --batch 4 8
     python benchmarks/scaling.py --keep *.points.json   # for the appendix, which shows them
 """
@@ -352,11 +353,15 @@ def check(args: argparse.Namespace) -> None:
 
 
 def compare(points: Sequence[Mapping]) -> int:
-    """Print how far the losses of several processes are from those of one; the worst decides."""
+    """Print how far the losses of several processes are from those of one; the worst decides.
+
+    One process that comes twice is compared with itself: no agreement is to be had beyond that.
+    """
     worst = 0.0
-    ones = {p["setting"]: p for p in points if p["gpus"] == 1}
+    ones: dict[str, Mapping] = {}
     for point in points:
-        if point["gpus"] == 1:
+        if point["gpus"] == 1 and point["setting"] not in ones:
+            ones[point["setting"]] = point
             continue
         pairs = zip(point["losses"], ones[point["setting"]]["losses"], strict=True)
         away = [abs(a - b) / abs(b) for a, b in pairs]
@@ -376,16 +381,20 @@ def compare(points: Sequence[Mapping]) -> int:
 def keep(paths: Sequence[Path], into: Path = KEPT) -> None:
     """Put points of the speed, the accuracy and the check into one file, a point per line.
 
+    A kind that none of the files has stays as it is kept.
+
     Raises:
-        ValueError: A kind of points is in none of the files.
+        ValueError: A kind of points is neither in the files nor kept.
     """
     kinds: dict[str, list[Mapping]] = {"speed": [], "accuracy": [], "check": []}
     for path in paths:
         for point in json.loads(path.read_text(encoding="utf-8")):
             kind = "check" if "losses" in point else "accuracy" if "val_loss" in point else "speed"
             kinds[kind].append(point)
+    kept = json.loads(into.read_text(encoding="utf-8")) if into.is_file() else {}
+    kinds = {kind: points or kept.get(kind, []) for kind, points in kinds.items()}
     if missing := [kind for kind, points in kinds.items() if not points]:
-        raise ValueError(f"no points of {missing} in {[str(p) for p in paths]}: give three files")
+        raise ValueError(f"no points of {missing} in {[str(p) for p in paths]}: give their files")
     kinds["before"] = [
         {"setting": name, "gpus": gpus, "batch": 256, "crystals_per_second": rate}
         for name, rates in BEFORE.items()
@@ -414,7 +423,7 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, default=230.0, help="begin nothing new after")
     parser.add_argument("--out", type=Path, default=Path("scaling.json"), help="results, merged in")
     parser.add_argument("--check", action="store_true", help="compare losses, measure nothing")
-    parser.add_argument("--keep", nargs=3, type=Path, help="points files, measure nothing")
+    parser.add_argument("--keep", nargs="+", type=Path, help="points files, measure nothing")
     parser.add_argument("--worker", type=float, help=argparse.SUPPRESS)
     return parser
 
@@ -461,7 +470,7 @@ def main() -> int:
         (check if args.check else work)(args)
         return 0
     points_file(args.out).unlink(missing_ok=True)
-    counts = numbers(args)[: 2 if args.check else None]
+    counts = args.processes or numbers(args)[: 2 if args.check else None]
     failed = run_all(__file__, args, counts, None if args.check else rows_of)
     points = read_points(args.out)
     if args.check:

@@ -167,12 +167,11 @@ def measure(
             flush=True,
         )
     series = series[1:]
-    exponent = growth_exponent(series) if len(series) > 1 else 1.0
     last = series[-1]
-    print(f"{name}: exponent {exponent:.2f}")
+    if len(series) > 1:
+        print(f"{name}: exponent {growth_exponent(series):.2f}")
     kind = "cpu" if cpu else "gpu"
     device, what = device_name(args.device), "_".join(names)
-    shared = {"device": device, "series": series}
     encoder = "a small encoder" if cpu else "the default encoders"
     notes = f"{made}; {', '.join(names)}, batch {batch}, {encoder}"
     return [
@@ -180,24 +179,18 @@ def measure(
             name=f"stream_{name}_{what}_{kind}",
             value=last["crystals"] / last["seconds"],
             unit="crystals/s",
+            device=device,
             notes=f"{notes}; {last['waiting']:.0%} of the time waiting for shards, "
             f"{last['views']:.0%} computing their views",
-            **shared,
-        ),
-        Result(
-            name=f"stream_{name}_{what}_{kind}_growth",
-            value=exponent,
-            unit="1",
-            notes=f"exponent of time over crystals; {notes}",
-            **shared,
+            series=series,
         ),
         Result(
             name=f"stream_{name}_{what}_{kind}_memory",
             value=last["host_gib"] if cpu else last["device_gib"],
             unit="GiB",
-            notes=f"peak {'of the process' if cpu else 'on the GPU'} with the most crystals; the "
-            f"series has all; {notes}",
-            **shared,
+            device=device,
+            notes=f"peak {'of the process' if cpu else 'on the GPU'} with the most crystals; "
+            f"{notes}",
         ),
     ]
 

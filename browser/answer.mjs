@@ -14,6 +14,8 @@ import { SYSTEMS } from "./network.mjs";
 const SURE = 0.5; // probability below which a match is no answer
 const SURE_SYSTEM = 0.8; // the same for a system: below, the network is right less often than it says
 const LEAST = 1e-3; // of the network's probabilities
+const NARROWEST = 0.35; // 1/Å between the ends of a scan: 10 to 42 degrees with copper
+const FEWEST = 6; // peaks; the command warns of fewer, and of narrower scans, too
 
 export const SYMBOLS = (
   "H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr " +
@@ -57,6 +59,16 @@ function featuresOf(curve, [first, ...others], [crystal, ...rest], read) {
   ];
 }
 
+/** What about a measurement makes percentages doubtful: sentences, none where there is nothing to say. */
+function doubtsOf({ twoTheta, wavelength }, peaks) {
+  const [low, high] = [twoTheta[0], twoTheta.at(-1)];
+  const reach = (angle) => (2 * Math.sin((angle * Math.PI) / 360)) / wavelength;
+  const doubts = [];
+  if (reach(high) - reach(low) < NARROWEST) doubts.push(`Short scan, ${low.toFixed(1)} to ${high.toFixed(1)} degrees: many lines of a cell lie outside. Measure further if you can, and rely less on the percentages.`);
+  if (peaks < FEWEST) doubts.push(`Few peaks: ${peaks === 1 ? "one stands" : `${peaks || "none"} stand`} out of the noise. So few fit many cells by chance.`);
+  return doubts;
+}
+
 const logistic = (features, weights) => 1 / (1 + Math.exp(-features.reduce((sum, x, i) => sum + x * weights[i], 0)));
 
 /**
@@ -64,8 +76,8 @@ const logistic = (features, weights) => 1 / (1 + Math.exp(-features.reduce((sum,
  * @param {string[]} symbols Of the elements; none if unknown.
  * @param {{network: import("./network.mjs").Network, index: import("./search.mjs").Index,
  *   calibration: object}} witnesses
- * @returns {object} `verdict` ("match", "cell", "system" or "none") and what it rests on; `reason`
- *   where the pattern cannot be answered at all.
+ * @returns {object} `verdict` ("match", "cell", "system" or "none") and what it rests on, with
+ *   `doubts` about the measurement; `reason` where the pattern cannot be answered at all.
  */
 export function answer(pattern, symbols, witnesses) {
   const weights = witnesses.calibration[symbols.length ? "elements" : "pattern"];
@@ -94,5 +106,6 @@ export function answer(pattern, symbols, witnesses) {
     background: Array.from(curve.background),
     angles: Array.from(curve.twoTheta),
     peaks: curve.peaks.length,
+    doubts: doubtsOf(pattern, curve.peaks.length),
   };
 }

@@ -72,8 +72,9 @@ function show(answer, seconds) {
     figure.prepend(plotPattern(shown, best, Math.max(result.clientWidth, 280)));
   };
   draw();
+  const doubts = (answer.doubts ?? []).map((text) => html("p", { class: "yp-doubt" }, text));
   if (first) figure.append(html("figcaption", {}, `Measured curve; below it the strongest lines of ${named ? "the first match" : "what fits least badly"}, `, formulaOf(first.formula), "."));
-  result.replaceChildren(html("p", { class: "yp-verdict", "data-verdict": answer.verdict }, ...sentence), html("p", {}, more), figure);
+  result.replaceChildren(html("p", { class: "yp-verdict", "data-verdict": answer.verdict }, ...sentence), html("p", {}, more), ...doubts, figure);
   if (first) result.append(table("Best matches, each with its cell strained to fit", ["crystal", "space group", "Niggli cell", "cosine", "explained", "id"], matchRows(answer.matches)));
   else if (!answer.reason) result.append(html("p", {}, "The index has no crystal of exactly these elements."));
   if (answer.systems) {

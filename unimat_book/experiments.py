@@ -15,6 +15,7 @@ from torch import Tensor
 
 from unimat_book.ledger.predictions import load_predictions, save_predictions
 from unimat_book.ledger.ranks import rank_frame
+from unimat_book.smoothing import smoothed_labels
 from unimat_book.statistics import summarize
 from unimat_lib.crystals.table import CrystalTable
 from unimat_lib.datasets.mp_extra import pretraining_pool
@@ -82,6 +83,7 @@ def train_seeds(
     variant: str = "reproduction",
     rows: Tensor | None = None,
     start: Sequence[UniMat | Mapping[str, UniMat]] | None = None,
+    labels: Tensor | None = None,
 ) -> Run:
     """Train one model per seed and predict the test crystals once with each.
 
@@ -104,6 +106,7 @@ def train_seeds(
         start: What each seed starts from. A model of the same description hands over everything,
             any other its encoders and projections; a mapping says for each modality from whose
             encoder. The rest starts from the seed.
+        labels: What each crystal system's label becomes in training, see :func:`.smoothed_labels`.
 
     Raises:
         ValueError: If there is no seed or one comes twice, predictions have no setting, or there is
@@ -127,7 +130,9 @@ def train_seeds(
             torch.cuda.reset_peak_memory_stats(views.device)
         settings = dataclasses.replace(config, seed=seed)
         chosen = train if rows is None else rows
-        fits.append(fit(network, views, train=chosen, val=val, config=settings, run_dir=run_dir))
+        with smoothed_labels(network, labels):
+            one = fit(network, views, train=chosen, val=val, config=settings, run_dir=run_dir)
+        fits.append(one)
         models.append(network)
         if predictions is not None:
             frames.append(predict(network, views, table, test))

@@ -88,6 +88,26 @@ READ_BY_HAND = {
 """What was seen in wrong answers to patterns of the first half, by their place in the sorted list,
 from 1: curve, candidates and cells were looked at on 26 November 2026."""
 
+NETWORK_READ_BY_HAND = {
+    3: "nearly hexagonal: lines of the distortion and of the order do not show",
+    9: "a line and a hump: no symmetry to read",
+    13: "hardly above the noise; unsure itself",
+    16: "grains lie flat: one line outshines all others; the elements mend it",
+    19: "nearly tetragonal, and wide lines: nothing splits",
+    29: "hardly above the noise",
+    31: "more atoms than in any crystal it learned from; the average framework is monoclinic",
+    42: "a toss-up",
+    44: "hardly above the noise; mixed sites",
+    45: "subcell: the superlattice is too weak to see; its own subgroup read",
+    46: "few lines above the noise; the elements mend it",
+    49: "more atoms than in any crystal it learned from",
+    50: "subcell: every second layer of lines is too weak to see",
+    51: "grains lie flat: one line outshines all others",
+    54: "nothing unusual to see",
+}
+"""What was seen where the network reads the wrong crystal system off patterns of the first half, by
+the same places: curve, probabilities and cells were looked at on 27 November 2026."""
+
 KINDS = (
     "right",
     "not in the library",
@@ -193,7 +213,7 @@ def right_rows(labelled: Labelled, library: Library) -> list[int]:
     volume; or the same formula and space group, and a quarter of the volume: theory gets some soft
     crystals that wrong.
     """
-    rows = with_elements(library, _symbols(labelled))
+    rows = with_elements(library, symbols_of(labelled))
     table = library.crystals(rows)
     volume = LatticeVectors.from_parameters(*labelled.lengths, *labelled.angles).volume
     right = []
@@ -251,7 +271,7 @@ def _asked_four_ways(
     rows = {}
     lines = Lines(one.pattern)
     for elements, known in _WAYS:
-        symbols = _symbols(one) if elements else None
+        symbols = symbols_of(one) if elements else None
         without = () if known else frozenset(right)
         listed = search(one.pattern, library, elements=symbols, without=without)
         found = with_witnesses(listed, one.pattern, lines, shipped_reader(), elements=symbols)
@@ -323,7 +343,8 @@ def _system_of_one(
     return place, (system == system_of(group), answer.space_group[0][0] == group)
 
 
-def _symbols(one: Labelled) -> set[str]:
+def symbols_of(one: Labelled) -> set[str]:
+    """Chemical elements of a sample."""
     return {element.symbol for element in Composition(one.formula).elements}
 
 
@@ -356,7 +377,7 @@ def _kind(one: Labelled, answer: Answer, first_right: bool, there: bool) -> str:
     if not there or not answer.phases:
         return "not in the library"
     first = answer.phases[0]
-    if {e.symbol for e in Composition(first.formula).elements} - {"H"} == _symbols(one) - {"H"}:
+    if {e.symbol for e in Composition(first.formula).elements} - {"H"} == symbols_of(one) - {"H"}:
         return "another structure of the same elements"
     larger = abs(
         first.volume / LatticeVectors.from_parameters(*one.lengths, *one.angles).volume - 1
@@ -381,7 +402,7 @@ def baseline(labelled: Sequence[Labelled], library: Library, *, elements: bool) 
     rows = []
     for one in labelled:
         right = right_rows(one, library)
-        among = with_elements(library, _symbols(one)) if elements else None
+        among = with_elements(library, symbols_of(one)) if elements else None
         some = lines if among is None else lines.select(among)
         score = _plain_cosine(one.pattern, some)
         order = torch.argsort(score, descending=True)[:10]

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 
 KEY = re.compile(r"[a-z][a-z0-9_]*")
+MAX_COLUMNS = 6
+"""Of a table on a page: more are cut where a window is no wider than a laptop's."""
 GLUE_PREFIX = "application/papermill.record/"  # MyST-NB's mark for "glued, not shown"
 
 # Set by unimat-book: what belongs into the run folder waits in the staging folder until the run has
@@ -168,6 +170,7 @@ class Recorder:
         *,
         caption: str,
         float_format: str | Mapping[str, str] = ".3f",
+        shown: pd.DataFrame | None = None,
     ) -> None:
         """Record a table and glue it as a numbered MyST table.
 
@@ -180,20 +183,25 @@ class Recorder:
             caption: One or two sentences, MyST markup allowed.
             float_format: One format specification for all columns of floats, or one per column
                 (others get ``.3f``). Missing values are shown as a dash.
+            shown: What the page shows in place of a frame with many columns, see
+                :func:`unimat_book.tables.stacked`; the frame is what the files hold.
 
         Raises:
-            ValueError: If the frame is empty, a value is infinite, or the key is malformed or used.
+            ValueError: If the frame is empty, a value is infinite, the key is malformed or used, or
+                the page would show more than six columns.
         """
         if not len(frame) or not len(frame.columns):
             raise ValueError(f"table {key!r} has no rows or no columns: there is nothing to show.")
-        if any(frame.index.names):
-            frame = frame.reset_index()
-        columns = [str(column) for column in frame.columns]
-        rows = [
-            [_cell(key, column, value) for column, value in zip(columns, row, strict=True)]
-            for row in frame.itertuples(index=False, name=None)
-        ]
-        self._store(key, [dict(zip(columns, row, strict=True)) for row in rows])
+        columns, rows = _rows(key, frame)
+        recorded = [dict(zip(columns, row, strict=True)) for row in rows]
+        if shown is not None:
+            columns, rows = _rows(key, shown)
+        if len(columns) > MAX_COLUMNS:
+            raise ValueError(
+                f"table {key!r} shows {len(columns)} columns, a page has room for {MAX_COLUMNS}: "
+                "merge some into a frame `shown` (unimat_book.tables.stacked), or split the table."
+            )
+        self._store(key, recorded)
         markdown = _markdown_table(columns, rows, float_format)
         label = f"tab-{key.replace('_', '-')}"
         text = f"```{{table}} {' '.join(caption.split())}\n:name: {label}\n\n{markdown}\n```\n"
@@ -212,6 +220,11 @@ class Recorder:
         text = json.dumps(self._recorded, **form)
         with replacing(self.path) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def plural(number: int, thing: str) -> str:
+    """``1 seed``, ``5 seeds``."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
 def data_note(provenance: Mapping[str, Any]) -> Markdown:
@@ -256,6 +269,18 @@ def _plain(key: str, value: Any) -> Any:
     if not math.isfinite(value):
         raise ValueError(f"{key} is {value}: only finite numbers are published. Find out why.")
     return value
+
+
+def _rows(key: str, frame: pd.DataFrame) -> tuple[list[str], list[list[Any]]]:
+    """Names of the columns, a named index first, and plain values by row."""
+    if any(frame.index.names):
+        frame = frame.reset_index()
+    columns = [str(column) for column in frame.columns]
+    rows = [
+        [_cell(key, column, value) for column, value in zip(columns, row, strict=True)]
+        for row in frame.itertuples(index=False, name=None)
+    ]
+    return columns, rows
 
 
 def _cell(key: str, column: str, value: Any) -> Any:

@@ -94,18 +94,22 @@ def loss_table(accuracy: pd.DataFrame) -> pd.DataFrame:
 
 
 def agreement(check: pd.DataFrame) -> pd.DataFrame:
-    """How far the losses of several GPUs are from those of one, relative.
+    """How far the losses of several GPUs, or of one for a second time, are from those of one.
 
     Returns:
-        Columns ``setting``, ``gpus``, ``steps``, ``first`` (in the first step) and ``largest``.
+        Columns ``setting``, ``gpus``, ``steps``, and relative: ``first`` (in the first step) and
+        ``largest``.
     """
-    losses = check.set_index(["setting", "gpus"])["losses"]
+    ones: dict[str, np.ndarray] = {}
     rows = []
-    for (name, gpus), values in losses.items():
-        if gpus > 1:
-            one = np.array(losses[name, 1])
-            apart = np.abs(np.array(values) - one) / np.abs(one)  # [steps]
-            rows.append((name, gpus, len(apart), apart[0], apart.max()))
+    for name, gpus, losses in check.sort_values("gpus", kind="stable")[
+        ["setting", "gpus", "losses"]
+    ].itertuples(index=False):
+        if gpus == 1 and name not in ones:
+            ones[name] = np.array(losses)
+            continue
+        apart = np.abs(np.array(losses) - ones[name]) / np.abs(ones[name])  # [steps]
+        rows.append((name, gpus, len(apart), apart[0], apart.max()))
     return pd.DataFrame(rows, columns=["setting", "gpus", "steps", "first", "largest"])
 
 

@@ -1,5 +1,6 @@
 """Runs and errors frames in, the tables that several chapters print out."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -88,6 +89,19 @@ def worst_table(frames: Sequence[pd.DataFrame], table: CrystalTable, *, n: int =
             "mean error (Å)": error[order],
         }
     )
+
+
+def stacked(frame: pd.DataFrame, above: str, below: str) -> list[str]:
+    """Cells for a page: some columns of a row in one, the second text under the first, small.
+
+    Args:
+        frame: The whole table.
+        above: What stands first, with columns in braces: ``"{n:,}"``. (Names of columns may have
+            no colon, dot or bracket then.)
+        below: The same for the small print. A missing number becomes a dash.
+    """
+    text = f"{above}<br><small>{below}</small>"
+    return [re.sub(r"\bnan\b", "–", text.format_map(row)) for row in frame.to_dict("records")]
 
 
 def means(run: Run) -> dict[str, float]:

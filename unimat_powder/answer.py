@@ -14,7 +14,9 @@ import gemmi
 import numpy as np
 
 from unimat_lib.crystals.table import CRYSTAL_SYSTEMS, LAST_SPACE_GROUP
-from unimat_powder.index.symmetry import cell_matrix, conventional_cell
+from unimat_powder.index.observed import Observed
+from unimat_powder.index.standard_errors import RefinedCell, refined_cell
+from unimat_powder.index.symmetry import cell_matrix, conventional_cell, more_symmetric
 from unimat_powder.pattern import Pattern
 
 _T = TypeVar("_T")
@@ -121,6 +123,12 @@ class Cell:
     source: str = "library"
     lattice: str = "aP"  # Pearson's letters, such as tP or mC, as its crystal system has it
     conventional: tuple[float, ...] = ()  # a, b, c (angstrom), alpha, beta, gamma of that lattice
+    metrically: str = ""  # lattice system of the bare metric, where that is another
+
+    @property
+    def letters(self) -> str:
+        """Those of the lattice, and what the metric is where it has more symmetry."""
+        return f"{self.lattice} (metrically {self.metrically})" if self.metrically else self.lattice
 
     @property
     def conventional_volume(self) -> float:
@@ -149,6 +157,7 @@ class Answer:
     elements: Sequence[str] = ()  # the crystal was said to consist of exactly these
     formula: str = ""  # as it was understood, where one was given
     curves: Curves | None = None
+    refined: RefinedCell | None = None  # the first cell on the pattern's lines, with errors
     error: str | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -158,11 +167,18 @@ class Answer:
         are both right. What each other probability says is in :data:`PERCENTAGES`. A cell has
         ``a`` to ``gamma`` of the primitive Niggli cell and, in ``conventional``, those of the
         conventional one, whose ``lattice`` is one of aP, mP, mC, oP, oC, oI, oF, tP, tI, hP, hR,
-        cP, cI, cF; ``volume`` is of the cell that it stands with.
+        cP, cI, cF; ``volume`` is of the cell that it stands with. Where the crystal system leaves
+        a lattice less symmetry than its numbers have, ``metrically`` says theirs: ``"cubic"``.
 
         Without ``cells`` nothing is known of the crystal: systems and space groups are then as
         frequent as in the library. ``elements``, ``formula`` and ``second_phase`` are there only
         where they say something; a file without an answer has ``file`` and ``error`` alone.
+
+        ``refined`` is the first cell in its conventional form, refined to the lines within its
+        lattice: ``errors`` are standard errors, ``null`` of what symmetry fixes (and as a whole
+        where ``why`` says why there are none). ``lines`` has each observed line with ``hkl``, the
+        angle ``computed`` from that refined cell and the ``difference``, degrees; these are
+        ``null`` of a line that it does not explain.
         """
         if self.error is not None:
             return {"file": self.file, "error": self.error}
@@ -181,6 +197,9 @@ class Answer:
             "phases": [_phase_json(match) for match in self.phases],
             "warnings": list(self.warnings),
         }
+        if self.refined is not None:
+            answer["refined"] = self.refined.to_json()
+            answer["lines"] = self.refined.lines_json()
         if self.elements:
             answer["elements"] = list(self.elements)
         if self.formula:
@@ -211,10 +230,17 @@ class Answer:
     @property
     def _doubt_text(self) -> str:
         """What is to be said where no phase with the cell of the verdict is likely."""
-        if not self.elements:
+        given = "formula" if self.formula else "elements" if self.elements else ""
+        check = f": check the {given}" if given else ""
+        if self.phases and (first := self.phases[0]).probability >= UNLIKELY:
+            what = f"{first.formula} ({symbol_of(first.space_group)}, {percent(first.probability)})"
+            return (
+                f"but the likeliest phase, {what}, has another cell or crystal system, and one of "
+                f"the two is wrong{check}"
+            )
+        if not given:
             return "which crystal is not known: none of the library with this cell is likely"
-        given = "formula" if self.formula else "elements"
-        return f"but no crystal of the {given} given with this cell is likely: check the {given}"
+        return f"but no crystal of the {given} given with this cell is likely{check}"
 
     def agrees(self, phase: Match) -> bool:
         """Whether a phase has the system and, by its volume, the cell that the verdict is about."""
@@ -253,6 +279,8 @@ class Answer:
         if self.cells:  # else the shares are the library's, and say nothing of the sample
             systems = ", ".join(f"{name} {percent(p)}" for name, p in likely)
             lines += [f"  crystal system  {systems}", *_cell_lines(self.cells[0])]
+        if self.cells and self.refined is not None:
+            lines += [f"{'':18}{text}" for text in self.refined.texts()]
         lines += _phase_lines(self.phases)
         if self.second_phase:
             lines += ["  perhaps a second phase, in what the first one leaves"]
@@ -267,6 +295,7 @@ def make_answer(
     *,
     file: str,
     prior: np.ndarray,
+    observed: Observed | None = None,
     warnings: Sequence[str] = (),
     elements: Sequence[str] = (),
     formula: str = "",
@@ -282,6 +311,7 @@ def make_answer(
         pattern: The measurement.
         file: Name to call it by.
         prior: ``[230]`` probabilities of the space groups, see :func:`space_group_prior`.
+        observed: Lines of the pattern, which the first cell is refined to.
         warnings: What is to be said about the measurement or the library.
         elements: Symbols that the crystal was said to consist of.
         formula: Formula that was given, as it was understood.
@@ -293,6 +323,10 @@ def make_answer(
     systems = np.split(groups, LAST_SPACE_GROUP[:-1])
     order = np.argsort(-groups, kind="stable")[:MOST]
     second = tuple(result.second_phase or ())[:MOST]
+    cells = _merged_cells(lattices)
+    refined = None
+    if observed is not None and cells:
+        refined = refined_cell(cells[0].lattice, np.array(cells[0].conventional), observed)
     said = [*pattern.notes, *warnings, *result.warnings]
     if matches:
         said += matches[0].warnings
@@ -309,13 +343,14 @@ def make_answer(
         probability=sure,
         crystal_system=dict(zip(CRYSTAL_SYSTEMS, (float(p.sum()) for p in systems), strict=True)),
         space_group=tuple((int(i) + 1, float(groups[i])) for i in order if groups[i] > 0),
-        cells=_merged_cells(lattices),
+        cells=cells,
         phases=tuple(matches),
         second_phase=second,
         warnings=tuple(dict.fromkeys(said)),
         elements=tuple(elements),
         formula=formula,
         curves=result.curves or Curves(pattern.two_theta.numpy(), pattern.intensity.numpy()),
+        refined=refined,
     )
 
 
@@ -368,7 +403,7 @@ def printable(text: str) -> str:
 def _cell_lines(cell: Cell) -> list[str]:
     """A cell in its conventional form and, where that is another, as the Niggli cell."""
     niggli = (*cell.lengths, *cell.angles)
-    likely = f"{cell.lattice}, probability {percent(cell.probability)}"
+    likely = f"{cell.letters}, probability {percent(cell.probability)}"
     size = f"cell of {cell.volume:.2f} cubic angstrom"
     if np.allclose(niggli, cell.conventional, rtol=0, atol=5e-5):
         rows = [_numbers_text(niggli), f"conventional and Niggli {size}, {likely}"]
@@ -468,7 +503,8 @@ def _merged_cells(lattices: Sequence[Lattice]) -> tuple[Cell, ...]:
 
 
 def _cell(lattice: Lattice, probability: float) -> Cell:
-    letters, cell = conventional_cell(np.array([*lattice.lengths, *lattice.angles]), lattice.system)
+    niggli = np.array([*lattice.lengths, *lattice.angles])
+    letters, cell = conventional_cell(niggli, lattice.system)
     return Cell(
         lengths=lattice.lengths,
         angles=lattice.angles,
@@ -478,6 +514,7 @@ def _cell(lattice: Lattice, probability: float) -> Cell:
         source=lattice.source,
         lattice=letters,
         conventional=tuple(cell.tolist()),
+        metrically=more_symmetric(niggli, letters),
     )
 
 
@@ -539,7 +576,7 @@ def _cell_json(cell: Cell) -> dict[str, Any]:
         "from": cell.source,
         "lattice": cell.lattice,
         "conventional": _parameters(cell.conventional, cell.conventional_volume),
-    }
+    } | ({"metrically": cell.metrically} if cell.metrically else {})
 
 
 def _parameters(cell: Sequence[float], volume: float) -> dict[str, float | None]:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _WAVELENGTHS = (0.01, 100.0)  # angstrom, as of a Pattern, whose import takes seconds
 _SMALLEST, _LARGEST = 0.5, 25.0  # angstrom: distances of lattice planes that a search compares
 _LIKELY_NONE = 0.7  # probability that none fits, above which the elements may be wrong
+_BELOW = 0.9  # share of negative intensities, above which a constant was subtracted
 _FEW = 1000  # crystals; of a smaller library every answer says how small it is
 _INTERRUPTED, _BROKEN_PIPE = 130, 141  # exit codes, as a shell gives them to SIGINT and SIGPIPE
 
@@ -326,16 +327,18 @@ def _answer(source: "str | Path | Pattern", number: int, ready: _Ready) -> "Answ
     file = os.fspath(source) if named else f"pattern {number}"
     question = ready.question
     try:
-        pattern = _within_reach(_pattern(source, question.wavelength))
+        pattern = _lifted(_within_reach(_pattern(source, question.wavelength)))
         result = search(pattern, ready.library, elements=question.elements, formula=ready.formula)
         lines = find_lines(pattern)
         told = {"elements": question.elements, "formula": ready.formula}
-        result = with_witnesses(result, pattern, Lines(pattern, lines), shipped_reader(), **told)
+        seen = Lines(pattern, lines)
+        result = with_witnesses(result, pattern, seen, shipped_reader(), **told)
         return make_answer(
             result,
             pattern,
             file=file,
             prior=ready.prior,
+            observed=seen.observed,
             warnings=[
                 *pattern_warnings(pattern, lines),
                 *_hints(result, question),
@@ -383,6 +386,21 @@ def _within_reach(pattern: "Pattern") -> "Pattern":
         uncertainty=None if uncertainty is None else uncertainty[inside],
         notes=(*pattern.notes, f"points beyond d = {_SMALLEST:g} angstrom were left out"),
     )
+
+
+def _lifted(pattern: "Pattern") -> "Pattern":
+    """A pattern whose background lies below zero, as a whole moved up until it does not."""
+    import numpy as np
+
+    counts = pattern.intensity.numpy()
+    if np.quantile(counts, _BELOW) >= 0:
+        return pattern
+    lowest = float(np.quantile(counts, 1 - _BELOW))
+    said = (
+        f"nine tenths of the intensities are negative, as if a constant had been subtracted: all "
+        f"were raised by {-lowest:.5g}"
+    )
+    return replace(pattern, intensity=pattern.intensity - lowest, notes=(*pattern.notes, said))
 
 
 def _hints(result: "SearchResult", question: _Question) -> list[str]:

@@ -26,6 +26,7 @@ from unimat_powder.answer import (
     printable,
     symbol_parts,
 )
+from unimat_powder.index.standard_errors import RefinedCell
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -112,7 +113,8 @@ def write_page(answer: Answer, path: Path) -> None:
             _phase_table(answer.second_phase),
         ]
     if answer.cells:  # else nothing is known of the crystal
-        parts += [_cell_section(answer.cells), _class_section(answer)]
+        parts += [_cell_section(answer.cells), _refined_section(answer.refined)]
+        parts += [_class_section(answer)]
     parts += [
         "<h2>What was given</h2>",
         f"<p>Wavelength: {_text(answer.wavelength_text)}.<br>",
@@ -263,7 +265,7 @@ def _headline(answer: Answer) -> str:
         return f'<p class="best">No confident answer</p><p>{words}</p>'
     cell = answer.cells[0]
     edges = " × ".join(f"{x:.3f}" for x in cell.conventional[:3])
-    line = f"{answer.system.capitalize()} <small>{cell.lattice} {edges} Å</small>"
+    line = f"{answer.system.capitalize()} <small>{cell.letters} {edges} Å</small>"
     for best in answer.phases[:1]:  # else the cell is known, but not which crystal has it
         if best.probability >= TENTATIVE and answer.agrees(best):
             line = f"{_formula(best.formula)} <small>{_group(best.space_group)}</small>"
@@ -309,7 +311,7 @@ def _cell_section(cells: Sequence[Cell]) -> str:
     for cell in cells:
         niggli = (*cell.lengths, *cell.angles)
         for start, letters, numbers, volume in (
-            (_bar(cell.probability), cell.lattice, cell.conventional, cell.conventional_volume),
+            (_bar(cell.probability), cell.letters, cell.conventional, cell.conventional_volume),
             ("", "Niggli", niggli, cell.volume),
         ):
             values = [start, letters, *(f"{x:.4f}" for x in numbers[:3])]
@@ -323,6 +325,31 @@ def _cell_section(cells: Sequence[Cell]) -> str:
     )
     meaning = _meaning("cell")
     return f'<h2>Cells</h2>{_table(head, rows)}{meaning}<p class="muted">{note}</p>'
+
+
+def _refined_section(refined: RefinedCell | None) -> str:
+    """The first cell with its standard errors, and what it makes of each line."""
+    if refined is None:
+        return ""
+    said = "<br>".join(_text(text) for text in refined.texts())
+    head = ("line", "h k l", "2θ observed", "2θ computed", "difference", "intensity")
+    rows = []
+    for number, line in enumerate(refined.lines, 1):
+        cells = ["<b>not explained</b>", f"{line.two_theta:.4f}", "–", "–"]
+        if line.hkl is not None and line.computed is not None:
+            off = line.two_theta - line.computed
+            cells = [" ".join(map(str, line.hkl)), f"{line.two_theta:.4f}"]
+            cells += [f"{line.computed:.4f}", f"{off:+.4f}".replace("-", "−")]
+        cells = [f"{number}", *cells, f"{100 * line.share:.1f}"]
+        rows.append(f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
+    note = (
+        "The first cell in its conventional form, refined to these lines within its lattice; "
+        "angles in degrees, zero shift and displacement within the computed ones, intensities in "
+        "per cent of the strongest line's. At most the forty lowest lines are compared. Errors and "
+        "indices hold if the cell and its lattice are right."
+    )
+    lines = _table(head, rows) if rows else ""
+    return f'<h2>Lines of the first cell</h2><p>{said}</p>{lines}<p class="muted">{note}</p>'
 
 
 def _meaning(name: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import gemmi
 import numpy as np
 import pytest
+from case_patterns import case_patterns
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from node_process import needs_node, node
@@ -97,7 +98,7 @@ def test_examples_are_read_alike(exported: Path) -> None:
 
 
 def test_hard_files_are_read_alike_or_refused() -> None:
-    files = sorted((ROOT / "tests/cases/patterns").glob("*"))
+    files = sorted(case_patterns().iterdir())
     assert compare([path for path in files if path.suffix != ".xrdml"]) >= 5
 
 

@@ -11,6 +11,8 @@ from urllib.parse import unquote, urldefrag, urlsplit
 import pytest
 from bare_page import ROOT
 
+from unimat_book.record import MAX_COLUMNS
+
 HTML = ROOT / "_build/quick/book/_build/html"
 PAGES = sorted(str(p.relative_to(HTML)) for k in ("*.html", "[ct]*/*.html") for p in HTML.glob(k))
 READING = "chapters/your_pattern.html"
@@ -129,6 +131,15 @@ def test_pages_are_without_error_and_lead_somewhere(browser, book: str) -> None:
                 wrong.append(f"{page}: a picture without words: {source} {alt!r}")
     tab.close()
     assert wrong == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_table_has_more_than_six_columns(page: str) -> None:
+    text = (HTML / page).read_text("utf-8")
+    for table in re.findall(r"<table\b.*?</table>", text, re.DOTALL):
+        rows = re.findall(r"<tr\b.*?</tr>", table, re.DOTALL)
+        widest = max((len(re.findall(r"<t[hd]\b", row)) for row in rows), default=0)
+        assert widest <= MAX_COLUMNS, f"{page}: {widest} columns: {table[:300]}"
 
 
 @in_chromium

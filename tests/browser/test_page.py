@@ -110,6 +110,19 @@ def test_a_tube_names_its_wavelength(page: Page, exported: Path) -> None:
     page.tab.locator("#yp-wavelength").fill("")
 
 
+def test_a_short_scan_with_few_peaks_is_doubted(page: Page, exported: Path) -> None:
+    whole = (exported / "examples/rutile.xy").read_text().splitlines(keepends=True)
+    page.choose("whole.xy", "".join(whole))
+    page.answered("whole.xy")
+    assert page.tab.locator(".yp-doubt").count() == 0
+    short = [x for x in whole if x.startswith("#") or 20 <= float(x.split()[0]) <= 38]
+    page.choose("short.xy", "".join(short))
+    page.answered("short.xy")
+    said = page.tab.locator(".yp-doubt").all_inner_texts()
+    assert [text.split()[0] for text in said] == ["Short", "Few"]
+    assert "20.0 to 38.0 degrees" in said[0] and "3 stand out of the noise" in said[1]
+
+
 def test_an_answer_is_gone_while_another_file_is_read(page: Page, exported: Path) -> None:
     page.choose("first.xy", (exported / "examples/rutile.xy").read_bytes())
     page.answered("first.xy")

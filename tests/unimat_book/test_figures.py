@@ -45,6 +45,7 @@ from unimat_book.figures.patterns import (
     plot_three_views,
 )
 from unimat_book.figures.sketches import (
+    plot_basis_functions,
     plot_bragg_law,
     plot_contrastive_diagram,
     plot_fusion_diagram,
@@ -148,6 +149,7 @@ PLOTS: dict[str, Callable[[], Figure]] = {
         *worked(), TWO_THETA, bumps(1), peaks=np.array([27.4, 36.1, 54.3])
     ),
     "niggli_cells": plot_niggli_cells,
+    "basis_functions": lambda: plot_basis_functions(cutoff=5.0),
     "magpie_features": lambda: plot_magpie_features(
         RNG.normal(size=20), [f"MagpieData mean {k}" for k in range(20)]
     ),
@@ -204,7 +206,7 @@ def test_figure_is_labelled_and_small(drawn: tuple[str, Figure]) -> None:
     if name in PLOTS:
         labels = [axes.get_xlabel() for axes in figure.axes if axes.get_visible()]
         assert any(labels), f"{name} has no labelled horizontal axis"
-    data = figure._repr_png_()
+    data = figure.png()
     assert data.startswith(b"\x89PNG")
     assert len(data) < 120_000, f"{name} weighs {len(data)} bytes"
     width, _ = figure.get_size_inches()
@@ -216,7 +218,7 @@ def test_importing_and_drawing_leaves_pyplot_alone() -> None:
     code = (
         "import matplotlib as mpl; before = dict(mpl.rcParams); import numpy as np;"
         "from unimat_book.figures.errors import plot_confusion;"
-        "plot_confusion({'a': np.eye(7, dtype=int)})._repr_png_();"
+        "plot_confusion({'a': np.eye(7, dtype=int)})._repr_mimebundle_();"
         "assert dict(mpl.rcParams) == before;"
         "import matplotlib.pyplot as plt; assert plt.get_fignums() == []"
     )

@@ -17,6 +17,7 @@ from unimat_book.chapters.measured_patterns import (
     halves_table,
     labelled_patterns,
     main_table,
+    network_failures_table,
     open_library,
     reliability,
     search_all,
@@ -38,6 +39,7 @@ from unimat_book.ledger.measured import (
 )
 from unimat_book.measured import (
     KINDS,
+    NETWORK_READ_BY_HAND,
     READ_BY_HAND,
     Labelled,
     bare_formula,
@@ -48,8 +50,11 @@ from unimat_book.measured import (
     simulated_measurements,
 )
 from unimat_book.record import project_root
+from unimat_lib.crystals.table import CRYSTAL_SYSTEMS
 from unimat_powder.answer import Cell
+from unimat_powder.network.predict import read_pattern
 from unimat_powder.pattern import Pattern
+from unimat_powder.witnesses import shipped_reader
 
 RESULTS = project_root() / "data/results"
 PATTERN = Pattern(torch.linspace(5, 90, 100, dtype=torch.float64), torch.ones(100).double())
@@ -292,8 +297,28 @@ def test_failures_come_from_the_first_half_only_the_surest_first():
     assert len(failures_table(frame_of(rank=[0, 0]), {}, number=10)) == 1
 
 
+def test_what_the_network_reads_wrongly_is_listed(library):
+    """It is asked again, so that what the page says of it is what it says."""
+    labelled = simulated_measurements(library, 2, seed=0)
+    labelled += [labelled[0]] * (FIRST_HALF - 1)  # one in the second half
+    right = [True, False] + [True] * (FIRST_HALF - 2) + [False]
+    outcomes = outcomes_of(network_system=right)
+    told = "measured_elements", "ours"
+    outcomes[told] = outcomes[told].assign(network_system=True)
+    table, facts = network_failures_table(labelled, outcomes, {2: "seen"})
+    assert table["pattern"].tolist() == [2] and table["read by hand"].tolist() == ["seen"]
+    assert table["with the elements"].tolist() == ["right"]
+    reading = read_pattern(shipped_reader(), labelled[1].pattern)
+    said = CRYSTAL_SYSTEMS[reading.system.argmax()]
+    assert table["pattern alone"][0] == f"{said}, {100 * reading.system.max():.0f} %"
+    assert facts["num_misread"] == 1
+    assert facts["misread_middle"] == pytest.approx(100 * reading.system.max())
+    table, facts = network_failures_table(labelled, outcomes_of(network_system=[True]), {})
+    assert len(table) == 1 and np.isnan(facts["misread_middle"])
+
+
 def test_what_was_read_by_hand_may_be_looked_at():
-    assert set(READ_BY_HAND) <= set(range(1, FIRST_HALF + 1))
+    assert set(READ_BY_HAND) | set(NETWORK_READ_BY_HAND) <= set(range(1, FIRST_HALF + 1))
     assert len(READ_BY_HAND) >= 10
 
 

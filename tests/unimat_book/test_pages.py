@@ -149,7 +149,6 @@ def test_chapter_is_whole(chapter) -> None:
     assert first.cell_type == "markdown"
     assert re.match(r"(\([\w-]+\)=\n)?# \S", first.source), "a title comes first"
     assert "run_dir" in chapter.parameters
-    assert len(re.findall(r"^`{3,}\{exercise\}", source, flags=re.M)) >= 2
     assert "assert " in source, "no visible sanity check"
     for number, cell in enumerate(chapter.notebook.cells):
         figure = cell.metadata.get("mystnb", {}).get("figure")
@@ -158,6 +157,52 @@ def test_chapter_is_whole(chapter) -> None:
             assert len(figure["caption"].split()) >= 4, f"cell {number}: say what is seen"
             alt = cell.metadata["mystnb"].get("image", {}).get("alt", "")
             assert len(alt.split()) >= 4, f"cell {number}: a figure needs an alt text"
+
+
+@each_chapter
+def test_questions_and_exercises_have_answers(chapter) -> None:
+    source = chapter.path.read_text("utf-8")
+    before, questions = source.split("\n## Check yourself\n")
+    questions, exercises = questions.split("\n## Exercises\n")
+    asked = re.findall(
+        r"^:::\{admonition\} (\d)\. .*\?.*\n:class: dropdown question$", questions, re.M
+    )
+    assert asked == list("12345")
+    tasks = re.findall(r"^```\{exercise\} .+\n:label: ex-([\w-]+)$", exercises, re.M)
+    answered = re.findall(r"^`{3,4}\{solution(?:-start)?\} ex-([\w-]+)$", exercises, re.M)
+    assert 5 <= len(tasks) <= 6 and answered == tasks
+    titles = re.findall(r"^```\{exercise\} (.+)$", exercises, re.M)
+    assert any(title.startswith("Change the ") for title in titles), "one changes a model"
+    assert "my_file" in exercises, "one takes the reader's own file"
+    assert "```{exercise}" not in before + questions
+
+
+@each_chapter
+def test_answers_that_are_code_are_run_and_folded(chapter) -> None:
+    source = chapter.path.read_text("utf-8")
+    assert "```python" not in source.split("\n## Exercises\n")[1], "an answer that nobody has run"
+    tagged = r"^```\{code-cell\} ipython3\n:tags: \[answer\]$"
+    inside = sum(len(re.findall(tagged, part, re.M)) for part in GATED.findall(source))
+    assert inside == len(re.findall(tagged, source, re.M)) >= 3
+    for part in GATED.findall(source):
+        assert part.count("{code-cell}") == len(re.findall(tagged, part, re.M))
+
+
+@each_chapter
+def test_chapter_opens_with_result_figure_and_three_linked_takeaways(chapter) -> None:
+    source = chapter.path.read_text("utf-8").split("---\n", 2)[-1]
+    opening = source.split("\n| Reads |")[0]
+    result = re.search(r"^# .+\n\n\*\*(.+?)\*\*$", opening, re.M | re.S)
+    assert result and "{glue:text}" in result[1], "the result comes first, with its number"
+    assert opening.count("    name: fig-") == 1, "then a figure"
+    box = re.search(
+        r"^:::\{admonition\} Key takeaways\n:class: takeaways\n(.*?)^:::$", opening, re.M | re.S
+    )
+    points = re.findall(r"^- .+$", box[1], re.M)
+    assert 3 <= len(points) <= 5
+    assert sum(bool(re.search(r"\{(?:ref|numref|eq|doc)\}", point)) for point in points) >= 3
+    (parameters,) = [c for c in chapter.notebook.cells if is_parameters(c)]
+    assert folded(parameters), "parameters stand in nobody's way"
 
 
 def test_launch_buttons_open_real_files() -> None:
@@ -263,6 +308,34 @@ def test_every_reference_leads_to_a_label() -> None:
     for name, text in texts.items():
         found = re.findall(r"\{(?:ref|numref|eq)\}`(?:[^`<]*<)?([\w-]+)>?`", text)
         assert set(found) <= labels, f"{name}: {sorted(set(found) - labels)}"
+
+
+SIDES = re.compile(
+    r"\b(?:on|to|from) the (?:left|right)\b|\((?:left|right)\b|(?:^|[.;:] )(?:left|right)[,:]"
+    r"|\b(?:left|right|upper|lower|top|bottom)(?:-hand)? (?:panel|column|half|plot|picture)",
+    re.IGNORECASE,
+)
+"""Words for a place beside another; on a telephone panels stand one below the other."""
+
+
+def of_figures(text: str) -> list[str]:
+    """Captions and alternative texts of figures, and paragraphs that name one."""
+    found = re.findall(r"^ *:?(?:caption|alt): (?:\|\n)?(.*(?:\n {6}.*)*)", text, flags=re.M)
+    return found + [part for part in without_code(text).split("\n\n") if "{numref}`fig-" in part]
+
+
+@each_page
+def test_panels_have_names_and_no_sides(page: Path) -> None:
+    for text in of_figures(page.read_text("utf-8")):
+        assert not SIDES.search(text), f"{page.name}: a title, not a side: {text}"
+
+
+@pytest.mark.parametrize(
+    "text", ["Left, a cell; right, a line.", "A (left) and B.", "To the right"]
+)
+def test_sides_are_found(text: str) -> None:
+    page = f"  figure:\n    caption: |\n      First.\n      {text}\n  image:\n    alt: {text}\n"
+    assert len([part for part in of_figures(page) if SIDES.search(part)]) == 2
 
 
 def test_glossary_has_every_term_that_is_asked_for() -> None:

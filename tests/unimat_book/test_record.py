@@ -20,10 +20,12 @@ from unimat_book.record import (
     Recorder,
     chapter_results,
     data_note,
+    plural,
     product,
     project_root,
     require_file,
 )
+from unimat_book.tables import stacked
 from unimat_lib.files import file_hash
 
 
@@ -130,6 +132,28 @@ def test_tables(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         rec.table("empty", frame[:0], caption="x")
     with pytest.raises(ValueError, match=r"bad\[MAE\] is inf"):
         rec.table("bad", frame.replace(0.5, np.inf), caption="x")
+
+
+def test_a_page_shows_six_columns_and_a_file_holds_all(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    glued = {}
+    monkeypatch.setattr("unimat_book.record._glue", lambda key, bundle: glued.update({key: bundle}))
+    frame = pd.DataFrame({name: [1.25, np.nan] for name in "abcdefg"}).assign(name=["nan", "x"])
+    rec = Recorder("01_x", "data")
+    with pytest.raises(ValueError, match="shows 8 columns, a page has room for 6"):
+        rec.table("wide", frame, caption="x")
+    shown = pd.DataFrame({"name": frame["name"], "a, b": stacked(frame, "{a:.1f}", "b = {b:.2f}")})
+    rec.table("wide", frame, shown=shown, caption="x")
+    assert glued["wide"]["text/markdown"].splitlines()[3:7] == [
+        *("| name | a, b |", "| :--- | :--- |"),
+        *("| nan | 1.2<br><small>b = 1.25</small> |", "| x | –<br><small>b = –</small> |"),
+    ]
+    assert set(chapter_results("01_x", "data")["wide"][0]) == {*"abcdefg", "name"}
+
+
+def test_a_number_of_things() -> None:
+    assert plural(1, "seed") == "1 seed" and plural(1200, "seed") == "1,200 seeds"
 
 
 @pytest.fixture

@@ -92,7 +92,7 @@ def test_independent_chapters_of_a_book_run_at_once(root: Path, tool: Tool, monk
 
 def test_what_was_true_when_a_run_began_counts(published: Path, tool: Tool, monkeypatch) -> None:
     """The table and the code may change while it lasts: the stamp must not name the new ones."""
-    run_cells = execute._execute
+    run_cells = execute.execute_cells
 
     def edited_meanwhile(*args):
         notebook = run_cells(*args)
@@ -100,7 +100,7 @@ def test_what_was_true_when_a_run_began_counts(published: Path, tool: Tool, monk
         edit(published / "unimat_toy/base.py", "2 *", "3 *")
         return notebook
 
-    monkeypatch.setattr(execute, "_execute", edited_meanwhile)
+    monkeypatch.setattr(execute, "execute_cells", edited_meanwhile)
     assert tool("run", "01", "--profile", "full").returncode == 0
     checked = tool("check").stdout
     assert "the table of toys is toys-new.parquet now, was toys-0123.parquet" in checked
@@ -148,6 +148,27 @@ def test_a_pending_chapter_says_so_on_its_page(published: Path, tool: Tool) -> N
     staged = stage(Book(published), "full")
     assert "The machine is being repaired." in (staged / "chapters/01_first.ipynb").read_text()
     assert "repaired" not in (published / "chapters/01_first.ipynb").read_text()
+
+
+def test_only_harmless_warnings_are_kept_from_a_page(root: Path, tool: Tool) -> None:
+    edit(
+        root / "chapters/src/01_first.md",
+        'rec = Recorder("01_first", run_dir)\n',
+        """import warnings
+
+import numpy as np
+import torch
+
+column = np.arange(3)
+column.flags.writeable = False  # as pandas hands out its columns
+torch.from_numpy(column)
+if mode == "good":
+    warnings.warn("what matters", stacklevel=1)
+rec = Recorder("01_first", run_dir)
+""",
+    )
+    assert "wrote to stderr" in tool("run", "01").stdout
+    assert "wrote to stderr" not in tool("run", "01", "--set", "mode=quiet").stdout
 
 
 def full_disk(*args, **kwargs):

@@ -13,7 +13,11 @@ from unimat_book.run.plain_yaml import BookError
 
 
 def side_by_side(
-    folder: Path, waits: dict[str, set[str]], scripts: dict[str, str], jobs: int = 2
+    folder: Path,
+    waits: dict[str, set[str]],
+    scripts: dict[str, str],
+    jobs: int = 2,
+    ahead_of: dict[str, str] | None = None,
 ) -> list[str]:
     """Run small Python scripts in place of chapters; each leaves a file of its name at its end.
 
@@ -27,7 +31,7 @@ def side_by_side(
         script = f"{scripts.get(name, '')}\nopen({name!r}, 'w').close()"
         return [sys.executable, "-c", f"import os, sys, time\nos.chdir({str(folder)!r})\n{script}"]
 
-    run_side_by_side(waits, command, jobs=jobs, environment=os.environ)
+    run_side_by_side(waits, command, environments=[os.environ] * jobs, ahead_of=ahead_of)
     return started
 
 
@@ -61,6 +65,34 @@ def test_after_a_failure_running_chapters_finish_and_no_other_begins(tmp_path: P
     with pytest.raises(BookError, match=r"failed: a \(see above\); not run: c, d"):
         side_by_side(tmp_path, waits, scripts)
     assert {path.name for path in tmp_path.iterdir()} == {"process", "b"}
+
+
+def test_parts_ahead_take_what_chapters_leave_and_end_with_their_chapter(tmp_path: Path) -> None:
+    until = "while not os.path.exists({!r}): time.sleep(0.01)"
+    waits = {"a": set(), "b": {"a"}, "a 1": set(), "a 2": set(), "b 1": {"a"}}
+    ahead_of = {"a 1": "a", "a 2": "a", "b 1": "b"}
+    scripts = {"a": until.format("a 1"), "a 1": "", "b": until.format("b 1")}
+    scripts["a 2"] = "assert not os.path.exists('b'), 'begun after all'"
+    side_by_side(tmp_path, waits, scripts, ahead_of=ahead_of)
+    assert {"a", "a 1", "b", "b 1"} <= {path.name for path in tmp_path.iterdir()}
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    side_by_side(alone, {"a": set(), "a 1": set()}, {}, jobs=1, ahead_of={"a 1": "a"})
+    assert [path.name for path in alone.iterdir()] == ["a"]
+
+
+def test_each_place_has_one_process_at_a_time(tmp_path: Path) -> None:
+    script = (
+        "import os, time; name = os.environ['PLACE']; os.mkdir(name); time.sleep(0.1); "
+        "os.rmdir(name); open('log', 'a').write(name)"
+    )
+    run_side_by_side(
+        {str(k): set() for k in range(6)},
+        lambda name: [sys.executable, "-c", f"import os; os.chdir({str(tmp_path)!r})\n{script}"],
+        environments=[{**os.environ, "PLACE": place} for place in "xy"],
+    )
+    done = (tmp_path / "log").read_text()
+    assert len(done) == 6 and set(done) == {"x", "y"}
 
 
 def test_a_chapter_that_nobody_listed_waits_for_all_before_it() -> None:

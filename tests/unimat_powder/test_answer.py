@@ -8,9 +8,11 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+import torch
 from small import make_pattern
 
 from unimat_lib.crystals.table import CRYSTAL_SYSTEMS, crystal_system_index
+from unimat_lib.views.grid import CU_K_ALPHA
 from unimat_powder.answer import (
     CONFIDENT,
     PERCENTAGES,
@@ -27,6 +29,8 @@ from unimat_powder.answer import (
     system_of,
     verdict_of,
 )
+from unimat_powder.bravais import lines_of
+from unimat_powder.index.observed import Observed, to_two_theta
 from unimat_powder.report import draw, index_row, page_name, write_index, write_page
 
 RUTILE = Match("mp-2657", "TiO2", 136, (2.959, 4.594, 4.594), (90.0,) * 3, 62.45, 0.95, 0.6, 31.0)
@@ -197,6 +201,76 @@ def test_a_lattice_of_two_systems_has_the_letters_of_the_likelier():
         other = replace(one, system="triclinic", probability=0.3)
         (cell,) = answer_of(lattices=(one, other)).cells
         assert cell.lattice == letters and cell.probability == pytest.approx(0.9)
+
+
+def test_a_metric_of_more_symmetry_than_its_lattice_is_named(tmp_path):
+    cube = {"lengths": (2.486,) * 3, "angles": (90.0,) * 3, "volume": 15.36}
+    one = Lattice(**cube, system="monoclinic", groups={4: 1.0}, probability=0.6, figure_of_merit=1)
+    found = answer_of(lattices=(one,))
+    assert "angstrom, mP (metrically cubic), probability" in str(found)
+    assert found.to_json()["cells"][0]["metrically"] == "cubic"
+    write_page(found, tmp_path / "page.html")
+    assert "mP (metrically cubic)" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    for system in ("cubic", "monoclinic"):  # and where they agree nothing is said
+        plain = replace(one, system=system)
+        if system == "monoclinic":
+            plain = replace(plain, lengths=(2.4, 2.5, 2.6), angles=(90.0, 95.0, 90.0))
+        assert "metrically" not in str(answer_of(lattices=(plain,)))
+
+
+@pytest.mark.parametrize("elements", [(), ("O", "Ti")])
+def test_a_likely_phase_with_another_cell_is_no_silence(elements):
+    first = replace(RUTILE, probability=0.87)
+    found = replace(answer_of(first, lattices=(UNKNOWN,)), elements=elements)
+    assert found.verdict == "confident" and not found.agrees(first)
+    said = found.verdict_text
+    assert "likeliest phase, TiO2 (P42/mnm, 87 %), has another cell" in said
+    assert "one of the two is wrong" in said and "none of the library" not in said
+    assert said.endswith("check the elements") == bool(elements)
+    unlikely = replace(found, phases=(replace(first, probability=0.04),), elements=())
+    assert "none of the library with this cell is likely" in unlikely.verdict_text
+
+
+def test_the_first_cell_has_standard_errors_and_lines(tmp_path):
+    rutile = torch.tensor([4.5937, 4.5937, 2.9587]), torch.full((3,), 90.0)
+    angles = to_two_theta(lines_of(*rutile, 1.0).numpy(), CU_K_ALPHA)[:12]
+    observed = Observed.from_lines([*angles, 30.7], sigma=0.01)
+    found = make_answer(
+        SearchResult([RUTILE], 0.0), make_pattern(), file="x.xy", prior=EVEN, observed=observed
+    )
+    said = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    refined = said["refined"]
+    assert (refined["lattice"], refined["explained"], refined["lines"]) == ("tP", 12, 13)
+    assert (refined["a"], refined["c"]) == pytest.approx((4.5937, 2.9587), abs=1e-4)
+    assert 0 < refined["errors"]["a"] == refined["errors"]["b"] < 0.01
+    assert refined["errors"]["alpha"] is None
+    assert said["lines"][0] == {
+        **{"two_theta": pytest.approx(angles[0], abs=1e-5), "hkl": [1, 0, 0]},
+        **{
+            "computed": pytest.approx(angles[0], abs=1e-3),
+            "difference": pytest.approx(0, abs=1e-3),
+        },
+    }
+    strange = [line for line in said["lines"] if line["hkl"] is None]
+    assert strange == [{"two_theta": 30.7, "hkl": None, "computed": None, "difference": None}]
+    assert re.search(
+        r"4\.59\d+\(\d+\)  4\.59\d+\(\d+\)  2\.9\d+\(\d+\) angstrom  90  90  90", str(found)
+    )
+    assert "12 of 13 lines" in str(found)
+    write_page(found, tmp_path / "page.html")
+    page = Page((tmp_path / "page.html").read_text(encoding="utf-8")).text
+    assert "1 0 0" in page and page.count("not explained") == 1 and "standard errors" in page
+
+
+def test_too_few_lines_for_standard_errors_are_said_to_be(tmp_path):
+    observed = Observed.from_lines([27.4, 36.1], sigma=0.01)
+    found = make_answer(
+        SearchResult([RUTILE], 0.0), make_pattern(), file="x.xy", prior=EVEN, observed=observed
+    )
+    assert found.to_json()["refined"]["errors"] is None
+    assert "no standard errors: the cell explains" in str(found)
+    write_page(found, tmp_path / "page.html")
+    assert "no standard errors" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
 UNKNOWN = Lattice((5.0, 6.0, 7.0), (90.0,) * 3, 210.0, "orthorhombic", {62: 1.0}, 0.97, 30.0)

@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -36,6 +37,7 @@ from unimat_powder.pattern import PatternError
 FIELDS = [
     *("file", "wavelength", "wavelength_from", "verdict", "probability", "verdict_text"),
     *("crystal_system", "space_group", "cells", "phases", "warnings"),
+    *("refined", "lines"),
 ]
 
 
@@ -447,3 +449,26 @@ def test_a_given_wavelength_is_named_as_what_everything_rests_on(tmp_path: Path)
     said = [one.to_json()["warnings"] for one in (told, plain)]
     about = [any("everything here" in x and "1.5418 angstrom" in x for x in one) for one in said]
     assert about == [True, False]
+
+
+def test_a_pattern_far_below_zero_is_raised(tmp_path: Path, library, asked) -> None:
+    pattern = make_pattern()
+    low = replace(pattern, intensity=pattern.intensity - 0.9 * pattern.intensity.max())
+    (found,) = identify(low, library=library)
+    assert any("negative" in text and "raised by" in text for text in found.warnings)
+    seen = asked.calls[-1].pattern.intensity
+    assert float(seen.min()) > -1e-6 * float(pattern.intensity.max())
+    assert torch.allclose(seen.diff(), pattern.intensity.diff())
+    identify(pattern, library=library)
+    assert asked.calls[-1].pattern is pattern
+
+
+@pytest.mark.parametrize(
+    ("points", "said"),
+    [([10.0, 10.01], "but came 2$"), ([10.0, 20.0], "but came 2$"), (range(1, 50), "but came 49$"),
+     (np.linspace(10, 10.5, 60), "but came 60 within 0.5 degrees, as few as 26 in steps of 0.02")],
+)  # fmt: skip
+def test_points_are_counted_as_they_came(points, said, library):
+    angles = torch.tensor(list(points), dtype=torch.float64)
+    (found,) = identify(pattern_module.Pattern(angles, angles), library=library)
+    assert "at least 50 points" in found.error and re.search(said, found.error)

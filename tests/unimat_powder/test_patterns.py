@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import time
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from unimat_lib.views.grid import CU_K_ALPHA, WAVELENGTHS, Grid
 from unimat_lib.views.render import render
 from unimat_powder.pattern import Pattern, PatternError
 from unimat_powder.preparation import snip_background, to_grid
-from unimat_powder.reading import parse_text, read_pattern
+from unimat_powder.reading import _document, parse_text, read_pattern
 
 GOOD = "10.0 5\n10.5 8\n11.0 200\n11.5 7\n"
 EXPECTED = [[10.0, 10.5, 11.0, 11.5], [5.0, 8.0, 200.0, 7.0]]
@@ -107,6 +108,33 @@ def test_bad_text_is_refused_with_the_line(text, message):
         parse_text(text, name="sample.xy")
     with pytest.raises(PatternError, match=r"^sample\.xy: "):
         parse_text(text, name="sample.xy")
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (b"%PDF-1.7\n1 0 obj\n10 20\n20 30\n", "a PDF document"),
+        (b"\n<!DOCTYPE html>\n<html><body>10 20</body></html>", "an HTML page"),
+        (b"<!-- saved -->\n<HTML lang='en'>", "an HTML page"),
+        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "a picture"),
+        (b"\xff\xd8\xff\xe0\0\x10JFIF", "a picture"),
+        (b"GIF89a\1\0", "a picture"),
+        (b"II*\0\x08\0\0\0", "a picture"),
+        (b"RIFF\1\0\0\0WEBPVP8", "a picture"),
+        (b"<?xml version='1.0'?>\n<!DOCTYPE svg PUBLIC 'x'>\n<svg></svg>", "a picture"),
+    ],
+)
+def test_documents_and_pictures_are_named(tmp_path, data, what):
+    path = tmp_path / "scan.xy"
+    path.write_bytes(data)
+    with pytest.raises(PatternError, match=f"scan.xy: this is {what}, not a measurement"):
+        read_pattern(path)
+
+
+def test_what_a_document_is_takes_no_time():
+    start = time.process_time()
+    assert _document(b"<!---->" * 1000) == _document(b"<?xml ?>" * 1000) == ""
+    assert time.process_time() - start < 0.5
 
 
 def test_bad_files_are_refused(tmp_path):

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from case_patterns import case_patterns
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,7 +18,7 @@ from unimat_powder.pattern import Pattern
 from unimat_powder.peak_finding import find_lines
 from unimat_powder.peak_warnings import pattern_warnings
 
-CASES = Path(__file__).parents[1] / "cases" / "patterns"
+CASES = case_patterns()
 FIRST, SECOND, BETA = WAVELENGTHS["CuKa1"], WAVELENGTHS["CuKa2"], 1.39225
 # Miller indices with all even or all odd, squared and added: the lines of rock salt.
 ROCK_SALT = [3, 4, 8, 11, 12, 16, 19, 20, 24, 27, 32, 35, 36, 40]

@@ -1,4 +1,4 @@
-"""Every file of tests/cases/patterns gives its right value; real instrument files make sense."""
+"""Every file of the faulty patterns gives its right value; real instrument files make sense."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from case_patterns import case_patterns
 from scipy.signal import find_peaks
 
 from unimat_powder.pattern import Pattern
 from unimat_powder.reading import read_pattern
 
-CASES = Path(__file__).parent.parent / "cases" / "patterns"
+CASES = case_patterns()
 
 
 def case(name: str) -> Pattern:

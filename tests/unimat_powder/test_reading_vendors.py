@@ -190,7 +190,7 @@ def test_powder_cifs_of_other_kinds(tmp_path):
         (b"V5RD\0" + bytes(5000), "binary file of unknown kind"),
         (made.asc().replace(b"*STEP", b"*STAP"), "a start and a step before the counts"),
         (made.uxd().replace(b"_2THETACOUNTS", b"_KINGS"), "not readable"),
-        (b"<html><body>404</body></html>", "XRDML document with a <scan>"),
+        (b"<html><body>404</body></html>", "an HTML page, not a measurement"),
     ],
 )
 def test_what_is_refused_says_why(content, message, tmp_path):

@@ -1,6 +1,5 @@
 """The grid, fused models and their answers in, the tables of chapter 05 out."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +14,10 @@ from unimat_book.grid.cells import FUSIONS, KINDS, ORDERS, GridSettings, Job, ce
 from unimat_book.grid.results import Result, load_published
 from unimat_book.grid.train import SYSTEM_WEIGHT, limited_rows
 from unimat_book.grid.work import Folder, work_through
+from unimat_book.ledger.rows import write_rows
 from unimat_book.novelty import structure_types
-from unimat_book.record import product
 from unimat_lib.crystals.table import CRYSTAL_SYSTEMS, CrystalTable
 from unimat_lib.evaluation.metrics import cell_metrics
-from unimat_lib.files import replacing
 from unimat_lib.model import UniMat
 from unimat_lib.views.bragg import bragg_reflections, g_max_of
 from unimat_lib.views.composition import magpie_features
@@ -177,8 +175,7 @@ def count_verdicts(by_kind: Mapping[str, pd.DataFrame]) -> dict[str, int]:
 def save_rows(scores: Mapping[str, pd.DataFrame], path: Path) -> Path:
     """Write the grid's rows of the ledger, of each kind of patterns, for chapter 09."""
     rows = [row for kind, frame in scores.items() for row in ledger_rows_of_grid(frame, kind)]
-    with replacing(product(path)) as temporary:
-        temporary.write_text(json.dumps(rows, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    write_rows(rows, path)
     return path
 
 

@@ -33,16 +33,21 @@ from unimat_book.measured import (
     outcomes,
     right_rows,
     simulated_measurements,
+    symbols_of,
     systems_of_many,
 )
 from unimat_book.record import require_file
 from unimat_book.statistics import wilson_interval
+from unimat_lib.crystals.table import CRYSTAL_SYSTEMS
 from unimat_lib.files import file_hash
 from unimat_lib.views.grid import Grid
+from unimat_powder.answer import system_of
 from unimat_powder.library.file import Library, default_library, embedded_library
+from unimat_powder.network.predict import read_pattern
 from unimat_powder.simulation.gate import Gate, pattern_features, tell_apart
 from unimat_powder.simulation.ranges import RRUFF
 from unimat_powder.simulation.scans import scans_of
+from unimat_powder.witnesses import shipped_reader
 
 DATA = "UNIMAT_DATA"
 """Environment variable that names the folder in which ``experimental/`` with the patterns lies."""
@@ -460,6 +465,52 @@ def failures_table(frame: pd.DataFrame, read: Mapping[int, str], *, number: int)
     ]
     columns = ["pattern", "probability (%)", "right one at", "system right", "first answer"]
     return pd.DataFrame(rows[:number] or [dict.fromkeys([*columns, "read by hand"], "–")])
+
+
+def network_failures_table(
+    labelled: Sequence[Labelled],
+    outcomes: Outcomes,
+    read: Mapping[int, str],
+) -> tuple[pd.DataFrame, dict[str, float]]:
+    """Crystal systems that the network reads wrongly, of patterns that may be looked at.
+
+    Args:
+        labelled: The patterns.
+        outcomes: What was answered to them.
+        read: What a person saw, by the pattern's place (from 1) in the list sorted by sample.
+
+    Returns:
+        ``pattern``, ``crystal system``, what the network has for it ``alone`` and ``with the
+        elements`` (with its probability where it is wrong), ``read by hand``; one row of dashes
+        where nothing is wrong. And, of those wrong alone, ``num_misread``, ``num_misread_lower``,
+        how many are of lower symmetry than the truth, and ``misread_middle``, the median of their
+        probability, per cent.
+    """
+    right = pd.DataFrame(
+        {
+            words: outcomes[setting, "ours"]["network_system"][:FIRST_HALF]
+            for setting, words in MEASURED_SETTINGS.items()
+        }
+    )
+    rows, sure, lower = [], [], 0
+    for place in right.index[~right.all(axis=1)]:
+        one, truth = labelled[place], system_of(labelled[place].space_group)
+        said = {}
+        for words, elements in zip(right, (None, symbols_of(one)), strict=True):
+            system = read_pattern(shipped_reader(), one.pattern, elements=elements).system
+            first = int(system.argmax())
+            said[words] = f"{CRYSTAL_SYSTEMS[first]}, {100 * system[first]:.0f} %"
+            if right.loc[place, words]:
+                said[words] = "right"
+            elif elements is None:
+                sure.append(100 * float(system[first]))
+                lower += first < CRYSTAL_SYSTEMS.index(truth)
+        seen = read.get(place + 1, "not read")
+        rows.append({"pattern": place + 1, "crystal system": truth, **said, "read by hand": seen})
+    columns = ["pattern", "crystal system", *right, "read by hand"]
+    middle = float(np.median(sure)) if sure else np.nan
+    facts = {"num_misread": len(sure), "num_misread_lower": lower, "misread_middle": middle}
+    return pd.DataFrame(rows or [dict.fromkeys(columns, "–")]), facts
 
 
 def typical_places(frame: pd.DataFrame) -> dict[str, int]:

@@ -88,7 +88,8 @@ def plot_cell_histograms(lengths: Array, angles: Array, num_atoms: Array) -> Fig
             axes.hist(values[:, column], edges, histtype="stepfilled", color=color, alpha=0.14)
             axes.hist(values[:, column], edges, histtype="step", color=color, linewidth=1.5)
             axes.plot([], [], color=color, label=name)
-        axes.legend(handlelength=1.0, borderaxespad=0)
+        look = {"handlelength": 0.6, "handletextpad": 0.4, "columnspacing": 0.7, "borderaxespad": 0}
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 1.01), ncols=3, **look)  # above the data
     panels[0].set(xlabel="cell length (Å)", ylabel="number of crystals", title="lengths")
     panels[1].set(xlabel="cell angle (degrees)", ylabel="number (log scale)", title="angles")
     panels[1].set_yscale("log")

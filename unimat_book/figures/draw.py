@@ -1,5 +1,6 @@
 """The pieces that figures are drawn from: text, lines, discs, boxes, arrows and tidy axes."""
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, Rectangle
 
+from unimat_book.figures.narrow import LINE, is_narrow
 from unimat_book.figures.style import INK, MUTED
 
 Point = Sequence[float]
@@ -19,6 +21,44 @@ def row_axis(axes: Axes, labels: Sequence[str], room: float) -> None:
     axes.set_ylim(len(labels) - 1 + room, -room)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x")
+
+
+def named_rows(axes: Axes, labels: Sequence[str], room: float, *, letters: int) -> np.ndarray:
+    """The places of rows with names: beside them, or on a narrow page above each.
+
+    There an axis is as high as :func:`height_of_rows`; `letters` fit into a line, and of axes that
+    share their rows only the first gets the names.
+    """
+    if not is_narrow():
+        row_axis(axes, labels, room)
+        return np.arange(len(labels), dtype=float)
+    names = _lines(labels, letters)
+    places = np.cumsum([_row_height(name) for name in names])
+    first = axes.get_subplotspec().is_first_col()
+    for place, name in zip(places, names, strict=True) if first else ():
+        look = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+        look["bbox"] = {"facecolor": "white", "alpha": 0.85, "edgecolor": "none", "pad": 0.5}
+        text = axes.annotate(name, (0, place), (1, 6), va="bottom", fontsize=9, zorder=5, **look)
+        text.set_in_layout(False)  # it may reach over the next panel
+        axes.set_zorder(1)
+        axes.patch.set_visible(False)
+    axes.set_yticks([])
+    axes.set_ylim(places[-1] + 0.13, 0)
+    axes.grid(axis="x")
+    return places
+
+
+def height_of_rows(labels: Sequence[str], letters: int) -> float:
+    """Inches that :func:`named_rows` takes on a narrow page."""
+    return sum(_row_height(name) for name in _lines(labels, letters)) + 0.13
+
+
+def _lines(labels: Sequence[str], letters: int) -> list[str]:
+    return [textwrap.fill(" ".join(label.split()), letters) for label in labels]
+
+
+def _row_height(name: str) -> float:
+    return 0.2 + LINE * (name.count("\n") + 1)
 
 
 def plain_log(axis: Any) -> None:

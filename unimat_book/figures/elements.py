@@ -10,6 +10,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from unimat_book.figures import draw
+from unimat_book.figures.narrow import is_narrow
 from unimat_book.figures.style import LIGHT, SEQUENTIAL, new_figure, styled
 
 _JMOL_TEXT = """
@@ -46,7 +47,8 @@ def plot_periodic_table_coverage(counts: Mapping[str, int] | pd.Series) -> Figur
     counts = {str(symbol): int(n) for symbol, n in dict(counts).items() if n > 0}
     if not counts:
         raise ValueError("expected at least one element with a count above 0, got none")
-    figure = new_figure(4.1)
+    size = 7.2 if is_narrow() else 9.5
+    figure = new_figure(3.0 if is_narrow() else 4.1)
     axes = figure.add_subplot()
     norm = LogNorm(vmin=1, vmax=max(10, *counts.values()))
     for number in range(1, 104):
@@ -54,12 +56,15 @@ def plot_periodic_table_coverage(counts: Mapping[str, int] | pd.Series) -> Figur
         rgba = SEQUENTIAL(norm(counts[symbol])) if symbol in counts else (1, 1, 1, 1)
         draw.tile(axes, column, row, 0.94, 0.94, fc=rgba, ec=LIGHT, linewidth=0.7, zorder=1)
         color = draw.text_color(rgba) if symbol in counts else "#A9AFB5"
-        draw.text(axes, column + 0.47, row + 0.49, symbol, color=color)
+        draw.text(axes, column + 0.47, row + 0.49, symbol, color=color, size=size)
     axes.set(xlim=(0.9, 19.05), ylim=(10.5, 0.9), aspect="equal")
     axes.axis("off")
     scale = mpl.cm.ScalarMappable(norm=norm, cmap=SEQUENTIAL)
-    place = axes.inset_axes((0.2, 0.82, 0.42, 0.035))
-    bar = figure.colorbar(scale, cax=place, orientation="horizontal", format="{x:,.0f}")
+    if is_narrow():
+        place = {"ax": axes, "shrink": 0.7, "aspect": 26, "pad": 0.02}
+    else:
+        place = {"cax": axes.inset_axes((0.2, 0.82, 0.42, 0.035))}
+    bar = figure.colorbar(scale, orientation="horizontal", format="{x:,.0f}", **place)
     bar.set_label("number of crystals with the element", fontsize=9.5)
     bar.outline.set_visible(False)
     bar.ax.minorticks_off()

@@ -11,6 +11,7 @@ from matplotlib.lines import Line2D
 
 from unimat_book.calibration import expected_calibration_error, reliability
 from unimat_book.figures import draw
+from unimat_book.figures.narrow import is_narrow
 from unimat_book.figures.style import (
     BLUE,
     DARK,
@@ -40,9 +41,10 @@ def plot_confusion(matrices: Mapping[str, Array]) -> Figure:
     counts = {name: as_array(matrix).astype(float) for name, matrix in matrices.items()}
     if {x.shape for x in counts.values()} != {(7, 7)}:
         raise ValueError(f"expected matrices of 7 x 7, got {[x.shape for x in counts.values()]}")
-    rows = -(-len(counts) // 2)
-    figure = new_figure(0.4 + 2.9 * rows, layout="compressed")
-    panels = figure.subplots(rows, 2, squeeze=False, sharex=True, sharey=True)
+    narrow = is_narrow()
+    rows, columns = (len(counts), 1) if narrow else (-(-len(counts) // 2), 2)
+    figure = new_figure((1.5 + 2.6 * rows) if narrow else (0.4 + 2.9 * rows), layout="compressed")
+    panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     look = {"cmap": SEQUENTIAL, "vmin": 0, "vmax": 1, "square": True, "cbar": False, "fmt": ""}
     for axes, (name, matrix) in zip(panels.flat, counts.items(), strict=False):
         number = matrix.sum(axis=1)
@@ -63,6 +65,7 @@ def plot_confusion(matrices: Mapping[str, Array]) -> Figure:
     for axes in panels.flat[len(counts) :]:
         axes.set_visible(False)
     look = {"shrink": 0.6, "pad": 0.02, "label": "share of the true class"}
+    look |= {"location": "bottom", "aspect": 32} if narrow else {}
     figure.colorbar(panels.flat[0].collections[0], ax=panels, **look).outline.set_visible(False)
     return figure
 
@@ -71,7 +74,8 @@ def plot_confusion(matrices: Mapping[str, Array]) -> Figure:
 def plot_parity(true: Array, predicted: Array, *, columns: Sequence[str]) -> Figure:
     """Predicted against true lengths [N, K], angstrom: a density and the mean error per column."""
     true, predicted = as_array(true).astype(float), as_array(predicted).astype(float)
-    figure = new_figure(1.2 + 6.6 / max(len(columns), 2), layout="compressed")
+    height = 4.3 if is_narrow() else 1.2 + 6.6 / max(len(columns), 2)
+    figure = new_figure(height, layout="compressed")
     panels = figure.subplots(1, len(columns), squeeze=False)[0]
     low, high = np.quantile([true, predicted], [0.001, 0.999])
     pad = 0.04 * (high - low) + 1e-9
@@ -85,8 +89,9 @@ def plot_parity(true: Array, predicted: Array, *, columns: Sequence[str]) -> Fig
         axes.set(xlim=(low, high), ylim=(low, high), aspect="equal", xlabel="true (Å)")
         axes.yaxis.set_major_locator(mpl.ticker.MaxNLocator(5))
         axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(5))
-        axes.tick_params(labelleft=axes is panels[0])
-    panels[0].set_ylabel("predicted (Å)")
+        axes.tick_params(labelleft=axes is panels[0] or is_narrow())
+    for axes in panels if is_narrow() else panels[:1]:
+        axes.set_ylabel("predicted (Å)")
     place = {"orientation": "horizontal", "shrink": 0.45, "aspect": 32, "pad": 0.04}
     bar = figure.colorbar(image, ax=panels, format="{x:,.0f}", **place)
     bar.set_label("crystals in a hexagon (log scale)", fontsize=9.5)

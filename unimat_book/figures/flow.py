@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Polygon
 
 from unimat_book.figures import draw
+from unimat_book.figures.narrow import is_narrow
 from unimat_book.figures.style import (
     BLUE,
     INK,
@@ -22,6 +23,11 @@ from unimat_book.figures.style import (
 )
 
 FLOW_STEPS = ("crystals", "views", "encoders", "alignment", "fusion", "heads", "evaluation")
+WIDTH, GAP, BOTTOM, TALL = 0.92, 0.16, 0.12, 1.52  # inches, of each step's box
+MIDDLE, PAIR = BOTTOM + TALL / 2, (BOTTOM + 1.12, BOTTOM + 0.40)
+ROWS = [BOTTOM + TALL - 0.22 - k * 0.54 for k in range(3)]  # centres of three stacked boxes
+
+_Places = Mapping[str, tuple[float, float]]
 
 
 @styled
@@ -31,51 +37,86 @@ def plot_flow_strip(*, highlight: str | Sequence[str]) -> Figure:
     unknown = marked - set(FLOW_STEPS)
     if unknown:
         raise ValueError(f"expected highlight from {FLOW_STEPS}, got {sorted(unknown)}")
-    figure, axes = new_canvas(7.6, 2.16)
-    width, gap, left, bottom, tall = 0.92, 0.16, 0.1, 0.12, 1.52
-    x = {name: left + i * (width + gap) for i, name in enumerate(FLOW_STEPS)}
-    rows = [bottom + tall - 0.22 - i * 0.54 for i in range(3)]  # centres of three stacked boxes
-    middle, pair = bottom + tall / 2, (bottom + 1.12, bottom + 0.40)
+    at, size = _places()
+    figure, axes = new_canvas(*size)
     for number, name in enumerate(FLOW_STEPS, start=1):
-        look = {"color": MUTED, "weight": "normal"}
+        (x, y), look = at[name], {"color": MUTED, "weight": "normal"}
         if name in marked:
             look = {"color": BLUE, "weight": "bold"}
-            corner, style = (x[name] - 0.06, 0.04), "round,pad=0,rounding_size=0.09"
-            shape = FancyBboxPatch(corner, width + 0.12, 2.07, style, zorder=0)
+            corner, style = (x - 0.06, y + 0.04), "round,pad=0,rounding_size=0.09"
+            shape = FancyBboxPatch(corner, WIDTH + 0.12, 2.07, style, zorder=0)
             shape.set(facecolor="#E3F0F8", edgecolor=BLUE, linewidth=1.6)
             axes.add_patch(shape)
         title = f"{number}  {name.capitalize()}"
-        draw.text(axes, x[name] + width / 2, 1.9, title, size=9.2, **look)
-    _flow_views(axes, x, rows, width)
+        draw.text(axes, x + WIDTH / 2, y + 1.9, title, size=9.2, **look)
+    _flow_views(axes, at)
     for name, icon in (
         ("crystals", _icon_crystal),
         ("alignment", _icon_alignment),
         ("fusion", _icon_fusion),
         ("evaluation", _icon_evaluation),
     ):
-        draw.box(axes, x[name], bottom, width, tall)
-        icon(axes, x[name] + width / 2, middle)
-    for y, text in zip(pair, ("unit cell\na b c  α β γ", "crystal\nsystem"), strict=True):
-        draw.box(axes, x["heads"], y - 0.31, width, 0.62, text)
-    for y, color in zip(rows, MODALITY_COLORS.values(), strict=True):
-        draw.arrow(axes, (x["crystals"] + width, middle + (y - middle) * 0.6), (x["views"], y))
-        for first, second in itertools.pairwise(("views", "encoders", "alignment", "fusion")):
-            draw.arrow(axes, (x[first] + width, y), (x[second], y), color=color)
-    for y in pair:
-        draw.arrow(axes, (x["fusion"] + width, middle + (y - middle) * 0.6), (x["heads"], y))
-        draw.arrow(axes, (x["heads"] + width, y), (x["evaluation"], middle + (y - middle) * 0.8))
+        x, y = at[name]
+        draw.box(axes, x, y + BOTTOM, WIDTH, TALL)
+        icon(axes, x + WIDTH / 2, y + MIDDLE)
+    x, y = at["heads"]
+    for row, text in zip(PAIR, ("unit cell\na b c  α β γ", "crystal\nsystem"), strict=True):
+        draw.box(axes, x, y + row - 0.31, WIDTH, 0.62, text, size=8.8)
+    _flow_arrows(axes, at)
     return figure
 
 
-def _flow_views(axes: Axes, x: Mapping[str, float], rows: Sequence[float], width: float) -> None:
+def _places() -> tuple[_Places, tuple[float, float]]:
+    """Where each step stands, and the size of all; in two rows on a narrow page."""
+    step = WIDTH + GAP
+    if not is_narrow():
+        return {name: (0.1 + k * step, 0.0) for k, name in enumerate(FLOW_STEPS)}, (7.6, 2.16)
+    above = {name: (0.36 + k * step, 2.34) for k, name in enumerate(FLOW_STEPS[:3])}
+    below = {name: (0.36 + k * step, 0.0) for k, name in enumerate(FLOW_STEPS[3:])}
+    return above | below, (4.6, 4.5)
+
+
+def _flow_arrows(axes: Axes, at: _Places) -> None:
+    """From step to step; a step that begins a second row is reached around the first."""
+    colors = MODALITY_COLORS.values()
+    for k, (row, color) in enumerate(zip(ROWS, colors, strict=True)):
+        (x, y), (to, _) = at["crystals"], at["views"]
+        draw.arrow(axes, (x + WIDTH, y + MIDDLE + (row - MIDDLE) * 0.6), (to, y + row))
+        for first, second in itertools.pairwise(("views", "encoders", "alignment", "fusion")):
+            (x, y), (to, end) = at[first], at[second]
+            start = x + WIDTH, y + row
+            if end < y:
+                turn, aside = 0.18 - 0.05 * k, 0.3 - 0.07 * k
+                corners = np.array(
+                    [
+                        start,
+                        (start[0] + turn, start[1]),
+                        (start[0] + turn, y - 0.02 - 0.05 * (2 - k)),
+                        (to - aside, y - 0.02 - 0.05 * (2 - k)),
+                        (to - aside, end + row),
+                    ]
+                )
+                axes.plot(*corners.T, color=color, linewidth=1.4)
+                start = tuple(corners[-1])
+            draw.arrow(axes, start, (to, end + row), color=color)
+    for row in PAIR:
+        (x, y), (to, _), (last, _) = (at[name] for name in ("fusion", "heads", "evaluation"))
+        draw.arrow(axes, (x + WIDTH, y + MIDDLE + (row - MIDDLE) * 0.6), (to, y + row))
+        end = last, y + MIDDLE + (row - MIDDLE) * 0.8
+        draw.arrow(axes, (to + WIDTH, y + row), end)
+
+
+def _flow_views(axes: Axes, at: _Places) -> None:
     icons = (_icon_graph, _icon_pattern, _icon_formula)
     encoders = ("DimeNet++", "1-D CNN", "MLP")
     colors = MODALITY_COLORS.values()
-    for y, color, icon, encoder in zip(rows, colors, icons, encoders, strict=True):
-        draw.box(axes, x["views"], y - 0.22, width, 0.44, edge=color, line=1.4)
-        icon(axes, x["views"] + width / 2, y)
+    for row, color, icon, encoder in zip(ROWS, colors, icons, encoders, strict=True):
+        x, y = at["views"]
+        draw.box(axes, x, y + row - 0.22, WIDTH, 0.44, edge=color, line=1.4)
+        icon(axes, x + WIDTH / 2, y + row)
+        x, y = at["encoders"]
         look = {"edge": color, "face": soften(color, 0.88), "size": 8.8}
-        draw.box(axes, x["encoders"], y - 0.22, width, 0.44, encoder, **look)
+        draw.box(axes, x, y + row - 0.22, WIDTH, 0.44, encoder, **look)
 
 
 def _icon_crystal(axes: Axes, x: float, y: float) -> None:
@@ -118,7 +159,7 @@ def _icon_alignment(axes: Axes, x: float, y: float) -> None:
         face = BLUE if i == j else soften(BLUE, 0.86)
         corner = (x - 2.5 * size + j * size, y + 1.5 * size - i * size)
         draw.tile(axes, *corner, size * 0.9, size * 0.9, fc=face)
-    draw.text(axes, x, y - 0.54, "contrast", color=MUTED, zorder=4, size=8.6)
+    draw.text(axes, x, y - 0.54, "contrast", color=MUTED, zorder=4, size=8.8)
 
 
 def _icon_fusion(axes: Axes, x: float, y: float) -> None:
@@ -126,7 +167,7 @@ def _icon_fusion(axes: Axes, x: float, y: float) -> None:
         draw.tile(axes, x - 0.34, y + offset - 0.1, 0.2, 0.2, fc=color)
         draw.arrow(axes, (x - 0.12, y + offset), (x + 0.11, y + offset * 0.35), line=1, zorder=4)
     draw.tile(axes, x + 0.14, y - 0.2, 0.2, 0.4, fc=INK)
-    draw.text(axes, x, y - 0.6, "one vector", color=MUTED, zorder=4, size=8.6)
+    draw.text(axes, x, y - 0.6, "one vector", color=MUTED, zorder=4, size=8.8)
 
 
 def _icon_evaluation(axes: Axes, x: float, y: float) -> None:
@@ -136,4 +177,4 @@ def _icon_evaluation(axes: Axes, x: float, y: float) -> None:
     across = np.array([-0.2, -0.12, -0.03, 0.04, 0.13, 0.22])
     up = np.array([-0.15, -0.12, -0.04, 0.1, 0.1, 0.26])
     axes.scatter(x + across, y + up, s=14, color=BLUE, zorder=5)
-    draw.text(axes, x, y - 0.54, "ledger", color=MUTED, zorder=4, size=8.6)
+    draw.text(axes, x, y - 0.54, "ledger", color=MUTED, zorder=4, size=8.8)

@@ -6,10 +6,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from unimat_book.figures import draw
+from unimat_book.figures.narrow import is_narrow
 from unimat_book.figures.style import (
     BLUE,
     GREEN,
     INK,
+    MUTED,
     ORANGE,
     modality_text,
     new_figure,
@@ -33,7 +35,8 @@ def plot_paper_vs_ours(frame: pd.DataFrame, *, xlabel: str) -> Figure:
         "ours_refined": {"marker": "^", "color": GREEN, "label": "this book, refined"},
     }
     require_columns(frame, ["claim", *looks])
-    figure = new_figure(1.15 + len(frame) * 0.52)
+    narrow = is_narrow()
+    figure = new_figure(1.15 + len(frame) * (0.8 if narrow else 0.52))
     axes = figure.add_subplot()
     for y, (_, row) in enumerate(frame.iterrows()):
         axes.axhline(y, color="#EDEFF1", linewidth=1, zorder=0)
@@ -42,8 +45,13 @@ def plot_paper_vs_ours(frame: pd.DataFrame, *, xlabel: str) -> Figure:
             draw.interval(axes, at, *(row.get(end, np.nan) for end in ends), look["color"])
             axes.plot(row[name], at, ls="", ms=7, zorder=4, **look)
         points = ["–" if pd.isna(row[name]) else f"{row[name]:.2f}" for name in looks]
-        draw.text_right_of(axes, y, " / ".join(points))
-    draw.row_axis(axes, [modality_text(claim) for claim in frame["claim"]], 0.55)
+        if narrow:
+            place = {"transform": axes.get_yaxis_transform(), "ha": "right", "va": "bottom"}
+            draw.text(axes, 1.0, y - 0.43, " / ".join(points), color=MUTED, size=9, **place)
+        else:
+            draw.text_right_of(axes, y, " / ".join(points))
+    room = 0.85 if narrow else 0.55
+    draw.row_axis(axes, [modality_text(claim) for claim in frame["claim"]], room)
     axes.set_xlabel(xlabel)
     axes.margins(x=0.08)
     handles = [Line2D([], [], ls="", ms=7, **look) for look in looks.values()]

@@ -11,6 +11,7 @@ from matplotlib.patches import Rectangle
 
 from unimat_book.figures import draw
 from unimat_book.figures.crystals import draw_crystal, draw_graph, edge_handles
+from unimat_book.figures.narrow import is_narrow
 from unimat_book.figures.style import (
     BLUE,
     INK,
@@ -67,7 +68,11 @@ def plot_patterns_stack(two_theta: Array, patterns: Mapping[str, Array]) -> Figu
         y = base + y / max(float(y.max()), 1e-12)
         axes.plot(x, y, color=color, linewidth=1.1)
         axes.fill_between(x, base, y, color=color, alpha=0.12, linewidth=0)
-        draw.text_right_of(axes, base + 0.12, modality_text(name), color=color, va="baseline")
+        if is_narrow():
+            place = {"transform": axes.get_yaxis_transform(), "ha": "right", "va": "top"}
+            draw.text(axes, 1.0, base + 1.08, modality_text(name), color=color, **place)
+        else:
+            draw.text_right_of(axes, base + 0.12, modality_text(name), color=color, va="baseline")
     axes.set(xlabel="2θ (degrees)", ylabel="intensity (shifted)", xlim=(x.min(), x.max()))
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
@@ -82,9 +87,14 @@ def plot_three_views(
 
     `peaks` are positions of the Bragg peaks (degrees), drawn as ticks under the pattern.
     """
-    figure = new_figure(6.2)
-    grid = figure.add_gridspec(2, 2, height_ratios=(1.55, 1), width_ratios=(1, 1.1))
-    left, right, below = (figure.add_subplot(cell) for cell in (grid[0, 0], grid[0, 1], grid[1, :]))
+    if is_narrow():
+        figure = new_figure(9.4)
+        left, right, below = figure.subplots(3, 1, height_ratios=(1.3, 1.5, 1))
+    else:
+        figure = new_figure(6.2)
+        grid = figure.add_gridspec(2, 2, height_ratios=(1.55, 1), width_ratios=(1, 1.1))
+        cells = grid[0, 0], grid[0, 1], grid[1, :]
+        left, right, below = (figure.add_subplot(cell) for cell in cells)
     draw_crystal(left, table)
     left.set_title(f"crystal: {formula_text(str(table.info['formula'].iloc[0]))}")
     draw_graph(right, table, graph)

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from unimat_book.figures import draw
+from unimat_book.figures.narrow import is_narrow
 from unimat_book.figures.style import (
     BLUE,
     GREY,
@@ -27,6 +28,7 @@ from unimat_book.performance import format_number, growth_exponent
 from unimat_book.several_gpus import SETTINGS
 
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_LETTERS = 54  # across a narrow page
 
 
 @styled
@@ -137,8 +139,10 @@ def plot_against_targets(frame: pd.DataFrame) -> Figure:
     )
     parts = [(kind, label, frame[frame["kind"] == kind]) for kind, label in kinds]
     parts = [entry for entry in parts if len(entry[2])]
-    rows = [len(part) for _, _, part in parts]
-    figure = new_figure(1.0 + 0.75 * len(parts) + 0.42 * sum(rows))
+    rows = [0.42 * len(part) for _, _, part in parts]
+    if is_narrow():
+        rows = [draw.height_of_rows(list(part["what"]), _LETTERS) for _, _, part in parts]
+    figure = new_figure(1.0 + 0.75 * len(parts) + sum(rows))
     panels = figure.subplots(len(parts), 1, height_ratios=rows, squeeze=False)[:, 0]
     for axes, (kind, label, part) in zip(panels, parts, strict=True):
         _dots(axes, part, more_is_better=kind == "ratio")
@@ -154,7 +158,10 @@ def plot_against_targets(frame: pd.DataFrame) -> Figure:
 
 def _dots(axes: Axes, part: pd.DataFrame, *, more_is_better: bool) -> None:
     axes.axvline(1, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-    for y, row in enumerate(part.itertuples()):
+    look = {"break_long_words": False, "break_on_hyphens": False}
+    names = [textwrap.fill(what, 34, **look) for what in part["what"]]
+    places = draw.named_rows(axes, names, 0.5, letters=_LETTERS)
+    for y, row in zip(places, part.itertuples(), strict=True):
         axes.axhline(y, color="#EDEFF1", linewidth=1, zorder=0)
         missed = row.value < row.target if more_is_better else row.value > row.target
         color, marker = (RED, "s") if missed else (BLUE, "o")
@@ -169,5 +176,3 @@ def _dots(axes: Axes, part: pd.DataFrame, *, more_is_better: bool) -> None:
     room = max(1.3, (max(values) / min(values)) ** 0.06)  # on both sides of the data
     axes.set_xlim(min(values) / room, max(values) * room)
     draw.plain_log(axes.xaxis)
-    look = {"break_long_words": False, "break_on_hyphens": False}
-    draw.row_axis(axes, [textwrap.fill(what, 34, **look) for what in part["what"]], 0.5)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from unimat_book.figures import draw
+from unimat_book.figures.narrow import is_narrow
 from unimat_book.figures.style import (
     BLUE,
     DARK,
@@ -22,6 +24,7 @@ from unimat_book.figures.style import (
 )
 
 _MARKERS = "os^Dv<>P"
+_LETTERS = 54  # across a narrow page
 
 
 @styled
@@ -33,8 +36,13 @@ def plot_effects(panels: Mapping[str, pd.DataFrame], *, unit: Mapping[str, str])
     to be better, red to be worse, grey is everything else. `unit` labels each panel's axis.
     """
     first = next(iter(panels.values()))
-    figure = new_figure(1.1 + 0.33 * len(first))
-    every = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    names = list(first["effect"]) if is_narrow() else _wrapped(first["effect"])
+    if is_narrow():  # side by side here too, with the names above their rows
+        figure = new_figure(0.9 + draw.height_of_rows(names, _LETTERS))
+        every = figure.add_gridspec(1, len(panels)).subplots(sharey=True, squeeze=False)[0]
+    else:
+        figure = new_figure(1.1 + 0.33 * len(first))
+        every = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, (title, frame) in zip(every, panels.items(), strict=True):
         require_columns(frame, ["effect", "change", "low", "high", "verdict"])
         if list(frame["effect"]) != list(first["effect"]):
@@ -42,15 +50,21 @@ def plot_effects(panels: Mapping[str, pd.DataFrame], *, unit: Mapping[str, str])
         margin = frame.attrs["margin"]
         axes.axvspan(-margin, margin, color=LIGHT, alpha=0.6, zorder=0)
         axes.axvline(0, color=DARK, linewidth=0.9)
-        for row, one in enumerate(frame.itertuples()):
+        places = draw.named_rows(axes, names, 0.6, letters=_LETTERS)
+        for row, one in zip(places, frame.itertuples(), strict=True):
             color = BLUE if "better" in one.verdict else RED if "worse" in one.verdict else GREY
             draw.interval(axes, row, one.low, one.high, color)
             hollow = {"markerfacecolor": "white"} if "open" in one.verdict else {}
             look = {"markersize": 6, "markeredgewidth": 1.4, "zorder": 4}
             axes.plot(one.change, row, "o", color=color, **look, **hollow)
         axes.set(title=title, xlabel=unit[title])
-        draw.row_axis(axes, list(frame["effect"]), 0.6)
+        axes.locator_params(axis="x", nbins=3)
     return figure
+
+
+def _wrapped(names: Iterable[str]) -> list[str]:
+    """Names of rows on two lines, to leave room for the panels."""
+    return [textwrap.fill(name, 26, break_on_hyphens=False) for name in names]
 
 
 @styled

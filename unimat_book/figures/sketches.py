@@ -1,4 +1,4 @@
-"""The drawings that explain an idea: Bragg's law, the reduced cell, alignment, fusion."""
+"""The drawings that explain an idea: Bragg's law, the reduced cell, a basis, alignment, fusion."""
 
 import itertools
 from collections.abc import Sequence
@@ -7,9 +7,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Arc, Polygon
+from scipy.special import eval_legendre
 
 from unimat_book.figures import draw
 from unimat_book.figures.crystals import draw_sphere
+from unimat_book.figures.narrow import is_narrow
 from unimat_book.figures.style import (
     BLUE,
     GREY,
@@ -19,6 +21,7 @@ from unimat_book.figures.style import (
     MODALITY_NAMES,
     MUTED,
     PAGE_WIDTH,
+    PALETTE,
     RED,
     new_canvas,
     new_figure,
@@ -30,7 +33,10 @@ from unimat_book.figures.style import (
 @styled
 def plot_bragg_law() -> Figure:
     """Two lattice planes, two rays and their path difference 2 d sin(theta)."""
-    figure, axes = new_canvas(PAGE_WIDTH, 3.55)
+    narrow = is_narrow()
+    figure, axes = new_canvas(PAGE_WIDTH, 4.0 if narrow else 3.55)
+    if narrow:
+        figure.set_size_inches(4.4, 4.4 * 4.0 / PAGE_WIDTH)
     theta, d = 32.0, 1.15  # degrees, inches
     t = np.radians(theta)
     into, out = np.array([np.cos(t), -np.sin(t)]), np.array([np.cos(t), np.sin(t)])
@@ -46,7 +52,7 @@ def plot_bragg_law() -> Figure:
     for foot, side in ((low - into * d * np.sin(t), -1), (low + out * d * np.sin(t), 1)):
         draw.segment(axes, top, foot, color=MUTED, linewidth=1.1, linestyle=(0, (4, 2)), zorder=2)
         draw.segment(axes, low, foot, color=RED, linewidth=4, zorder=5, solid_capstyle="butt")
-        spot = np.array([low[0] + side * 0.43, low[1] - 0.26])
+        spot = np.array([low[0] + side * (0.6 if narrow else 0.43), low[1] - 0.26])
         draw.arrow(axes, (spot[0], spot[1] + 0.1), (foot + low) / 2, color=RED, line=0.8, head="-")
         draw.text(axes, *spot, "$d\\,\\sin\\theta$", color=RED, size=11)
     draw.arrow(axes, (6.3, low[1]), (6.3, top[1]), color=INK, head="<|-|>", line=1.1)
@@ -58,8 +64,40 @@ def plot_bragg_law() -> Figure:
         draw.text(axes, *at, "θ", size=12)
     condition = "in phase when  $2\\,d_{hkl}\\,\\sin\\theta = \\lambda$"
     draw.text(axes, top[0], 0.26, condition, size=13)
-    draw.text(axes, 0.42, 2.95, "X-rays,\nwavelength λ", color=BLUE, ha="left", size=10)
-    draw.text(axes, 6.15, 2.95, "reflected", color=BLUE, ha="left", size=10)
+    words = "X-rays,\nwavelength λ", "reflected"
+    if narrow:
+        draw.text(axes, 0.1, 3.78, words[0].replace("\n", " "), color=BLUE, ha="left", size=10)
+        draw.text(axes, 7.1, 3.78, words[1], color=BLUE, ha="right", size=10)
+    else:
+        draw.text(axes, 0.42, 2.95, words[0], color=BLUE, ha="left", size=10)
+        draw.text(axes, 6.15, 2.95, words[1], color=BLUE, ha="left", size=10)
+    return figure
+
+
+@styled
+def plot_basis_functions(*, cutoff: float, num_shown: int = 4) -> Figure:
+    """The first radial and angular functions of DimeNet's basis, envelope of exponent 6 included.
+
+    Args:
+        cutoff: Radius of the neighbourhood of an atom, angstrom; a fifth of it is not drawn.
+        num_shown: Functions of each kind.
+    """
+    x = np.linspace(0.2, 1, 300)
+    envelope = 1 / x - 28 * x**5 + 48 * x**6 - 21 * x**7
+    angle = np.linspace(0, 180, 181)
+    figure = new_figure(2.9)
+    radial, angular = figure.subplots(1, 2)
+    for n, color in zip(range(num_shown), PALETTE, strict=False):
+        wave = envelope * np.sin((n + 1) * np.pi * x)
+        radial.plot(cutoff * x, wave, color=color, label=f"n = {n + 1}")
+        height = np.sqrt((2 * n + 1) / (4 * np.pi)) * eval_legendre(n, np.cos(np.radians(angle)))
+        angular.plot(angle, height, color=color, label=f"ℓ = {n}")
+    radial.set(xlabel="distance (Å)", ylabel="$e_n$", title="radial")
+    angular.set(xlabel="angle (°)", ylabel="factor with $P_\\ell$", title="angular")
+    angular.set_xticks(range(0, 181, 45))
+    for axes in (radial, angular):
+        axes.axhline(0, color=MUTED, linewidth=0.8)
+        axes.legend(ncols=2)
     return figure
 
 
@@ -96,8 +134,9 @@ def plot_niggli_cells() -> Figure:
 @styled
 def plot_contrastive_diagram() -> Figure:
     """Schematic of the symmetric InfoNCE loss: five pairs, matches on the diagonal."""
-    figure, axes = new_canvas(PAGE_WIDTH, 4.1)
-    size, cell, left, top = 5, 0.5, 2.15, 3.1
+    narrow = is_narrow()
+    size, cell, left, top = 5, 0.5, (1.2 if narrow else 2.15), (4.3 if narrow else 3.1)
+    figure, axes = new_canvas(*((4.3, 5.3) if narrow else (PAGE_WIDTH, 4.1)))
     for i, j in np.ndindex(size, size):
         look = {"face": soften(BLUE, 0.87), "color": MUTED}
         if i == j:
@@ -112,30 +151,44 @@ def plot_contrastive_diagram() -> Figure:
         look = {"face": soften(BLUE, 0.9), "edge": BLUE, "size": 10.5}
         draw.box(axes, x - 0.2, top + 0.14, 0.4, 0.36, f"$g_{k + 1}$", **look)
     right, bottom, middle = left + size * cell + 0.14, top - size * cell, top - size * cell / 2
-    draw.text(axes, 0.12, middle, "pattern\nembeddings", color=RED, ha="left", size=10.5)
-    draw.text(
-        axes, left + size * cell / 2, top + 0.74, "structure embeddings", color=BLUE, size=10.5
-    )
+    if narrow:
+        look = {"color": RED, "size": 10.5, "rotation": 90}
+        draw.text(axes, 0.25, middle, "pattern embeddings", **look)
+    else:
+        draw.text(axes, 0.12, middle, "pattern\nembeddings", color=RED, ha="left", size=10.5)
+    centre = left + size * cell / 2
+    draw.text(axes, centre, top + 0.74, "structure embeddings", color=BLUE, size=10.5)
     row, column = top - 0.5 * cell, left + 0.5 * cell
     draw.arrow(axes, (right, row), (right + 0.5, row), color=RED)
-    text = "softmax of a row:\nwhich structure\nbelongs to $p_1$?"
-    draw.text(axes, right + 0.58, row, text, ha="left")
     draw.arrow(axes, (column, bottom - 0.05), (column, bottom - 0.36), color=BLUE)
-    text = "softmax of a column: which pattern belongs to $g_1$?"
-    draw.text(axes, left + 0.78 * cell, bottom - 0.24, text, ha="left")
-    draw.tile(axes, right + 0.58, bottom + 0.78, 0.16, 0.16, fc=BLUE)
-    draw.text(axes, right + 0.84, bottom + 0.86, "pull together", ha="left")
-    draw.tile(axes, right + 0.58, bottom + 0.46, 0.16, 0.16, fc=soften(BLUE, 0.82))
-    draw.text(axes, right + 0.84, bottom + 0.54, "push apart", ha="left")
+    rows = "softmax of a row:\nwhich structure\nbelongs to $p_1$?"
+    columns = "softmax of a column: which pattern belongs to $g_1$?"
+    if narrow:
+        first, second = rows.replace("\n", " "), columns.replace(": ", ":\n")
+        draw.text(axes, left + 0.78 * cell, bottom - 0.32, second, ha="left", color=BLUE)
+        draw.text(axes, 0.1, bottom - 0.76, first, ha="left", color=RED)
+        x, y = 0.1, bottom - 1.5
+    else:
+        draw.text(axes, right + 0.58, row, rows, ha="left")
+        draw.text(axes, left + 0.78 * cell, bottom - 0.24, columns, ha="left")
+        x, y = right + 0.58, bottom + 0.46
+    draw.tile(axes, x, y + 0.32, 0.16, 0.16, fc=BLUE)
+    draw.text(axes, x + 0.26, y + 0.40, "pull together", ha="left")
+    draw.tile(axes, x, y, 0.16, 0.16, fc=soften(BLUE, 0.82))
+    draw.text(axes, x + 0.26, y + 0.08, "push apart", ha="left")
     text = "$s_{ij} = p_i \\cdot g_j\\,/\\,\\tau$"
-    draw.text(axes, right + 0.58, bottom + 0.14, text, ha="left", size=11)
+    place = (x + 1.6, y + 0.24) if narrow else (x, y - 0.32)
+    draw.text(axes, *place, text, ha="left", size=11)
     return figure
 
 
 @styled
 def plot_message_passing_diagram() -> Figure:
     """Directed messages of DimeNet++: k -> j updates j -> i through the angle between them."""
-    figure, axes = new_canvas(PAGE_WIDTH, 3.3)
+    narrow = is_narrow()
+    figure, axes = new_canvas(*((4.6, 5.0) if narrow else (PAGE_WIDTH, 3.3)))
+    if narrow:  # the words below
+        axes.set_ylim(-1.8, 3.2)
     i, j, k = np.array([1.1, 0.85]), np.array([2.75, 1.35]), np.array([3.35, 2.75])
     for atom, radius, ball, color in (
         (k, 0.24, "#E8A0A0", RED),
@@ -158,24 +211,31 @@ def plot_message_passing_diagram() -> Figure:
     draw.text(axes, *j + np.array([-0.42, 0.42]), "α", size=13)
     draw.text(axes, 1.98, 0.86, "$m_{ji}$, $d_{ji}$", color=BLUE, ha="left", size=12)
     draw.text(axes, 3.16, 2.1, "$m_{kj}$, $d_{kj}$", color=RED, ha="left", size=12)
-    draw.text(axes, 4.62, 0.75, "image of an atom\nin another cell", color=MUTED, ha="left")
-    draw.text(axes, 4.85, 2.62, "for every pair of edges", color=MUTED, ha="left")
-    draw.text(axes, 4.85, 2.25, "$k \\rightarrow j \\rightarrow i$:", ha="left", size=12)
-    draw.text(axes, 4.85, 1.86, "$m_{ji} \\leftarrow m_{ji} + $", ha="left", size=12)
-    draw.text(axes, 4.85, 1.44, "$\\sum_k f(m_{kj},\\, d_{kj},\\, \\alpha)$", ha="left", size=12)
+    image = "image of an atom\nin another cell"
+    draw.text(axes, *((3.3, 0.2) if narrow else (4.62, 0.75)), image, color=MUTED, ha="left")
+    x, top = (1.2, -0.3) if narrow else (4.85, 2.62)
+    draw.text(axes, x, top, "for every pair of edges", color=MUTED, ha="left")
+    draw.text(axes, x, top - 0.37, "$k \\rightarrow j \\rightarrow i$:", ha="left", size=12)
+    draw.text(axes, x, top - 0.76, "$m_{ji} \\leftarrow m_{ji} + $", ha="left", size=12)
+    formula = "$\\sum_k f(m_{kj},\\, d_{kj},\\, \\alpha)$"
+    draw.text(axes, x, top - 1.18, formula, ha="left", size=12)
     return figure
 
 
 @styled
 def plot_fusion_diagram() -> Figure:
     """Four ways to make one prediction from several embeddings."""
-    figure, axes = new_canvas(PAGE_WIDTH, 4.7)
-    for way, (x, y), title, note in (
-        (_fusion_concat, (0.12, 2.5), "concatenation + MLP (the paper's)", ""),
-        (_fusion_gated, (3.74, 2.5), "gated sum", "weights depend on all inputs, sum to 1"),
-        (_fusion_attention, (0.12, 0.12), "cross-attention", "one learned query reads the tokens"),
-        (_fusion_late, (3.74, 0.12), "late fusion", "a mean with learned weights, one per view"),
-    ):
+    size, places = (PAGE_WIDTH, 4.7), [(0.12, 2.5), (3.74, 2.5), (0.12, 0.12), (3.74, 0.12)]
+    if is_narrow():
+        size, places = (3.6, 9.2), [(0.12, 6.98 - 2.29 * k) for k in range(4)]
+    figure, axes = new_canvas(*size)
+    ways = (
+        (_fusion_concat, "concatenation + MLP (the paper's)", ""),
+        (_fusion_gated, "gated sum", "weights depend on all inputs, sum to 1"),
+        (_fusion_attention, "cross-attention", "one learned query reads the tokens"),
+        (_fusion_late, "late fusion", "a mean with learned weights, one per view"),
+    )
+    for (way, title, note), (x, y) in zip(ways, places, strict=True):
         draw.box(axes, x, y, 3.36, 2.1, face="#F4F6F8", edge="none", zorder=0)
         draw.text(axes, x + 0.14, y + 1.88, title, ha="left", size=10.5, weight="bold")
         tokens = []

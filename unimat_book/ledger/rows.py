@@ -1,15 +1,18 @@
 """Prediction files and published numbers in, rows of the ledger out."""
 
+import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 import yaml
 
 from unimat_book.ledger.settings import CELL_METRICS
+from unimat_book.record import product
 from unimat_book.statistics import summarize
 from unimat_lib.evaluation.metrics import cell_metrics
+from unimat_lib.files import replacing
 
 
 def ledger_row(
@@ -100,3 +103,10 @@ def rows_of_claims(claims: Sequence[Mapping[str, object]]) -> list[dict[str, obj
         for claim in claims
         if claim["kind"] == "value"
     ]
+
+
+def write_rows(rows: Iterable[Mapping[str, object]], path: Path) -> None:
+    """Write rows of the ledger, each on a line of its own, where a chapter publishes ``path``."""
+    lines = ",\n ".join(json.dumps(row, allow_nan=False) for row in rows)
+    with replacing(product(path)) as temporary:
+        temporary.write_text(f"[\n {lines}\n]\n", encoding="utf-8")

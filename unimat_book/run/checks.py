@@ -80,20 +80,23 @@ def _renewed(chapter: Chapter, notebook: nbformat.NotebookNode) -> nbformat.Note
 
 def _reading_problems(book: Book, made: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     """Results that a chapter read without waiting for them, or that nobody writes."""
-    writers = {file: name for name, stamp in made.items() for file in stamp.get("wrote", {})}
+    writers: dict[str, list[str]] = defaultdict(list)  # more than one of a truth that they share
+    for name, stamp in made.items():
+        for file in stamp.get("wrote", {}):
+            writers[file].append(name)
     waits = chapter_waits(list(book.chapters))
     for name, stamp in made.items():
         run_dir = Path(str(stamp.get("parameters", {}).get("run_dir")))
         for file in stamp.get("read", {}):
-            writer = writers.get(file)
-            if writer and writer not in waits[name]:
+            wrote = writers.get(file, [])
+            if wrote and not waits[name] & set(wrote):
                 yield (
-                    f"{name} read {file}, which {writer} wrote, without waiting for it: "
-                    f"list {writer} for {name} in READS of unimat_book/run/order.py"
+                    f"{name} read {file}, which {wrote[0]} wrote, without waiting for it: "
+                    f"list {wrote[0]} for {name} in READS of unimat_book/run/order.py"
                 )
             published = any(Path(file).is_relative_to(run_dir / kind) for kind in STAGED)
             published &= not any(Path(file).is_relative_to(place) for place in BY_COMMANDS)
-            if published and not writer and len(made) == len(book.chapters):
+            if published and not wrote and len(made) == len(book.chapters):
                 yield f"{name} read {file}, which no chapter writes: remove it and run {name} again"
 
 

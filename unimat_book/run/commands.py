@@ -14,6 +14,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
+from unimat_book.run.ahead import ahead, spread
 from unimat_book.run.checks import check, parameters, refresh, status
 from unimat_book.run.execute import run
 from unimat_book.run.headline import readme
@@ -38,14 +39,17 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument("--profile", choices=PROFILES, default=profile)
         return sub
 
-    sub = command("run", run, "quick", chapters=True)
-    sub.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="override one parameter of params.yml (repeatable)",
-    )
+    def overridable(sub: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        sub.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            metavar="NAME=VALUE",
+            help="override one parameter of params.yml (repeatable)",
+        )
+        return sub
+
+    sub = overridable(command("run", run, "quick", chapters=True))
     sub.add_argument(
         "--jobs",
         type=_at_least(1),
@@ -54,6 +58,10 @@ def parser() -> argparse.ArgumentParser:
     )
     gpus = "let the chapters see N GPUs only"
     sub.add_argument("--gpus", type=_at_least(0), metavar="N", help=gpus)
+    sub = overridable(command("ahead", ahead, "quick", chapters=True))
+    sub.add_argument("--seed", type=int, required=True, metavar="S", help="the seed to train")
+    sub = overridable(command("spread", spread, "full", chapters=True))
+    sub.add_argument("--cards", type=_at_least(1), required=True, metavar="N", help="how many GPUs")
     command("refresh", refresh, "full", chapters=True)
     command("check", check, "full")
     command("build", build, "quick")

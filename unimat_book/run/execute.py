@@ -9,7 +9,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -79,18 +79,22 @@ def run(book: Book, args: argparse.Namespace) -> None:
     run_side_by_side(
         chapter_waits([chapter.name for chapter in chosen]),
         lambda name: _command(book.chapters[name], args),
-        jobs=jobs,
-        environment=environment,
+        environments=[environment] * jobs,
     )
     print(f"{len(runs)} chapters in {time.monotonic() - begun:.0f} s", flush=True)
 
 
 def _command(chapter: Chapter, args: argparse.Namespace) -> list[str]:
     """Command line that runs one of the chapters asked for."""
-    own = [pair for pair in args.set if pair.partition("=")[0] in chapter.parameters]
-    words = [sys.executable, "-m", "unimat_book.run", "run", chapter.name]
-    words += [f"--profile={args.profile}", *(f"--set={pair}" for pair in own)]
+    words = command_line("run", chapter, args)
     return words + ([] if args.gpus is None else [f"--gpus={args.gpus}"])
+
+
+def command_line(action: str, chapter: Chapter, args: argparse.Namespace) -> list[str]:
+    """Command line that does something with one of the chapters asked for."""
+    own = [pair for pair in args.set if pair.partition("=")[0] in chapter.parameters]
+    words = [sys.executable, "-m", "unimat_book.run", action, chapter.name]
+    return [*words, f"--profile={args.profile}", *(f"--set={pair}" for pair in own)]
 
 
 def check_run_dir(run: Run, *, asked: Iterable[str]) -> None:
@@ -125,7 +129,7 @@ def run_chapter(run: Run) -> None:
         begun = stamps.begun_stamp(run.book, run.chapter, run.profile, run.parameters)
         print(f"{run.name}: running ({run.profile})", flush=True)
         clock = time.monotonic()
-        executed = _execute(own, run)
+        executed = execute_cells(own, run, lambda cell: True)
         seconds = time.monotonic() - clock
         notebook = stamps.with_prose(run.chapter, executed, run.parameters)
         if notebook is None:
@@ -154,8 +158,10 @@ def run_chapter(run: Run) -> None:
     print(f"{run.name}: done in {seconds:.1f} s -> {_short(run.book, run.target)}", flush=True)
 
 
-def _execute(scratch: Path, run: Run) -> nbformat.NotebookNode:
-    """The chapter as papermill leaves it.
+def execute_cells(
+    scratch: Path, run: Run, chosen: Callable[[nbformat.NotebookNode], bool]
+) -> nbformat.NotebookNode:
+    """The chapter as papermill leaves it; cells that are not ``chosen`` are emptied before.
 
     Raises:
         BookError: A cell failed, or the kernel died.
@@ -163,6 +169,9 @@ def _execute(scratch: Path, run: Run) -> nbformat.NotebookNode:
     executed = scratch / f"{run.name}.ipynb"
     source = nbformat.from_dict(json.loads(json.dumps(run.chapter.notebook)))
     source.cells[run.chapter.parameters_index].source = run.chapter.source_with(run.parameters)
+    for cell in source.cells:
+        if not chosen(cell):
+            cell.source = ""  # and not taken out, so that a failure names the chapter's own cell
     nbformat.write(source, scratch / "source.ipynb")
     begun = time.monotonic()
     try:

@@ -6,7 +6,7 @@
 async ({ pages, cover, licence, logo }) => {
   const smallest = 0.55; // of its size, for a table or a formula
   const shortTable = 300; // pixels of height; a longer one goes on over pages
-  const unwanted = "script, style, link, .headerlink, button, .table-files, details.hide, " +
+  const unwanted = "script, style, link, .headerlink, button, .table-files, details.hide, picture > source, " +
     ".tag_hide-cell, .tag_hide-input > .cell_input, .tag_hide-output > .cell_output";
   const slugs = new Map(pages.map(({ file }) => [
     new URL(file, document.baseURI).href,
@@ -47,7 +47,7 @@ async ({ pages, cover, licence, logo }) => {
       const online = make("a", { href: address }, address);
       part.replaceWith(make("p", {}, "To move and try things, open this page in a browser: ", online));
     }
-    for (const part of article.querySelectorAll("a:has(> img)")) part.replaceWith(...part.childNodes);
+    for (const part of article.querySelectorAll("a:has(> img, > picture)")) part.replaceWith(...part.childNodes);
     article.querySelectorAll("details").forEach((part) => { part.open = true; });
     article.querySelectorAll("[loading]").forEach((part) => part.removeAttribute("loading"));
   };

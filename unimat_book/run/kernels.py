@@ -22,6 +22,12 @@ from unimat_lib.files import alone_in
 
 KERNEL = "unimat-book"
 
+HARMLESS = (
+    "IProgress not found",  # tqdm.auto, in a kernel without widgets
+    "The given NumPy array is not writable",  # PyTorch, of pandas' columns, which nobody writes to
+)
+"""Beginnings of warnings that say nothing about a chapter; any other one stops its publication."""
+
 
 @contextmanager
 def only_one(book: Book, what: str) -> Iterator[None]:
@@ -83,7 +89,7 @@ def offered_kernel(book: Book, scratch: Path, run_dir: str, gpus: int | None) ->
         "IPYTHONDIR": str(scratch / "ipython"),
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         "TQDM_DISABLE": "1",
-        "PYTHONWARNINGS": "ignore:IProgress not found",  # tqdm.auto, in a kernel without widgets
+        "PYTHONWARNINGS": ",".join(f"ignore:{beginning}" for beginning in HARMLESS),
     }
     if gpus is not None:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")

@@ -43,47 +43,53 @@ def run_side_by_side(
     waits: Mapping[str, set[str]],
     command: Callable[[str], list[str]],
     *,
-    jobs: int,
-    environment: Mapping[str, str],
+    environments: Sequence[Mapping[str, str]],
+    ahead_of: Mapping[str, str] | None = None,
 ) -> None:
-    """Run one process per chapter, up to ``jobs`` at a time, each as soon as it may.
+    """Run one process per job, as many at a time as there are environments, as soon as each may.
 
-    Those that most others wait for go first. When one fails the running ones finish, and nothing
-    else begins. The processes end when this one does.
+    A job is a chapter, or a part of one that is done ahead of it. Chapters go first, and among them
+    those that most others wait for. When one fails the running ones finish, and nothing else
+    begins. The processes end when this one does.
 
     Args:
-        waits: For each chapter those that must be done before.
-        command: Command line that runs a chapter.
-        jobs: Largest number of chapters at a time.
-        environment: Environment of the processes.
+        waits: For each job those that must be done before.
+        command: Command line that does a job.
+        environments: Environments of the processes; no two run in one of them at a time.
+        ahead_of: For jobs that are no chapter, the chapter that does without them: they are not
+            begun once it is done.
 
     Raises:
-        BookError: A chapter failed; its own process has said why.
+        BookError: A job failed; its own process has said why.
     """
-    weight = {name: len(_followers(name, waits)) for name in waits}
-    running: dict[str, subprocess.Popen] = {}
+    ahead_of = ahead_of or {}
+    weight = {name: (name in ahead_of, -len(_followers(name, waits))) for name in waits}
+    running: dict[str, tuple[int, subprocess.Popen]] = {}
     done: set[str] = set()
     failed: list[str] = []
     while running or (len(done) < len(waits) and not failed):
+        done |= {one for one, chapter in ahead_of.items() if chapter in done} - running.keys()
         ready = [n for n in waits if n not in done | running.keys() and waits[n] <= done]
-        ready.sort(key=lambda name: -weight[name])
-        for name in ready[: 0 if failed else jobs - len(running)]:
+        ready.sort(key=lambda name: weight[name])
+        free = [k for k in range(len(environments)) if k not in {k for k, _ in running.values()}]
+        for name, place in zip([] if failed else ready, free, strict=False):
             # A session of its own, so that a Ctrl-C reaches this process alone, which ends it; and
             # no signal before it is there, for one that reached it while it begins would be lost.
             with uninterrupted():
-                running[name] = subprocess.Popen(
+                process = subprocess.Popen(
                     command(name),
-                    env=environment,
+                    env=environments[place],
                     start_new_session=True,
                     preexec_fn=die_with_parent,
                 )
-        ended = [name for name, process in running.items() if process.poll() is not None]
+                running[name] = place, process
+        ended = [name for name, (_, process) in running.items() if process.poll() is not None]
         for name in ended:
-            (failed.append if running.pop(name).returncode else done.add)(name)
+            (failed.append if running.pop(name)[1].returncode else done.add)(name)
         if not ended:
             time.sleep(0.05)
     if failed:
-        left = [name for name in waits if name not in done and name not in failed]
+        left = [n for n in waits if n not in done and n not in failed and n not in ahead_of]
         also = f"; not run: {', '.join(left)}" if left else ""
         raise BookError(f"failed: {', '.join(failed)} (see above){also}")
 

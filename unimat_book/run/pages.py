@@ -20,6 +20,7 @@ from unimat_book.run.landmarks import mend
 from unimat_book.run.plain_yaml import BookError, read_yaml
 from unimat_book.run.reader_files import write_tables, write_terms
 from unimat_book.run.sources import Book
+from unimat_book.run.telephones import add_narrow, set_aside
 from unimat_book.run.tutorials import is_tutorial
 from unimat_lib.processes import die_with_parent
 
@@ -27,6 +28,9 @@ NOTICE = (
     "Quick profile: partly synthetic crystals and minutes of training. "
     "It shows that everything runs; no claim rests on its numbers."
 )
+
+#: Folder of the staged book that holds the narrow layouts of its figures.
+NARROW = "_narrow"
 
 #: Pages that load modules, weights and data which no notebook makes.
 LOADING_PAGES = {"chapters/your_pattern.md", "chapters/things_to_move.md"}
@@ -45,6 +49,7 @@ def build(book: Book, args: argparse.Namespace) -> None:
             loaded = write_loaded_files(book, args.profile)
         _build(book, folder, book.build_dir(args.profile) / "build.log")
         mend(folder / "_build/html")
+        add_narrow(folder / NARROW, folder / "_build/html")
         write_reader_files(book, args.profile, folder / "_build/html")
         if loading:
             shutil.copytree(loaded, folder / "_build/html/browser")
@@ -104,9 +109,11 @@ def stage(book: Book, profile: str) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         if is_tutorial(page):  # knows no profile
             shutil.copyfile(book.root / page, target)
+            set_aside(target, folder / NARROW)
             continue
         if page.endswith(".ipynb"):
             shutil.copyfile(book.notebook_path(Path(page).stem, profile), target)
+            set_aside(target, folder / NARROW)
             if profile == "full" and Path(page).stem in book.pending:
                 _add_warning(target, book.pending[Path(page).stem])
             continue

@@ -2,6 +2,11 @@
 
 The encoder reads a structure and predicts its cell and crystal system; patterns take part in
 training alone. All variants of a seed start from the same weights. See :data:`VARIANTS`.
+
+Wherever cell and system are trained, no epoch is chosen: what is asked are the averaged weights
+after the last one. A choice would favour some: the validation loss of pairs grows while shuffled
+ones are learned, and the system head overfits first, which ended training at equal compute half
+way. Contrastive training keeps the weights of its smallest contrastive validation loss.
 """
 
 from __future__ import annotations
@@ -22,13 +27,13 @@ from unimat_book.grid.cells import GridSettings
 from unimat_book.grid.structure import model_shape
 from unimat_book.grid.train import SYSTEM_WEIGHT, limited_rows
 from unimat_book.grid.views import plain_views
-from unimat_book.studies.models import answers, outcome_of
+from unimat_book.studies.models import answers, histories, outcome_of
 from unimat_book.studies.trials import Outcome, Place, Trial
 from unimat_lib.alignment import retrieval_ranks
 from unimat_lib.evaluation.metrics import PER_CRYSTAL
 from unimat_lib.evaluation.predict import embed
 from unimat_lib.identity import short_hash
-from unimat_lib.model import UniMat, UniMatConfig
+from unimat_lib.model import UniMat, UniMatConfig, UniMatOutput
 from unimat_lib.training.config import FitConfig
 from unimat_lib.training.fit import fit
 from unimat_lib.views.batch import Batch, CrystalViews
@@ -102,7 +107,12 @@ def train(trial: Trial, shared: Shared, *, run_dir: Path) -> list[Outcome]:
 
     The outcome has the errors of what the variant says (heads, or a linear probe where the encoder
     is frozen); those that begin with ``probe_`` are a linear probe's of any variant; and, where its
-    patterns are aligned, how often a pattern finds its own structure among the test crystals.
+    patterns are aligned, how often a pattern finds its own structure among the test crystals. Its
+    history is that of contrastive training, the only one whose epochs are compared; ``best_epoch``,
+    from 0, is the one whose weights the last training left.
+
+    Raises:
+        RuntimeError: The weights kept are not those of the last epoch where they should be.
     """
     variant, _, _ = trial.variant.partition(WITHOUT_LATTICE)
     lattice = not trial.variant.endswith(WITHOUT_LATTICE)
@@ -111,10 +121,16 @@ def train(trial: Trial, shared: Shared, *, run_dir: Path) -> list[Outcome]:
     model.fit_scalers(views, known)
     model.to(views.device)
     seen = shuffled(views, known, seed=trial.seed) if variant == "shuffled" else views
-    fits = [
-        fit(model, seen, train=known, val=val, config=config, run_dir=run_dir)
-        for config in stages(variant, shared.place.settings, seed=trial.seed, crystals=len(known))
-    ]
+    fits, compared = [], []
+    for config in stages(variant, shared.place.settings, seed=trial.seed, crystals=len(known)):
+        model.judged = not config.cell_weight
+        one = fit(model, seen, train=known, val=val, config=config, run_dir=run_dir)
+        if not model.judged and one.best_epoch != config.epochs - 1:
+            came = f"expected the weights of epoch {config.epochs - 1}, got {one.best_epoch}"
+            raise RuntimeError(f"{came}: validation losses of equal answers differ on this device")
+        fits.append(one)
+        compared += [one] if model.judged else []
+    model.judged = True
     values = read_off(model, shared, frozen=variant in _FROZEN)
     if variant in _ALIGNED:
         points = {name: x.to(views.device) for name, x in embed(model, views, test).items()}
@@ -122,17 +138,39 @@ def train(trial: Trial, shared: Shared, *, run_dir: Path) -> list[Outcome]:
         values |= {f"recall_at_{k}": np.float32(100) * (ranks <= k) for k in (1, 10)}
     found = outcome_of(trial, values, shared.table, test, domain="test", fits=fits)
     chosen = {"best_epoch": float(fits[-1].best_epoch)} if fits else {}
-    return [dataclasses.replace(found, scores={**found.scores, **chosen})]
+    scores, history = {**found.scores, **chosen}, histories(compared)
+    return [dataclasses.replace(found, scores=scores, history=history)]
 
 
-def make_model(settings: GridSettings, *, seed: int, lattice: bool) -> UniMat:
+class LastEpoch(UniMat):
+    """A model that leaves :func:`.fit` nothing to choose an epoch by, unless it is judged.
+
+    Attributes:
+        judged: Whether it answers in evaluation mode. Else all answers are zero, so that every
+            epoch has the same validation loss; of equal ones the last is kept.
+    """
+
+    judged = True
+
+    def forward(self, views, mask=None) -> UniMatOutput:
+        """As that of the parent; see the class."""
+        output = super().forward(views, mask)
+        if self.training or self.judged:
+            return output
+        # Times zero: what is not finite stays so, and stops the training.
+        nothing = {name: 0 * x for name, x in output.projections.items()}
+        zeros = 0 * output.cell, 0 * output.system_log_probs
+        return UniMatOutput(output.embeddings, nothing, *zeros)
+
+
+def make_model(settings: GridSettings, *, seed: int, lattice: bool) -> LastEpoch:
     """The untrained model: a structure encoder with heads, and a pattern encoder beside it."""
     shape = model_shape(settings)
     if not lattice:
         known = {k: v for k, v in settings.model["structure"].items() if k != "translations"}
         shape["structure"] = known
     torch.manual_seed(seed)
-    return UniMat(UniMatConfig(modalities=_NAMES, inputs=_NAMES[:1], **shape))
+    return LastEpoch(UniMatConfig(modalities=_NAMES, inputs=_NAMES[:1], **shape))
 
 
 def stages(variant: str, settings: GridSettings, *, seed: int, crystals: int) -> list[FitConfig]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,8 @@ import pandas as pd
 from torch import Tensor
 
 from unimat_book.grid.cells import GridSettings
+from unimat_book.ledger.rows import write_rows
 from unimat_book.novelty import structure_types
-from unimat_book.record import product
 from unimat_book.studies import transfer
 from unimat_book.studies.analysis import effects, intervals, ledger_rows_of_study, with_systems
 from unimat_book.studies.models import names_hash
@@ -23,7 +22,6 @@ from unimat_book.studies.results import Mean, load_means
 from unimat_book.studies.trials import Place
 from unimat_book.studies.work import StudyFolder, work_through
 from unimat_lib.crystals.table import CRYSTAL_SYSTEMS, CrystalTable
-from unimat_lib.files import replacing
 
 COMMAND = "python -m unimat_book.studies {} --gpus 4 --processes-per-gpu 3"
 """What makes the published file of a study."""
@@ -48,6 +46,10 @@ _IN_LEDGER: Mapping[str, tuple[str, ...]] = {
     "transfer": (*_CELLS, "scaled_length_mae_no_formula", "scaled_length_mae_no_pattern"),
     "provenance": _CELLS,
 }
+
+
+_UNTRAINED = {"alignment": ("untrained",), "retrieval": ("physics",)}
+"""Variants of studies that train nothing."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,20 @@ class Study:
             if (mean.variant, mean.domain) == (variant, domain):
                 return mean
         raise KeyError(f"{self.name} has no {variant} on {domain}")
+
+    @property
+    def trainings(self) -> int:
+        """How many models were trained."""
+        seeds = {mean.variant: len(mean.seeds) for mean in self.means}
+        return sum(n for name, n in seeds.items() if name not in _UNTRAINED.get(self.name, ()))
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of all variants together, each of which names it once for every domain."""
+        longest: dict[str, float] = {}
+        for mean in self.means:
+            longest[mean.variant] = max(mean.seconds, longest.get(mean.variant, 0.0))
+        return sum(longest.values())
 
     @functools.cached_property
     def intervals(self) -> pd.DataFrame:
@@ -188,6 +204,5 @@ def words_of(name: str, settings: GridSettings) -> dict[str, str]:
 def save_study_rows(studies: Iterable[Study], path: Path) -> Path:
     """Write the rows of the ledger of some studies, for chapter 09."""
     rows = [row for study in studies for row in study.rows]
-    with replacing(product(path)) as temporary:
-        temporary.write_text(json.dumps(rows, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    write_rows(rows, path)
     return path

@@ -9,7 +9,9 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 
+from unimat_book.grid.analysis import holm
 from unimat_book.grid.cells import GridSettings
+from unimat_book.studies.alignment import WITHOUT_LATTICE
 from unimat_book.studies.finding import query_points
 from unimat_book.studies.models import names_hash
 from unimat_book.studies.pages import Study
@@ -64,6 +66,16 @@ def change_words(frame: pd.DataFrame, spec: str) -> list[str]:
     ]
 
 
+def change_text(row: pd.Series, spec: str, unit: str) -> str:
+    """Change and verdict of a row of :func:`.effects`, for a sentence."""
+    return f"{row['change']:+{spec}} {unit} ({row['verdict']})"
+
+
+def judged(frame: pd.DataFrame, *verdicts: str) -> str:
+    """Names of the rows of :func:`.effects` that have one of some verdicts, or "none"."""
+    return "; ".join(frame.loc[frame["verdict"].isin(verdicts), "effect"]) or "none"
+
+
 def systems_table(study: Study, variants: Mapping[str, str]) -> pd.DataFrame:
     """Accuracies of the crystal systems of some variants (columns), per cent."""
     systems = study.systems["test"]
@@ -92,6 +104,43 @@ def views_table(study: Study, variant: str) -> pd.DataFrame:
             }
     frame = pd.DataFrame.from_dict(rows, orient="index").rename_axis("crystal system")
     frame["what the formula adds"] = frame["both"] - frame["pattern alone"]
+    return frame
+
+
+# ---- alignment ------------------------------------------------------------------------------
+
+
+def equal_compute_changes(study: Study, ways: Sequence[str]) -> pd.DataFrame:
+    """What ways to align change against equal compute, with the lattice and without.
+
+    Returns:
+        A row per way, lattice and metric: ``against equal compute`` (the way, in words), ``metric``
+        (a heading), ``text`` (change, interval, verdict), ``verdict``, and ``p``, Holm's over all
+        rows; verdicts are corrected over the ways alone.
+    """
+    metrics = {
+        "scaled (Å)": ("scaled_length_mae", ".4f"),
+        "angles (°)": ("angle_mae", ".2f"),
+        "system (points)": ("crystal_system_accuracy", ".2f"),
+    }
+    rows = []
+    for ending, words in (("", "with lattice"), (WITHOUT_LATTICE, "no lattice")):
+        base, names = f"equal_compute{ending}", [f"{way}{ending}" for way in ways]
+        for heading, (metric, spec) in metrics.items():
+            frame = study.effects(base, metric, names)
+            texts = change_words(frame, spec)
+            for k, way in enumerate(ways):
+                rows.append(
+                    {
+                        "against equal compute": f"{study.words[way]}; {words}",
+                        "metric": heading,
+                        "text": texts[k],
+                        "verdict": frame["verdict"][k],
+                        "p": study.effects(base, metric, [names[k]])["p"].item(),
+                    }
+                )
+    frame = pd.DataFrame(rows)
+    frame["p"] = holm(frame["p"].to_numpy())
     return frame
 
 
@@ -217,11 +266,8 @@ def recall_panels(study: Study, strains: Sequence[float]) -> dict[str, dict[str,
             ("symmetry_strain", "within symmetry"),
         ):
             lines = {}
-            for name, (variant, method) in search_ways(study).items():
-                try:
-                    scores = study.of(variant, domain).scores
-                except KeyError:  # the shipped model searches test crystals alone
-                    continue
+            # The shipped model searches test crystals alone.
+            for name, method, scores in _searches(study, domain):
                 names = [f"{kind if s else 'strain'}_{s:g}" for s in strains]
                 lines[name] = [scores[f"{method}recall_at_1_{n}"].mean() for n in names]
             panels[f"{where}; {how}"] = lines
@@ -237,17 +283,22 @@ def recall_table(study: Study, domain: str) -> pd.DataFrame:
         "laboratory": "laboratory",
     }
     rows = []
-    for name, (variant, method) in search_ways(study).items():
-        try:
-            scores = study.of(variant, domain).scores
-        except KeyError:
-            continue
+    for name, method, scores in _searches(study, domain):
         row = {"search": name}
         for kind, words in shown.items():
             row[words] = spread(scores[f"{method}recall_at_1_{kind}"], ".1f")
         clock = scores.get(f"{method}ms_per_query")
         rows.append(row | {"ms": "–" if clock is None else f"{clock.mean():.3f}"})
     return pd.DataFrame(rows)
+
+
+def _searches(study: Study, domain: str) -> list[tuple[str, str, Mapping[str, np.ndarray]]]:
+    """Name, beginning of the metrics, and scores of each way to search that was tried."""
+    return [
+        (name, method, study.of(variant, domain).scores)
+        for name, (variant, method) in search_ways(study).items()
+        if any((m.variant, m.domain) == (variant, domain) for m in study.means)
+    ]
 
 
 def shipped_model(model: UniMat, shared) -> Mean:

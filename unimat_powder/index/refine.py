@@ -136,7 +136,7 @@ def _described(fitted: Fitted, observed: Observed) -> IndexedCell:
         systems[name.split()[0]] += float(probability)
     best = int(np.argmax(fitted.evidence))
     cell = cells[best]
-    sigma = _cell_errors(fitted.metric[best], fitted.covariance[best])
+    sigma = cell_errors(fitted.metric[best], fitted.covariance[best])
     explained = fitted.probability[best] > 0.5
     m20, f20 = merits(cell, fitted.shift[best], explained, observed)
     zero, displacement = fitted.shift[best].tolist()
@@ -161,7 +161,7 @@ def _described(fitted: Fitted, observed: Observed) -> IndexedCell:
     )
 
 
-def _cell_errors(metric: np.ndarray, covariance: np.ndarray) -> np.ndarray:
+def cell_errors(metric: np.ndarray, covariance: np.ndarray) -> np.ndarray:
     """Standard uncertainties of lengths and angles ``[6]``, from that of the metric."""
     steps = np.vstack([np.zeros(6), _STEP * np.abs(metric).max() * np.eye(6)])
     direct = np.linalg.inv(metric_matrix(torch.from_numpy(metric + steps)).numpy())

@@ -147,6 +147,19 @@ def conventional_cell(cell: np.ndarray, system: str) -> tuple[str, np.ndarray]:
     return _LETTERS[family] + centring, found
 
 
+def more_symmetric(cell: np.ndarray, letters: str) -> str:
+    """Lattice system of a Niggli cell's bare metric, ``""`` where its lattice's letters say it.
+
+    The lines may leave a crystal system open that the numbers of the cell do not show.
+
+    Args:
+        cell: Lengths and angles ``[6]``.
+        letters: Of the lattice that the crystal has, see :func:`conventional_cell`.
+    """
+    family = lattice_name(cell)[0].split()[0]
+    return "" if _LETTERS[family] == letters[0] else family
+
+
 def _nearest_of(cell: np.ndarray, system: str) -> tuple[str, np.ndarray] | None:
     """The nearest lattice of a system, its name and conventional cell; ``None``: none is near."""
     rows = cell_matrix(cell)

@@ -19,6 +19,13 @@ __all__ = ["parse_text", "read_pattern"]
 # A million points, ten times a long scan, need no more, and fit into any memory.
 _MAX_BYTES = 2**24
 
+_HEAD = 2000  # bytes, of which one sees what a document is
+_PICTURES = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*")
+_PAGE = re.compile(
+    rb"(?:<\?xml[^>]*+>\s*+|(?><!--.*?-->)\s*+|<!doctype\s++(?!html|svg)[^>]*+>\s*+)*+"
+    rb"<(?:!doctype\s++)?(html|svg)\b",
+    re.I | re.S,
+)
 _GSAS = re.compile(r"^BANK\s+\d+\s+\d+", re.M)
 _CIF = re.compile(r"\A(?:\s|#[^\n]*\n)*+data_|^[ \t]*+_pd_(?:meas|proc|calc)_", re.M | re.I)
 
@@ -54,6 +61,11 @@ def read_pattern(path: str | os.PathLike[str], *, wavelength: float | None = Non
 
 def _read_bytes(data: bytes, name: str, wavelength: float | None) -> Pattern:
     """The pattern of a file's content."""
+    if kind := _document(data):
+        raise PatternError(
+            f"{name}: this is {kind}, not a measurement; give the file that the instrument wrote, "
+            "or export the pattern as two columns of text"
+        )
     if data.startswith(b"PK\x03\x04"):
         found = read_archive(data, name)
     elif data.startswith(binary.MAGIC) and b"\0" in data[:64]:
@@ -64,6 +76,18 @@ def _read_bytes(data: bytes, name: str, wavelength: float | None) -> Pattern:
         return _read_text(_decode(data, name), name, wavelength)
     scans, said, notes = found
     return make_pattern(scans, said, name=name, wavelength=wavelength, notes=notes)
+
+
+def _document(data: bytes) -> str:
+    """What a file is that shows a pattern, perhaps, but holds none; ``""`` for all others."""
+    start = data[:_HEAD].lstrip(b"\xef\xbb\xbf \t\r\n")
+    if start.startswith(b"%PDF-"):
+        return "a PDF document"
+    if start.startswith(_PICTURES) or (start.startswith(b"RIFF") and start[8:12] == b"WEBP"):
+        return "a picture"
+    if found := _PAGE.match(start):
+        return "a picture" if found[1].lower() == b"svg" else "an HTML page"
+    return ""
 
 
 def _is_xml(data: bytes) -> bool:

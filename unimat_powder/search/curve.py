@@ -124,8 +124,12 @@ def _equidistant(two_theta: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray,
     step = max(STEP, float(np.median(np.diff(two_theta)))) if len(two_theta) > 1 else STEP
     points = int((two_theta[-1] - two_theta[0]) / step) + 1 if len(two_theta) else 0
     if points < _FEWEST:
+        came = f"{len(two_theta)}"
+        if len(two_theta) >= _FEWEST:
+            span = two_theta[-1] - two_theta[0]
+            came += f" within {span:.3g} degrees, as few as {points} in steps of {step:.3g} degrees"
         raise PatternError(
-            f"expected at least {_FEWEST} points between 0.5 and 175 degrees, but came {points}"
+            f"expected at least {_FEWEST} points between 0.5 and 175 degrees, but came {came}"
         )
     place = np.minimum(((two_theta - two_theta[0]) / step + 0.5).astype(int), points - 1)
     number = np.bincount(place, minlength=points)

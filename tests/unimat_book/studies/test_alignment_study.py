@@ -20,6 +20,7 @@ from unimat_book.studies.alignment import (
 )
 from unimat_book.studies.trials import Place, Trial
 from unimat_lib.evaluation.predict import predict
+from unimat_lib.training.fit import fit
 
 PLAIN = ("scaled_length_mae", "length_mae", "angle_mae", "crystal_system_accuracy")
 
@@ -122,8 +123,44 @@ def test_outcomes(shared, tmp_path, variant):
     frozen = variant in ("probe", "untrained")
     alike = outcome.scores["scaled_length_mae"] == outcome.scores["probe_scaled_length_mae"]
     assert alike is frozen
-    assert bool(outcome.history) is (variant != "untrained")
+    # Of supervised training no epoch is compared with another one.
+    assert bool(outcome.history) is (variant in ("probe", "finetuned"))
     assert 0 <= outcome.scores["macro_system_accuracy"] <= 100
+
+
+@pytest.mark.parametrize("variant", ["alone", "equal_compute", "joint", "shuffled", "finetuned"])
+def test_cell_and_system_are_trained_to_the_last_epoch(shared, tmp_path, monkeypatch, variant):
+    settings, seen = shared.place.settings, []
+
+    def fit_and_look(model, *args, **how):
+        found = fit(model, *args, **how)
+        seen.append((how["config"], found.history))
+        return found
+
+    monkeypatch.setattr(alignment, "fit", fit_and_look)
+    outcome = trained(shared, tmp_path, variant)
+    last, history = seen[-1]
+    expected = stages(variant, settings, seed=0, crystals=len(shared.rows[0]))[-1].epochs
+    assert last.cell_weight and outcome.scores["best_epoch"] == last.epochs - 1 == expected - 1
+    assert history["val_loss"].nunique() == 1 and history["loss"].nunique() == last.epochs
+    for config, before in seen[:-1]:  # contrastive training is judged
+        assert not config.cell_weight and before["val_loss"].nunique() == config.epochs
+
+
+def test_what_is_not_judged_still_learns_and_answers_again(shared, settings):
+    model = make_model(settings, seed=0, lattice=True)
+    batch = shared.views.batch(shared.rows[0][:4], modalities=("structure", "xrd")).views
+    expected = model.eval()(batch)
+    model.judged = False
+    silent = model(batch)
+    assert not silent.cell.any() and not silent.system_log_probs.any()
+    assert not any(x.any() for x in silent.projections.values())
+    assert model.train()(batch).cell.any()
+    with torch.no_grad():
+        next(model.cell_head.parameters()).fill_(float("nan"))
+    assert model.eval()(batch).cell.isnan().any()  # so that training stops
+    again = make_model(settings, seed=0, lattice=True).eval()(batch)
+    assert torch.equal(again.cell, expected.cell)
 
 
 def test_alone_never_sees_a_pattern(shared, tmp_path, monkeypatch):

@@ -17,7 +17,10 @@ from unimat_book.studies.pages import Study, open_study, save_study_rows
 from unimat_book.studies.queries import STRAINS
 from unimat_book.studies.results import Mean
 from unimat_book.studies.tables import (
+    change_text,
     change_words,
+    equal_compute_changes,
+    judged,
     recall_panels,
     recall_table,
     scores_table,
@@ -69,6 +72,47 @@ def test_effects_have_the_names_of_tables_and_the_right_sign(study):
     other = frame.assign(effect="another")
     with pytest.raises(ValueError, match="other effects"):
         plot_effects({"scaled": frame, "again": other}, unit={"scaled": "Å", "again": "Å"})
+
+
+def test_sentences_name_what_is_judged(study):
+    frame = study.effects("base", "scaled_length_mae", ["worse"])
+    assert judged(frame, "worse") == "something" and judged(frame, "better", "open") == "none"
+    assert change_text(frame.iloc[0], ".1f", "Å") == "+0.2 Å (worse)"
+
+
+def test_changes_against_equal_compute_are_corrected_together():
+    ways = ("joint", "finetuned")
+    means = [
+        made_mean(f"{name}{ending}", shift=shift)
+        for ending in ("", "_no_lattice")
+        for name, shift in (("equal_compute", 0.0), ("joint", 0.2), ("finetuned", 0.0))
+    ]
+    words = {mean.variant: mean.variant for mean in means}
+    types = {"test": [f"type {k // 3}" for k in range(210)]}
+    study = Study("alignment", means, types, {}, words)
+    frame = equal_compute_changes(study, ways)
+    assert len(frame) == 12 and not frame.duplicated(["against equal compute", "metric"]).any()
+    joint = frame["against equal compute"].str.startswith("joint")
+    assert (frame[joint]["verdict"] == "worse").all()
+    assert (frame[~joint]["p"] == 1).all() and (frame[joint]["p"] < 0.05).all()
+    single = study.effects("equal_compute", "scaled_length_mae", ["joint"])["p"].item()
+    assert frame["p"][0] >= single
+
+
+def test_a_training_counts_once_whatever_it_was_asked():
+    asked = {
+        ("twice", "test"): 10.0,
+        ("twice", "known"): 12.0,
+        ("once", "test"): 5.0,
+        ("physics", "test"): 1.0,
+    }
+    means = [
+        dataclasses.replace(made_mean(variant, shift=0.0, domain=domain), seconds=seconds)
+        for (variant, domain), seconds in asked.items()
+    ]
+    study = Study("retrieval", means, {}, {}, {})
+    assert study.seconds == 12 + 5 + 1
+    assert study.trainings == 2 * 3  # comparing patterns is no training
 
 
 def test_rows_of_the_ledger_are_means_with_both_intervals(study, tmp_path):
@@ -126,6 +170,8 @@ def test_search_tables_show_only_what_was_searched():
     assert "the shipped model" not in panels["all known crystals; within symmetry"]
     assert len(recall_table(study, "test")) == 2 and len(recall_table(study, "known")) == 1
     assert recall_table(study, "test")["ms"][0] == "0.200"
+    table = recall_table(study, "test")
+    assert len(table.columns) <= 6 and (table["1 % in symmetry"] == "51.0 ± 1.4").all()
     assert len(plot_recall(panels, strains=[100 * s for s in STRAINS]).axes) == 4
 
 
