@@ -23,7 +23,7 @@ lint: $(READY) ## ruff, codespell, and who may import whom
 check: $(READY) ## are the published notebooks whole, and do they match their sources?
 	$(BIN)/unimat-book check --profile full
 
-table: $(READY) ## the paper's whole table, 15 trainings, on one GPU in under ten minutes
+table: $(READY) ## the column Reproduction of the table: 15 trainings, under ten minutes on one GPU
 	$(BIN)/python benchmarks/paper_table.py --profile full
 
 html: $(READY) ## build the pages from the published notebooks, running nothing

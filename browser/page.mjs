@@ -106,7 +106,8 @@ function ask() {
     if (length && !(Number(length) >= 0.1 && Number(length) <= 5)) throw new NoAnswer(`expected a wavelength of 0.1 to 5 Å, or the anode of the tube, such as Co, but came “${written.slice(0, 20)}”`);
     const used = length ? Number(length) : pattern.wavelength;
     const from = length ? "as given" : pattern.from === "file" ? "from the file" : "Cu Kα, since the file states none";
-    pattern.said = [`Wavelength ${used.toFixed(5)} Å, ${from}.`, ...pattern.notes.map((note) => `Note: ${note}.`)].join(" ");
+    const told = symbols.length ? `Elements ${symbols.join(", ")}` : "No elements given";
+    pattern.said = [`${told}. Wavelength ${used.toFixed(5)} Å, ${from}.`, ...pattern.notes.map((note) => `Note: ${note}.`)].join(" ");
     result.hidden = true; // what it shows is the answer to something else
     say(`${pattern.name}: reading …`);
     worker.postMessage({ number: ++asked, symbols, pattern: { ...pattern, wavelength: used } });
@@ -156,7 +157,16 @@ async function openFile(one) {
 }
 
 window.addEventListener("resize", () => draw());
+file.addEventListener("click", () => { file.value = ""; }); // the same file may be chosen again
 file.addEventListener("change", () => openFile(file.files[0]));
+for (const field of [elements, wavelength]) {
+  field.addEventListener("input", () => {
+    if (result.hidden) return;
+    asked++;
+    result.hidden = true; // what it shows is the answer to something else
+    say("Elements or wavelength have changed: ask again.");
+  });
+}
 form.addEventListener("submit", (event) => {
   event.preventDefault();
   if (pattern) ask();

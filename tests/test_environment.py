@@ -179,7 +179,7 @@ def test_code_imports_only_what_is_declared() -> None:
     folders = [*PACKAGES, "benchmarks", "tests", ".ci"]
     own = {*PACKAGES, *(path.stem for path in python_files("benchmarks", "tests", ".ci"))}
     # Measured against where present; Triton comes with PyTorch's builds for CUDA.
-    optional = {"xrd_rust_calculator", "ase", "matscipy", "triton"}
+    optional = {"xrd_rust_calculator", "ase", "matscipy", "vesin", "triton"}
     for path in python_files(*folders):
         for module in imported(path) - own - optional - set(sys.stdlib_module_names):
             name = canonicalize_name(IMPORT_NAMES.get(module, module))

@@ -90,8 +90,14 @@ def test_wavelength_and_elements_change_the_answer(page: Page, exported: Path) -
     page.choose("a.csv", (exported / "examples/quartz.csv").read_bytes())
     page.answered("a.csv")
     assert "since the file states none" in page.tab.locator("#yp-status").inner_text()
+    assert "No elements given" in page.tab.locator("#yp-status").inner_text()
+    page.tab.locator("#yp-elements").fill("Si")  # not asked yet: the old answer is none to it
+    page.tab.locator("#yp-result").wait_for(state="hidden")
+    assert "ask again" in page.tab.locator("#yp-status").inner_text()
     page.enter("elements", "SiO2")
-    page.tab.wait_for_function("document.querySelector('#yp-result').innerText.includes('SiO')")
+    said = "document.querySelector('#yp-status').innerText.includes('Elements Si, O. ')"
+    page.tab.wait_for_function(said)
+    assert "SiO" in page.tab.locator("#yp-result").inner_text()
     page.enter("wavelength", "0.7107")
     page.answers_at("0.71070")
     page.tab.locator("#yp-wavelength").fill("")

@@ -1,4 +1,4 @@
-"""Roles and heads of built pages."""
+"""Roles, heads and data notes of built pages."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from unimat_book.run.landmarks import mend
+
+COUNTS = "<p>By split: train 2.</p>\n<p>By source: a 2.</p>\n<p>Train by source: a 2.</p>\n"
 
 
 @pytest.mark.parametrize(
@@ -22,11 +24,15 @@ from unimat_book.run.landmarks import mend
             '<div class="sidebar-primary-item">\n<a class="navbar-brand logo">',
             '<div class="sidebar-primary-item" role="banner">\n<a class="navbar-brand logo">',
         ),
+        (
+            f"<div><p><strong>Data: mp</strong> A copy.</p>\n{COUNTS}</div></blockquote>",
+            "<div><p><strong>Data: mp</strong> A copy. "
+            '<a href="01_crystals_and_splits.html#sec-crystals-data">Where it comes from</a></p>\n'
+            f"<details><summary>Counts</summary>\n{COUNTS}</details>\n</div></blockquote>",
+        ),
     ],
 )
-def test_what_screen_readers_cannot_use_is_mended(
-    tmp_path: Path, written: str, mended: str
-) -> None:
+def test_what_readers_cannot_use_is_mended(tmp_path: Path, written: str, mended: str) -> None:
     (tmp_path / "chapters").mkdir()
     page = tmp_path / "chapters/a.html"
     page.write_text(written, "utf-8")

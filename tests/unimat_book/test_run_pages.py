@@ -89,6 +89,18 @@ def test_results_table_and_blocks(root: Path) -> None:
     (root / "data/published.yml").write_text((REPOSITORY / "data/published.yml").read_text())
     assert "PXRDGen's logs hold 47.0 % and 92.4 %" in results_block(book, "full")
 
+    metrics = ("scaled_length_mae", "length_mae", "angle_mae", "crystal_system_accuracy")
+    aligned = [
+        entry(f"alignment_{kind}", "test", metric, mean + k)
+        for kind, mean in (("equal_compute", 1.0), ("joint", 5.0))
+        for k, metric in enumerate(metrics)
+    ]
+    (folder / "ledger.json").write_text(json.dumps(entries + aligned))
+    last = results_block(book, "full").splitlines()[-1]
+    assert "3 seeds: scaled 1.000 and 5.000" in last and "system 4.0 and 8.0 %" in last
+    (folder / "ledger.json").write_text(json.dumps(entries + aligned[:-1]))
+    assert "Alignment" not in results_block(book, "full")
+
     text = "a\n<!-- results:begin -->\nold\n<!-- results:end -->\nb"
     filled = fill(text, "results", r"new \1")
     assert "old" not in filled and r"new \1" in filled

@@ -61,6 +61,7 @@ def plot_growth(series: Mapping[str, Iterable[Mapping[str, float]]]) -> Figure:
     axes.margins(x=0.06, y=0.08)
     draw.plain_log(axes.xaxis)
     draw.plain_log(axes.yaxis)
+    axes.xaxis.set_major_formatter("{x:,.0f}")  # a million in full
     axes.grid()
     look = {"title": "exponent of the growth", "alignment": "left"}
     figure.legend(handles=handles, loc="outside upper left", ncols=2, **look)

@@ -29,7 +29,7 @@ MEASURED_VARIANTS: Mapping[str, str] = {"ours": "this book", "baseline": "plain 
 """Variants of the search that the ledger counts, and how they are called in tables."""
 
 TAKEN_OUT = "ours_taken_out"
-"""The variant whose library lacks the right crystal: kept on file, no row of the ledger."""
+"""The variant whose library lacks the right crystal: one metric of ours, no row of its own."""
 
 MEASURED_METRICS: Mapping[str, str] = {
     "structure_first": "structure first, where the library has it (%)",

@@ -47,6 +47,7 @@ def results_block(book: Book, profile: str) -> str:
         values = {(e["setting"], e["variant"], e["metric"]): e for e in entries}
         rows = [_ledger_row(values, setting) for setting in SETTINGS]
         below = [*_accuracy_line(values), *_measured_line(values), *_retrieval_line(book, values)]
+        below += _alignment_line(values)
     except (ValueError, KeyError, TypeError) as error:
         raise BookError(
             f"{path}: expected a list of objects with setting, variant, metric, mean ({error!r})"
@@ -125,6 +126,29 @@ def _retrieval_line(
             + _published_recall(book)
         )
         return
+
+
+def _alignment_line(values: Mapping[tuple[str, str, str], Mapping[str, Any]]) -> Iterator[str]:
+    """What joint training gives beside the same compute without it, in all metrics."""
+    metrics = {
+        "scaled_length_mae": ("scaled", 3, "Å"),
+        "length_mae": ("plain", 3, "Å"),
+        "angle_mae": ("angles", 2, "degrees"),
+        "crystal_system_accuracy": ("crystal system", 1, "%"),
+    }
+    told = []
+    for metric, (name, digits, unit) in metrics.items():
+        pair = [
+            values.get((f"alignment_{kind}", "test", metric)) for kind in ("equal_compute", "joint")
+        ]
+        if None in pair:
+            return
+        alone, joint = (f"{entry['mean']:.{digits}f}" for entry in pair)
+        told.append(f"{name} {alone} and {joint} {unit}")
+    yield (
+        f"Alignment: structure encoders trained alone and jointly with patterns, at equal compute, "
+        f"{pair[0]['seeds']} seeds: {'; '.join(told)}."
+    )
 
 
 def _published_recall(book: Book) -> str:

@@ -1,4 +1,4 @@
-"""Built pages in; the same pages with roles and heads that a screen reader can use out.
+"""Built pages in; the same with short data notes, and roles that a screen reader can use, out.
 
 What docutils, pandas and the theme write is put right here, once the pages are built: that needs
 no chapter to be run again, and no copy of the theme's templates.
@@ -18,6 +18,12 @@ MENDED = (
     (
         re.compile(r'<div class="sidebar-primary-item">(?=\s*<a class="navbar-brand logo")'),
         '<div class="sidebar-primary-item" role="banner">',
+    ),
+    # One line says which data a page was made from; the counts behind it are there for who asks.
+    (
+        re.compile(r"(<p><strong>Data: .*)</p>\n((?:<p>.*</p>\n){3,})(?=</div></blockquote>)"),
+        r'\1 <a href="01_crystals_and_splits.html#sec-crystals-data">Where it comes from</a></p>'
+        r"\n<details><summary>Counts</summary>\n\2</details>\n",
     ),
 )
 """Patterns, and what stands in their place."""
