@@ -161,8 +161,8 @@ file.addEventListener("click", () => { file.value = ""; }); // the same file may
 file.addEventListener("change", () => openFile(file.files[0]));
 for (const field of [elements, wavelength]) {
   field.addEventListener("input", () => {
-    if (result.hidden) return;
-    asked++;
+    if (!pattern) return;
+    asked++; // an answer that is on its way is none to this either
     result.hidden = true; // what it shows is the answer to something else
     say("Elements or wavelength have changed: ask again.");
   });

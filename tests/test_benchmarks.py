@@ -132,9 +132,9 @@ def test_chapter_prints_these_results() -> None:
     targets = read_targets(BENCHMARKS / "targets.yml")
     results = read_results(BENCHMARKS / "results.json")
     overview = speed_overview(results, targets)
-    shown = {row["what"]: row["reached?"] for row in chapter["performance_goals"]}
-    assert shown == overview.set_index("what")["verdict"][list(shown)].to_dict()
-    assert set(overview.loc[overview["reach"] != "", "what"]) <= set(shown)
+    own_tables = overview["name"].str.startswith(("stream_", "vectors_", "repeat_"))
+    verdicts = overview.loc[overview["name"].isin(targets) & ~own_tables, "verdict"].tolist()
+    assert [row["reached?"] for row in chapter["performance_goals"]] == verdicts
 
 
 HELP = """

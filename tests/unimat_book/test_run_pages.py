@@ -43,6 +43,13 @@ def test_results_table_and_blocks(root: Path) -> None:
         numbers = {"mean": mean, "std": std, "seeds": 3, "ci95": [0, 1], "n_test": 9046}
         return {"setting": setting, "variant": variant, "metric": metric} | numbers
 
+    def rising(variant, first, metrics):
+        return [
+            entry(setting, variant, metric, mean + k)
+            for setting, mean in first.items()
+            for k, metric in enumerate(metrics)
+        ]
+
     fused = "xrd_composition_aligned_fused"
     entries = [
         entry("xrd", "paper", "scaled_length_mae", 0.17),
@@ -54,8 +61,12 @@ def test_results_table_and_blocks(root: Path) -> None:
     ]
     folder = root / "data/results"
     folder.mkdir()
-    (folder / "ledger.json").write_text(json.dumps(entries))
-    lines = results_block(book, "full").splitlines()
+
+    def block(*more):
+        (folder / "ledger.json").write_text(json.dumps([*entries, *more]))
+        return results_block(book, "full")
+
+    lines = block().splitlines()
     table = [line for line in lines if line.startswith("|")]
     assert len({line.count("|") for line in table}) == 1 and len(table) == 2 + len(SETTINGS)
     plain = "<br><small>plain 0.123 ± 0.001</small>"
@@ -68,38 +79,26 @@ def test_results_table_and_blocks(root: Path) -> None:
     ]
 
     names = ("crystal_system_accuracy", "cell_first", "confident_share", "wrong_among_confident")
-    measured = [
-        entry(f"measured_{given}", "ours", name, mean + k)
-        for given, mean in (("pattern", 90.0), ("elements", 95.0))
-        for k, name in enumerate(names)
-    ]
-    (folder / "ledger.json").write_text(json.dumps(entries + measured))
-    last = results_block(book, "full").splitlines()[-1]
+    measured = rising("ours", {"measured_pattern": 90.0, "measured_elements": 95.0}, names)
+    last = block(*measured).splitlines()[-1]
     assert "the cell of 91.0 % (96.0 % with the elements)" in last and "93.0 % (98.0" in last
 
     # The line on retrieval: ours before the reproduction, beside what others have published.
     recall = [entry("structure_aligned_xrd", "reproduction", f"recall_at_{k}", k) for k in (1, 10)]
-    (folder / "ledger.json").write_text(json.dumps(entries + recall))
-    assert "first in 1.0 % and among ten in 10.0 %" in results_block(book, "full")
+    assert "first in 1.0 % and among ten in 10.0 %" in block(*recall)
     recall += [entry("all_three", "ours", f"recall_at_{k}", 50 + k, 0.2) for k in (1, 10)]
-    (folder / "ledger.json").write_text(json.dumps(entries + recall))
-    last = results_block(book, "full").splitlines()[-1]
+    last = block(*recall).splitlines()[-1]
     assert "all 9,046 test crystals" in last and "PXRDGen" not in last
     assert "first in 51.0 ± 0.2 % and among ten in 60.0 ± 0.2 % of cases (ours; " in last
     (root / "data/published.yml").write_text((REPOSITORY / "data/published.yml").read_text())
-    assert "PXRDGen's logs hold 47.0 % and 92.4 %" in results_block(book, "full")
+    assert "PXRDGen's logs hold 47.0 % and 92.4 %" in block(*recall)
 
     metrics = ("scaled_length_mae", "length_mae", "angle_mae", "crystal_system_accuracy")
-    aligned = [
-        entry(f"alignment_{kind}", "test", metric, mean + k)
-        for kind, mean in (("equal_compute", 1.0), ("joint", 5.0))
-        for k, metric in enumerate(metrics)
-    ]
-    (folder / "ledger.json").write_text(json.dumps(entries + aligned))
-    last = results_block(book, "full").splitlines()[-1]
+    compared = {"alignment_equal_compute": 1.0, "alignment_joint": 5.0}
+    aligned = rising("test", compared, metrics)
+    last = block(*aligned).splitlines()[-1]
     assert "3 seeds: scaled 1.000 and 5.000" in last and "system 4.0 and 8.0 %" in last
-    (folder / "ledger.json").write_text(json.dumps(entries + aligned[:-1]))
-    assert "Alignment" not in results_block(book, "full")
+    assert "Alignment" not in block(*aligned[:-1])
 
     text = "a\n<!-- results:begin -->\nold\n<!-- results:end -->\nb"
     filled = fill(text, "results", r"new \1")
