@@ -123,7 +123,10 @@ def evidence_of(
     truth: np.ndarray,
     about: tuple[bool, int],
 ) -> list[tuple]:
-    """What is known of the candidates for one pattern: without its elements, and with them."""
+    """What is known of the candidates for one pattern: without its elements, and with them.
+
+    The last of the numbers about it is that of its lines.
+    """
     rows = with_elements(library, symbols)
     every = best_candidates(curve, library, lines)
     asked = narrowed(every, curve, library, lines, (symbols, rows))
@@ -141,7 +144,7 @@ def evidence_of(
         }
         groups = library.space_group[ranked.index].numpy()
         columns = facts.evidence.numpy(), correct, groups, cells
-        found.append((*columns, truth, (setting, number, *about), witness))
+        found.append((*columns, truth, (setting, number, *about, len(observed)), witness))
     return found
 
 

@@ -30,7 +30,8 @@ from torch import Tensor, nn
 from torch_geometric.nn.models import dimenet as pyg
 
 from unimat_lib.datasets.preparation import load_dataset
-from unimat_lib.encoders.structure import StructureEncoder, TorchSums, _sums
+from unimat_lib.encoders import structure
+from unimat_lib.encoders.structure import StructureEncoder, TorchSums
 from unimat_lib.views.graphs import PeriodicGraph, periodic_graph, triplets
 
 CUTOFF, MAX_NEIGHBORS = 5.0, 12
@@ -75,7 +76,7 @@ class Ways:
         self.encoder = StructureEncoder(dim=256, cutoff=CUTOFF).to(graph.device)
         self.plain = PlainEncoder(dim=256, cutoff=CUTOFF).to(graph.device)
         self.plain.load_state_dict(self.encoder.state_dict())
-        self.chosen = _sums
+        self.chosen = structure._sums
 
     def names(self) -> list[str]:
         """The ways that this device has."""
@@ -83,7 +84,7 @@ class Ways:
 
     def network(self, way: str) -> StructureEncoder:
         """A fresh copy of the encoder; tensor operations or kernels are chosen with it."""
-        _sums = TorchSums if way == "torch" else self.chosen
+        structure._sums = TorchSums if way == "torch" else self.chosen
         return copy.deepcopy(self.plain if way == "plain" else self.encoder)
 
     def batches(self, size: int) -> list[PeriodicGraph]:

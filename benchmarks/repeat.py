@@ -6,12 +6,19 @@ CPU two trainings give the same numbers; on a GPU sums whose order nobody fixes 
 digits, and many steps make them grow.
 
     python benchmarks/repeat.py [--profile full] [--settings xrd structure_aligned_xrd]
+    python benchmarks/repeat.py --causes [--profile full] [--settings xrd]
+
+``--causes`` looks at the parts on a GPU: patterns drawn again, the gradient of one batch computed
+again, and two short trainings, as they are and with the sums of the drawing in a fixed order.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import dataclasses
 import tempfile
+from collections.abc import Callable, Iterator, Sequence
 
 import pandas as pd
 import torch
@@ -23,10 +30,111 @@ from unimat_lib.crystals.table import CrystalTable
 from unimat_lib.datasets.preparation import load_dataset
 from unimat_lib.evaluation.metrics import cell_metrics
 from unimat_lib.evaluation.predict import predict
+from unimat_lib.model import UniMat
+from unimat_lib.training.loop import losses
+from unimat_lib.views import render
 from unimat_lib.views.batch import CrystalViews, build_views
 
 LENGTHS = ["error_a", "error_b", "error_c"]
 SEEDS = 0, 0, 1
+EPOCHS = 2  # of a training whose causes of difference are sought
+AGAIN = 10  # how often a part is computed
+
+
+@contextlib.contextmanager
+def sums_in_order() -> Iterator[None]:
+    """Draws patterns with tensor operations whose additions have a fixed order."""
+    from unimat_lib.kernels import sticks
+
+    original = sticks.add_sticks
+
+    def in_order(*arguments: object) -> torch.Tensor:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        try:
+            return render._sticks_in_steps(*arguments)
+        finally:
+            torch.use_deterministic_algorithms(False)
+
+    sticks.add_sticks = in_order
+    try:
+        yield
+    finally:
+        sticks.add_sticks = original
+
+
+def different(vectors: Sequence[torch.Tensor]) -> float:
+    """Share of the places at which some vectors are not the same, per cent."""
+    moved = torch.stack([vector != vectors[0] for vector in vectors[1:]]).any(0)
+    return 100 * float(moved.double().mean())
+
+
+def drawn(setting: Setting, views: CrystalViews) -> torch.Tensor:
+    """The patterns of a batch, with all effects that training draws."""
+    generator = torch.Generator(device=views.device).manual_seed(0)
+    index = torch.arange(setting.fit.batch_size, device=views.device)
+    how = {"measurement": setting.fit.measurement, "generator": generator}
+    return views.batch(index, modalities=("xrd",), **how).views["xrd"].flatten()
+
+
+def gradient_of(setting: Setting, views: CrystalViews, model: UniMat) -> Callable[[], torch.Tensor]:
+    """A function that computes the gradient of one batch, all parameters in one vector."""
+    index = torch.arange(setting.fit.batch_size, device=views.device)
+    batch = views.batch(index, modalities=setting.model.modalities)
+    model = model.to(views.device).requires_grad_(True).train()
+
+    def gradient() -> torch.Tensor:
+        torch.manual_seed(0)
+        model.zero_grad()
+        with torch.autocast(views.device.type, torch.bfloat16):
+            loss = losses(model, batch, config=setting.fit)["loss"]
+        loss.backward()
+        return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+    return gradient
+
+
+def short_training(setting: Setting, views: CrystalViews, table: CrystalTable) -> UniMat:
+    """A model after :data:`EPOCHS` epochs."""
+    short = dataclasses.replace(setting.fit, epochs=EPOCHS)
+    with tempfile.TemporaryDirectory() as folder:
+        run = train_seeds(*(setting.model, views, table), config=short, seeds=[0], run_dir=folder)
+    return run.models[0]
+
+
+def causes_of(
+    setting: Setting, views: CrystalViews, table: CrystalTable, device: torch.device
+) -> list[Result]:
+    """Which part of a training does not repeat itself: shares of numbers that change, per cent."""
+
+    def weights() -> torch.Tensor:
+        model = short_training(setting, views, table)
+        return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+    gradient = gradient_of(setting, views, short_training(setting, views, table))
+    redrawn = different([drawn(setting, views) for _ in range(AGAIN)])
+    again = different([gradient() for _ in range(AGAIN)])
+    trained = different([weights() for _ in range(2)])
+    with sums_in_order():
+        redrawn_in_order = different([drawn(setting, views) for _ in range(AGAIN)])
+        trained_in_order = different([weights() for _ in range(2)])
+    about = {"unit": "%", "device": device_name(device)}
+    return [
+        Result(
+            name=f"repeat_{setting.name}_drawn_percent",
+            value=redrawn,
+            notes=f"points of a batch's patterns that change when it is drawn {AGAIN} times; with "
+            f"sums in a fixed order {redrawn_in_order:g} %. Numbers of its gradient that change "
+            f"when that is computed {AGAIN} times: {again:g} %",
+            **about,
+        ),
+        Result(
+            name=f"repeat_{setting.name}_in_order_percent",
+            value=trained_in_order,
+            notes=f"weights that differ after {EPOCHS} epochs twice, patterns drawn with sums in a "
+            f"fixed order; as they are drawn otherwise {trained:g} %",
+            **about,
+        ),
+    ]
 
 
 def trained(setting: Setting, seed: int, views: CrystalViews, table: CrystalTable) -> pd.DataFrame:
@@ -67,6 +175,7 @@ def main() -> None:
     parser.add_argument("--profile", default="full", help="profile of params.yml")
     names = [setting.name for setting in settings("full")]
     parser.add_argument("--settings", nargs="+", choices=names, default=names)
+    parser.add_argument("--causes", action="store_true", help="look at the parts; needs a GPU")
     given = parser.parse_args()
     p = parameters(given.profile, "03_encoders")
     table = load_dataset(p["dataset"])
@@ -79,12 +188,17 @@ def main() -> None:
     )
     device = torch.device(p["device"])
     for setting in settings(given.profile):
-        if setting.name in given.settings:
+        if setting.name not in given.settings:
+            continue
+        if given.causes:
+            results = causes_of(setting, views, table, device)
+        else:
             frames = [trained(setting, seed, views, table) for seed in SEEDS]
-            result = result_of(setting, frames, device)
-            print(f"{setting.name:<30} {result.value:8.4f} %  {result.notes}", flush=True)
-            if given.profile == "full":
-                record([result])
+            results = [result_of(setting, frames, device)]
+        for result in results:
+            print(f"{result.name:<50} {result.value:8.4f} %  {result.notes}", flush=True)
+        if given.profile == "full":
+            record(results)
 
 
 if __name__ == "__main__":

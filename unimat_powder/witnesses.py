@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from unimat_powder.answer import SearchResult
-from unimat_powder.combine import LEFT_OVER, Read, Unread, combined, is_sure, load_weights
+from unimat_powder import answer
+from unimat_powder.answer import LEFT_OVER, Lattice, SearchResult
+from unimat_powder.combine import Read, Unread, combined, is_sure, load_weights
 from unimat_powder.index.index import FEWEST_LINES, index
 from unimat_powder.index.observed import Observed
 from unimat_powder.index.refine import IndexedCell, with_symmetries
@@ -76,7 +77,22 @@ def with_witnesses(
     warnings = result.warnings
     if lines.number >= FEWEST_LINES and lattices and lattices[0].stray > LEFT_OVER:
         warnings = (*warnings, _left_over(lattices[0].stray))
-    return replace(result, lattices=lattices, warnings=warnings)
+    doubts = doubts_about(lattices, lines.number)
+    return replace(result, lattices=lattices, warnings=warnings, doubts=doubts)
+
+
+def doubts_about(lattices: Sequence[Lattice], lines: int) -> tuple[str, ...]:
+    """Why the first lattice is not to be relied on, however likely it is.
+
+    Args:
+        lattices: The likeliest first.
+        lines: How many the pattern has.
+    """
+    if lines < answer.FEWEST_LINES:
+        return ("so few lines prove no cell",)
+    if lattices and lattices[0].stray > LEFT_OVER:
+        return (f"{100 * lattices[0].stray:.0f} % of the lines are left unexplained",)
+    return ()
 
 
 def _left_over(stray: float) -> str:
