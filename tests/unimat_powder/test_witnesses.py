@@ -8,11 +8,19 @@ import pytest
 import torch
 
 from unimat_book.measured import cell_is_right, right_rows, simulated_measurements
+from unimat_powder import answer
+from unimat_powder.answer import LEFT_OVER, Lattice, make_answer, space_group_prior
 from unimat_powder.index.index import FEWEST_LINES
 from unimat_powder.library.file import Library, embedded_library
 from unimat_powder.pattern import Pattern
 from unimat_powder.search.search import search
-from unimat_powder.witnesses import Lines, of_cells, shipped_reader, with_witnesses
+from unimat_powder.witnesses import (
+    Lines,
+    doubts_about,
+    of_cells,
+    shipped_reader,
+    with_witnesses,
+)
 
 LIBRARY = Library.open(embedded_library())
 
@@ -74,3 +82,19 @@ def test_lines_that_the_first_cell_leaves_are_named(one, lines):
     pattern = dataclasses.replace(one.pattern, intensity=counts.round())
     first = answered(dataclasses.replace(one, pattern=pattern), Lines(pattern))
     assert any("unexplained" in text for text in first.warnings)
+    assert first.doubts and first.lattices[0].stray > LEFT_OVER
+    prior = space_group_prior(LIBRARY.space_group.numpy())
+    assert make_answer(first, pattern, file="x", prior=prior).verdict != "confident"
+
+
+def sure_lattice(stray: float) -> Lattice:
+    return Lattice((4.0,) * 3, (90.0,) * 3, 64.0, "cubic", {221: 1.0}, 0.99, 1.0, stray=stray)
+
+
+def test_doubt_comes_from_few_lines_and_from_many_that_are_left():
+    fewest = answer.FEWEST_LINES
+    assert doubts_about([sure_lattice(0.0)], fewest) == ()
+    assert doubts_about([sure_lattice(LEFT_OVER)], fewest) == ()
+    assert "few lines" in doubts_about([sure_lattice(0.0)], fewest - 1)[0]
+    assert "20 % of the lines" in doubts_about([sure_lattice(0.2)], 30)[0]
+    assert doubts_about([], 30) == ()
