@@ -10,7 +10,7 @@ _FOLDER = tempfile.TemporaryDirectory(prefix="patterns-")
 
 @cache
 def case_patterns() -> Path:
-    """Folder of the files in ``cases/patterns.zip``, which take a fifth of the space there."""
+    """Folder of the files in ``cases/patterns.zip``, which take a tenth of the space there."""
     with zipfile.ZipFile(Path(__file__).parent / "cases/patterns.zip") as packed:
         packed.extractall(_FOLDER.name)
     return Path(_FOLDER.name)
