@@ -346,13 +346,12 @@ def _hard_cases(path: Path) -> list[tuple[str, bool, int, Case]]:
         part = {name: found[name] for name in found.files}
     part["counts"] = np.ones(len(part["about"]))
     part["truth"][:] = (1, 1, 1, 90, 90, 90)  # of no pattern
-    numbers = part["about"][:, 3].copy()
+    second = (part["about"][:, 3] % 2 == 1).tolist()
     part["about"][:, 3] = 1
     kinds = [KINDS[i] for i in part["about"][:, 2]]
     lines = part["about"][:, 4].tolist()
     return [
-        (kinds[row], bool(numbers[row] % 2), lines[row], cases_of(part, row)[0])
-        for row in range(len(numbers))
+        (kinds[row], second[row], lines[row], cases_of(part, row)[0]) for row in range(len(kinds))
     ]
 
 

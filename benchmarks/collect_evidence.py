@@ -256,7 +256,7 @@ def hard_work(
 ) -> list[tuple]:
     """Evidence of a pattern that no single crystal made.
 
-    In the place of the group stands twice its number, and one more where a second phase is seen.
+    In the place of the group stands whether a second phase is seen, 0 or 1.
     """
     crystals, lines, network = opened(library, reader)
     pattern = hard_pattern(kind, number, folder)
@@ -264,7 +264,7 @@ def hard_work(
         second = search(pattern, crystals).second_phase is not None
     except PatternError:
         return []
-    about = KINDS.index(kind), 2 * number + int(second)
+    about = KINDS.index(kind), int(second)
     nobody = partial(torch.isin, test_elements=torch.tensor([], dtype=torch.int64))
     unknown = np.full(6, np.nan)
     witnesses = pattern, measured_curve(pattern), network, crystals, lines

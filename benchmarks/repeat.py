@@ -49,11 +49,12 @@ def sums_in_order() -> Iterator[None]:
     original = sticks.add_sticks
 
     def in_order(*arguments: object) -> torch.Tensor:
+        before = torch.are_deterministic_algorithms_enabled()
         torch.use_deterministic_algorithms(True, warn_only=True)
         try:
             return render._sticks_in_steps(*arguments)
         finally:
-            torch.use_deterministic_algorithms(False)
+            torch.use_deterministic_algorithms(before)
 
     sticks.add_sticks = in_order
     try:
@@ -175,7 +176,8 @@ def main() -> None:
     parser.add_argument("--profile", default="full", help="profile of params.yml")
     names = [setting.name for setting in settings("full")]
     parser.add_argument("--settings", nargs="+", choices=names, default=names)
-    parser.add_argument("--causes", action="store_true", help="look at the parts; needs a GPU")
+    what = "look at the parts of trainings on patterns; needs a GPU"
+    parser.add_argument("--causes", action="store_true", help=what)
     given = parser.parse_args()
     p = parameters(given.profile, "03_encoders")
     table = load_dataset(p["dataset"])
@@ -189,6 +191,8 @@ def main() -> None:
     device = torch.device(p["device"])
     for setting in settings(given.profile):
         if setting.name not in given.settings:
+            continue
+        if given.causes and "xrd" not in setting.model.modalities:
             continue
         if given.causes:
             results = causes_of(setting, views, table, device)

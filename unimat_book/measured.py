@@ -252,8 +252,9 @@ def outcomes(
         match's fit leaves; ``kind``, place in :data:`KINDS`; and what each witness would have said
         alone: ``library_cell``, ``library_system``, ``lines_cell``, ``network_system``,
         ``network_group``, whether they were right, and ``network_length_error``, mean over the
-        three lengths, per cent. ``label_stray`` and ``answer_stray`` are the shares of the lines
-        that the labelled cell and the first answer's leave unexplained.
+        three lengths, per cent. ``label_stray`` and ``answer_stray`` are the shares of the lines,
+        by amplitude, that the labelled cell and the first answer's leave unexplained; NaN where
+        the lines are too few, or do not give that cell.
     """
     jobs = [(place, one, str(library.path)) for place, one in enumerate(labelled)]
     found = dict(unordered(_asked_four_ways, jobs, workers=workers))

@@ -24,7 +24,7 @@ _T = TypeVar("_T")
 
 CONFIDENT = 0.9
 """Least probability of the answer's cell and crystal system for the verdict ``"confident"``, which
-besides needs lines enough, and few that the cell leaves unexplained."""
+besides needs lines enough, and a cell that leaves few of them unexplained."""
 
 TENTATIVE = 0.5
 """Least probability for ``"tentative"``: more likely right than wrong. Below, ``"none"``."""
@@ -46,11 +46,8 @@ MOST = 10
 """Of phases, cells and space groups, as many as a list of an answer holds."""
 
 LEFT_OVER = 0.15
-"""Share of the lines that a cell may leave unexplained before a second phase is suspected: single
-phases of the first half leave less, sums of two mostly more."""
-
-FEWEST_LINES = 6
-"""Of a pattern: fewer prove no cell, however well it explains them."""
+"""Share of the lines, by amplitude, that the cell of a ``"confident"`` verdict may leave: six in
+seven labelled cells of the first half leave less, the first cells of sums of two mostly more."""
 
 _SHOWN = 3  # phases that a table for reading has, however unlikely
 _UNSEEN = 0.1  # crystals added to each space group of a library, so that none is impossible
@@ -89,7 +86,7 @@ class Lattice:
     probability: float
     figure_of_merit: float
     source: str = "library"
-    stray: float = 0.0  # share of the lines that the cell does not explain, by amplitude
+    stray: float = 0.0  # share of the lines, by amplitude, not explained; NaN: lines say nothing
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,12 +168,13 @@ class Answer:
     def to_json(self) -> dict[str, Any]:
         """Plain objects for ``json.dumps``; what is not finite becomes ``None``.
 
-        ``probability`` is what the verdict rests on: that the first cell and its crystal system
-        are both right. What each other probability says is in :data:`PERCENTAGES`. A cell has
-        ``a`` to ``gamma`` of the primitive Niggli cell and, in ``conventional``, those of the
+        ``probability`` is what the verdict rests on: that the first cell and its crystal system are
+        both right. ``doubts``, there only where there are any, say why a verdict is not confident
+        however large that is. What each other probability says is in :data:`PERCENTAGES`. A cell
+        has ``a`` to ``gamma`` of the primitive Niggli cell and, in ``conventional``, those of the
         conventional one, whose ``lattice`` is one of aP, mP, mC, oP, oC, oI, oF, tP, tI, hP, hR,
-        cP, cI, cF; ``volume`` is of the cell that it stands with. Where the crystal system leaves
-        a lattice less symmetry than its numbers have, ``metrically`` says theirs: ``"cubic"``.
+        cP, cI, cF; ``volume`` is of the cell that it stands with. Where the crystal system leaves a
+        lattice less symmetry than its numbers have, ``metrically`` says theirs: ``"cubic"``.
 
         Without ``cells`` nothing is known of the crystal: systems and space groups are then as
         frequent as in the library. ``elements``, ``formula`` and ``second_phase`` are there only
@@ -208,6 +206,8 @@ class Answer:
         if self.refined is not None:
             answer["refined"] = self.refined.to_json()
             answer["lines"] = self.refined.lines_json()
+        if self.doubts:
+            answer["doubts"] = list(self.doubts)
         if self.elements:
             answer["elements"] = list(self.elements)
         if self.formula:
@@ -226,8 +226,9 @@ class Answer:
         what = f"cell and crystal system ({self.system}, {percent(self.probability)})"
         said = f"confident of {what}"
         if self.verdict == "tentative":
-            why = "; ".join(self.doubts) or "check it against the alternatives"
-            said = f"tentative: {what}; {why}"
+            unsure = self.probability < CONFIDENT or not self.doubts
+            check = ("check it against the alternatives",) * unsure
+            said = "; ".join((f"tentative: {what}", *self.doubts, *check))
         agreeing = [phase.probability for phase in self.phases if self.agrees(phase)]
         if max(agreeing, default=0.0) < UNLIKELY:
             return f"{said}; {self._doubt_text}"

@@ -51,7 +51,7 @@ _SHARE = 0.02  # of a lattice system: less is no hypothesis
 _FLOOR = 1e-3  # of the network's probabilities
 _SYSTEMS_OF = {"rhombohedral": ("trigonal",), "hexagonal": ("trigonal", "hexagonal")}
 _NO_RIVAL = 10.0
-_ASTRAY = 0.5  # share of lines astray from a cell of which the lines say nothing
+_ASTRAY = 0.5  # what counts for the share that is astray where the lines do not give a cell
 
 
 class Indexed(Protocol):
@@ -195,7 +195,7 @@ def agreement_of(found: Hypotheses, odds: np.ndarray) -> np.ndarray:
             sure,
             np.log(found.lattices[best].volume),
             found.network,
-            found.lattices[best].stray,
+            _ASTRAY if math.isnan(stray := found.lattices[best].stray) else stray,
             1.0,
         ]
     )
@@ -239,14 +239,14 @@ def _columns(
 def _indexed_as(lattice: Lattice, indexed: Sequence[Indexed]) -> tuple[float | None, float]:
     """Evidence that the lines give a listed lattice, and the share of them that is astray.
 
-    Where they give none: ``None``, and half of them.
+    Where they give none: ``None``, and NaN.
     """
     found = [
         (one.evidence + np.log(max(_systems_of(one).get(lattice.system, 0.0), 1e-6)), one.stray)
         for one in indexed
         if same_cell(one, lattice)
     ]
-    return max(found, default=(None, _ASTRAY))
+    return max(found, default=(None, math.nan))
 
 
 def _systems_of(one: Indexed) -> dict[str, float]:

@@ -1,13 +1,13 @@
 """A search's result and the pattern in, the same with what lines and network say of it out."""
 
 import functools
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from unimat_powder import answer
 from unimat_powder.answer import LEFT_OVER, Lattice, SearchResult
 from unimat_powder.combine import Read, Unread, combined, is_sure, load_weights
 from unimat_powder.index.index import FEWEST_LINES, index
@@ -17,6 +17,7 @@ from unimat_powder.network.predict import load_reader, read_pattern
 from unimat_powder.network.reader import Reader
 from unimat_powder.pattern import Pattern, PatternError
 from unimat_powder.peak_finding import LineList, find_lines
+from unimat_powder.peak_warnings import FEWEST_TO_PROVE
 
 
 class Lines:
@@ -88,10 +89,15 @@ def doubts_about(lattices: Sequence[Lattice], lines: int) -> tuple[str, ...]:
         lattices: The likeliest first.
         lines: How many the pattern has.
     """
-    if lines < answer.FEWEST_LINES:
+    if lines < FEWEST_TO_PROVE:
         return ("so few lines prove no cell",)
-    if lattices and lattices[0].stray > LEFT_OVER:
-        return (f"{100 * lattices[0].stray:.0f} % of the lines are left unexplained",)
+    if not lattices:
+        return ()
+    if math.isnan(lattices[0].stray):
+        return ("the lines do not give this cell",)
+    if lattices[0].stray > LEFT_OVER:
+        share = 100 * lattices[0].stray
+        return (f"{share:.0f} % of the lines, by amplitude, are left unexplained",)
     return ()
 
 

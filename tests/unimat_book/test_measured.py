@@ -18,6 +18,7 @@ from unimat_book.chapters.measured_patterns import (
     label_facts,
     labelled_patterns,
     main_table,
+    missed_aims,
     network_failures_table,
     open_library,
     reliability,
@@ -314,7 +315,16 @@ def test_labels_are_held_against_the_lines():
         answer_stray=[0.1, 0.1, 0.1, 0.1],
     )
     facts = label_facts(frames)
-    assert facts == {"labels_off": 2, "sure_wrong": 4, "sure_wrong_better": 2}
+    assert facts == {"labels_off": 2, "sure_wrong": 2, "sure_wrong_better": 1}
+
+
+def test_aims_that_are_missed_are_named():
+    assert missed_aims(outcomes_of(rank=[0] * 100, p_answer=[1.0] * 100)) == "none"
+    first, *others = missed_aims(outcomes_of(rank=[0, 0, 0, 7], p_answer=[1.0] * 4)).split("; ")
+    assert first == "structure first, where the library has it (with the elements)"
+    assert len(others) == 1 and "among five" in others[0]
+    wrong = missed_aims(outcomes_of(answer_right=[True, False], p_answer=[1.0] * 2))
+    assert wrong.startswith("cell or system wrong, among confident (pattern alone and with the")
 
 
 def test_the_sample_s_own_cell_explains_its_lines_and_a_stranger_s_does_not(library):

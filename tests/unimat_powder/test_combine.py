@@ -131,3 +131,13 @@ def test_probabilities_are_some_and_sum_to_one_at_most(listed, evidence, system)
     assert all(0 <= p <= 1 for p in chances)
     assert sum(chances) <= 1 + 1e-9
     assert len(found) == len(listed) + len(evidence)
+
+
+def test_a_cell_that_the_lines_do_not_give_has_no_share_of_them():
+    """The weights take one half for it; a reader is told no number that nobody measured."""
+    found = hypotheses([RUTILE], [], [], Unread())
+    assert np.isnan(found.lattices[0].stray)
+    facts = agreement_of(found, np.zeros(1))
+    assert facts[AGREEMENT.index("stray")] == 0.5
+    given = hypotheses([RUTILE], [], [indexed(RUTILE.lengths, RUTILE.angles, 62.45)], Unread())
+    assert given.lattices[0].stray == 0.02

@@ -68,6 +68,8 @@ AIMS: Mapping[str, tuple[str, str]] = {
 }
 """What this edition set out to reach on measured patterns, by setting, per cent."""
 
+_SMALL_IS_GOOD = ("wrong_among_confident", "calibration_error")
+
 _ANSWERS = {
     "data/reader/reader.safetensors": "train_reader",
     "unimat_powder/search/weights.json": "calibrate_search",
@@ -286,6 +288,22 @@ def main_table(outcomes: Outcomes, *, num_resamples: int) -> pd.DataFrame:
     return pd.DataFrame(rows).fillna("–")
 
 
+def missed_aims(outcomes: Outcomes) -> str:
+    """The aims that scored patterns miss, in words; "none" where they miss none."""
+    missed = []
+    for metric, aims in AIMS.items():
+        where = []
+        for aim, (setting, words) in zip(aims, MEASURED_SETTINGS.items(), strict=True):
+            frame, without = (scored(outcomes[setting, v]) for v in ("ours", TAKEN_OUT))
+            value = _mean(metric, frame, without)
+            short = value - float(aim) if metric in _SMALL_IS_GOOD else float(aim) - value
+            where += [words] if short > 0 else []
+        if where:
+            name = MEASURED_METRICS[metric].removesuffix(" (%)")
+            missed.append(f"{name} ({' and '.join(where)})")
+    return "; ".join(missed) or "none"
+
+
 def halves_table(outcomes: Outcomes) -> pd.DataFrame:
     """Our means for the patterns that were looked at and those that were scored once."""
     rows = []
@@ -365,15 +383,17 @@ def label_facts(outcomes: Outcomes) -> dict[str, int]:
     """How well the labels of scored patterns explain the lines, in numbers of patterns.
 
     ``labels_off``: the labelled cell leaves more lines than a confident answer may. ``sure_wrong``:
-    confident answers that are wrong, of both settings. ``sure_wrong_better``: those of them that
-    leave fewer lines than the labelled cell.
+    patterns with a confident answer that is wrong, in either setting. ``sure_wrong_better``: those
+    of them where such an answer leaves fewer lines than the labelled cell.
     """
     frames = [scored(outcomes[setting, "ours"]) for setting in MEASURED_SETTINGS]
-    wrong = pd.concat([frame[frame["confident"] & ~frame["answer_right"]] for frame in frames])
+    wrong = [frame["confident"] & ~frame["answer_right"] for frame in frames]
+    pairs = zip(wrong, frames, strict=True)
+    better = [some & (frame["answer_stray"] < frame["label_stray"]) for some, frame in pairs]
     return {
         "labels_off": int((frames[0]["label_stray"] > LEFT_OVER).sum()),
-        "sure_wrong": len(wrong),
-        "sure_wrong_better": int((wrong["answer_stray"] < wrong["label_stray"]).sum()),
+        "sure_wrong": int(np.any(wrong, axis=0).sum()),
+        "sure_wrong_better": int(np.any(better, axis=0).sum()),
     }
 
 

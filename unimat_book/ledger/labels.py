@@ -14,7 +14,7 @@ from unimat_book.ledger.measured import (
 )
 from unimat_powder.answer import LEFT_OVER
 
-LABELS: Mapping[str, bool] = {"label explains the lines": False, "label does not": True}
+LABELS: Mapping[str, bool] = {"label explains the lines": False, "label leaves more": True}
 """Whether the labelled cell leaves more of the lines than a confident answer may."""
 
 _SHOWN = (
@@ -27,7 +27,7 @@ def by_label(outcomes: Outcomes) -> pd.DataFrame:
     """Our metrics of scored patterns whose labelled cell explains their lines, and of the others.
 
     A row per metric, ``measured``, and a column per setting and entry of :data:`LABELS` with per
-    cent and counts. Of a pattern with too few lines nobody can say that its label is wrong.
+    cent and counts. A pattern with too few lines to say it is counted with the first.
     """
     rows = [{"measured": MEASURED_METRICS[metric]} for metric in _SHOWN]
     for setting, words in MEASURED_SETTINGS.items():
