@@ -123,10 +123,7 @@ def evidence_of(
     truth: np.ndarray,
     about: tuple[bool, int],
 ) -> list[tuple]:
-    """What is known of the candidates for one pattern: without its elements, and with them.
-
-    The last of the numbers about it is that of its lines.
-    """
+    """What is known of the candidates for one pattern: without its elements, and with them."""
     rows = with_elements(library, symbols)
     every = best_candidates(curve, library, lines)
     asked = narrowed(every, curve, library, lines, (symbols, rows))
@@ -144,7 +141,7 @@ def evidence_of(
         }
         groups = library.space_group[ranked.index].numpy()
         columns = facts.evidence.numpy(), correct, groups, cells
-        found.append((*columns, truth, (setting, number, *about, len(observed)), witness))
+        found.append((*columns, truth, (setting, number, *about), witness))
     return found
 
 
@@ -256,7 +253,7 @@ def hard_work(
 ) -> list[tuple]:
     """Evidence of a pattern that no single crystal made.
 
-    In the place of the group stands whether a second phase is seen, 0 or 1.
+    In the place of the group stands twice its number, and one more where a second phase is seen.
     """
     crystals, lines, network = opened(library, reader)
     pattern = hard_pattern(kind, number, folder)
@@ -264,7 +261,7 @@ def hard_work(
         second = search(pattern, crystals).second_phase is not None
     except PatternError:
         return []
-    about = KINDS.index(kind), int(second)
+    about = KINDS.index(kind), 2 * number + int(second)
     nobody = partial(torch.isin, test_elements=torch.tensor([], dtype=torch.int64))
     unknown = np.full(6, np.nan)
     witnesses = pattern, measured_curve(pattern), network, crystals, lines
