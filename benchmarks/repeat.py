@@ -24,6 +24,7 @@ import pandas as pd
 import torch
 from common import Result, device_name, record
 from paper_table import Setting, grid_of, parameters, settings
+from torch.nn.utils import parameters_to_vector
 
 from unimat_book.experiments import split_rows, train_seeds
 from unimat_lib.crystals.table import CrystalTable
@@ -94,30 +95,23 @@ def gradient_of(setting: Setting, views: CrystalViews, model: UniMat) -> Callabl
     return gradient
 
 
-def short_training(setting: Setting, views: CrystalViews, table: CrystalTable) -> UniMat:
-    """A model after :data:`EPOCHS` epochs."""
-    short = dataclasses.replace(setting.fit, epochs=EPOCHS)
-    with tempfile.TemporaryDirectory() as folder:
-        run = train_seeds(*(setting.model, views, table), config=short, seeds=[0], run_dir=folder)
-    return run.models[0]
-
-
 def causes_of(
     setting: Setting, views: CrystalViews, table: CrystalTable, device: torch.device
 ) -> list[Result]:
     """Which part of a training does not repeat itself: shares of numbers that change, per cent."""
+    short = dataclasses.replace(setting, fit=dataclasses.replace(setting.fit, epochs=EPOCHS))
 
-    def weights() -> torch.Tensor:
-        model = short_training(setting, views, table)
-        return torch.cat([p.detach().flatten() for p in model.parameters()])
+    def twice() -> tuple[UniMat, float]:
+        models = [trained(short, 0, views, table) for _ in range(2)]
+        return models[0], different([parameters_to_vector(m.parameters()) for m in models])
 
-    gradient = gradient_of(setting, views, short_training(setting, views, table))
     redrawn = different([drawn(setting, views) for _ in range(AGAIN)])
+    model, moved = twice()
+    gradient = gradient_of(setting, views, model)
     again = different([gradient() for _ in range(AGAIN)])
-    trained = different([weights() for _ in range(2)])
     with sums_in_order():
         redrawn_in_order = different([drawn(setting, views) for _ in range(AGAIN)])
-        trained_in_order = different([weights() for _ in range(2)])
+        _, moved_in_order = twice()
     about = {"unit": "%", "device": device_name(device)}
     return [
         Result(
@@ -130,21 +124,21 @@ def causes_of(
         ),
         Result(
             name=f"repeat_{setting.name}_in_order_percent",
-            value=trained_in_order,
+            value=moved_in_order,
             notes=f"weights that differ after {EPOCHS} epochs twice, patterns drawn with sums in a "
-            f"fixed order; as they are drawn otherwise {trained:g} %",
+            f"fixed order; as they are drawn otherwise {moved:g} %",
             **about,
         ),
     ]
 
 
-def trained(setting: Setting, seed: int, views: CrystalViews, table: CrystalTable) -> pd.DataFrame:
-    """Errors frame of the validation crystals after one training from nothing."""
+def trained(setting: Setting, seed: int, views: CrystalViews, table: CrystalTable) -> UniMat:
+    """The model after one training from nothing."""
     with tempfile.TemporaryDirectory() as folder:
         run = train_seeds(
             *(setting.model, views, table), config=setting.fit, seeds=[seed], run_dir=folder
         )
-    return predict(run.models[0], views, table, split_rows(table)[1])
+    return run.models[0]
 
 
 def result_of(setting: Setting, frames: list[pd.DataFrame], device: torch.device) -> Result:
@@ -189,15 +183,15 @@ def main() -> None:
         cache_dir="data/cache",
     )
     device = torch.device(p["device"])
-    for setting in settings(given.profile):
-        if setting.name not in given.settings:
-            continue
-        if given.causes and "xrd" not in setting.model.modalities:
-            continue
+    chosen = [setting for setting in settings(given.profile) if setting.name in given.settings]
+    for setting in chosen:
         if given.causes:
-            results = causes_of(setting, views, table, device)
+            on_patterns = "xrd" in setting.model.modalities
+            results = causes_of(setting, views, table, device) if on_patterns else []
         else:
-            frames = [trained(setting, seed, views, table) for seed in SEEDS]
+            models = [trained(setting, seed, views, table) for seed in SEEDS]
+            val = split_rows(table)[1]
+            frames = [predict(model, views, table, val) for model in models]
             results = [result_of(setting, frames, device)]
         for result in results:
             print(f"{result.name:<50} {result.value:8.4f} %  {result.notes}", flush=True)
