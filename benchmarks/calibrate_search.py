@@ -26,11 +26,12 @@ from torch.nn import functional
 
 from unimat_lib.files import file_hash
 from unimat_powder import combine
-from unimat_powder.answer import CONFIDENT, Lattice, Match, lattices_of, system_of
+from unimat_powder.answer import Lattice, Match, lattices_of, system_of, verdict_of
 from unimat_powder.bravais import LATTICE_SYSTEMS
 from unimat_powder.search import rank
 from unimat_powder.search.cells import same_cells, volumes
 from unimat_powder.search.rank import Facts, agreement_of, judge, likeliest
+from unimat_powder.witnesses import doubts_about
 
 MEASURED, TOGETHER = 20, 4
 """How often a measured pattern of the half that may be looked at counts, beside simulated ones: for
@@ -39,9 +40,9 @@ the weights of the library, and for those of the witnesses, for which there are 
 HARD = 0.5
 """How often a pattern that no single crystal made counts."""
 
-UNKNOWN = {"pattern": 1 / 3, "elements": 1.0}
-"""Crystals that the library lacks, for one that it has, among those that laboratories measure. With
-the elements known a wrong polymorph is all that is left: there the two count alike."""
+UNKNOWN = 1 / 3
+"""Crystals that the library lacks, for one that it has, among those that laboratories measure. Of
+the measured patterns that may be looked at it lacks one in ten."""
 
 
 def fit(options: argparse.Namespace) -> None:
@@ -67,13 +68,13 @@ def fit(options: argparse.Namespace) -> None:
         for name, parts in found.items()
     }
     cases = hard_cases(options.hard)
-    hard = [case for _, number, second, case in cases if number % 2 == 0 and not second]
+    hard = [case for _, second, _, case in cases if not second]
     weights, together = {}, {}
     for setting, name in enumerate(("pattern", "elements")):
         part = {key: x[joined["about"][:, 0] == setting] for key, x in joined.items()}
-        weights[name] = fit_setting(part, UNKNOWN[name])
+        weights[name] = fit_setting(part)
         whole = {key: x[part["whole"]] for key, x in part.items()}
-        together[name] = fit_together(whole, weights[name], UNKNOWN[name], hard)
+        together[name] = fit_together(whole, weights[name], hard)
         for found_ones in (weights[name], together[name]):
             print(name, {k: np.round(v, 3).tolist() for k, v in found_ones.items()})
     for path, content in ((rank.WEIGHTS, weights), (combine.WEIGHTS, together)):
@@ -89,10 +90,10 @@ def _widened(x: np.ndarray, width: int) -> np.ndarray:
     return np.pad(x, room, constant_values=empty)
 
 
-def fit_setting(part: dict[str, np.ndarray], unknown: float) -> dict[str, list[float]]:
-    """Weights of one setting; a search without its crystal counts ``unknown`` of one with it."""
+def fit_setting(part: dict[str, np.ndarray]) -> dict[str, list[float]]:
+    """Weights of one setting; a search without its crystal counts less, see :data:`UNKNOWN`."""
     cases = [case for row in range(len(part["about"])) for case in cases_of(part, row)]
-    counts = np.array([case.count * (1.0 if case.known else unknown) for case in cases])
+    counts = np.array([case.count * (1.0 if case.known else UNKNOWN) for case in cases])
     evidence = [case.facts.evidence for case in cases]
     asked = [one[:, -1] > 0 for one in evidence]
     how = {"positive": True, "strength": 1e-4}
@@ -127,7 +128,6 @@ def fit_setting(part: dict[str, np.ndarray], unknown: float) -> dict[str, list[f
 def fit_together(
     part: dict[str, np.ndarray],
     search: dict[str, list[float]],
-    unknown: float,
     hard: list[Case],
 ) -> dict[str, list[float]]:
     """Weights of the witnesses, the library's own (``search``) being fixed.
@@ -137,7 +137,7 @@ def fit_together(
     weights = rank.Weights(**{name: tuple(column) for name, column in search.items()})
     cases = [case for row in range(len(part["about"])) for case in cases_of(part, row)]
     counts = np.array(
-        [min(case.count, TOGETHER) * (1.0 if case.known else unknown) for case in cases]
+        [min(case.count, TOGETHER) * (1.0 if case.known else UNKNOWN) for case in cases]
     )
     found = [hypotheses_of(case, weights) for case in cases]
     right = [right_hypotheses(one, case) for one, case in zip(found, cases, strict=True)]
@@ -316,16 +316,16 @@ def fit_logistic(facts: np.ndarray, labels: np.ndarray, counts: np.ndarray) -> l
 def doubt(options: argparse.Namespace) -> None:
     """How many patterns that no single crystal made are answered with confidence.
 
-    Give it patterns of another seed than those of ``fit --hard``: half of the latter are fitted to.
+    Give it patterns of another seed than those of ``fit --hard``, which are fitted to.
     Written to ``doubt.json`` beside this file.
     """
     listed, together = rank.load_weights("pattern"), combine.load_weights("pattern")
     sure: dict[str, list[bool]] = {}
-    for kind, _, second, case in hard_cases(options.hard):
+    for kind, second, number, case in hard_cases(options.hard):
         found = combine.judged(hypotheses_of(case, listed), together)
-        sure_of_it = bool(found) and found[0].probability >= CONFIDENT
-        confident = sure_of_it and not second and found[0].stray <= combine.LEFT_OVER
-        sure.setdefault(kind, []).append(confident)
+        chance = found[0].probability if found else 0.0
+        verdict = verdict_of(chance, doubts_about(found, number))
+        sure.setdefault(kind, []).append(verdict == "confident" and not second)
     counted = {kind: [sum(answers), len(answers)] for kind, answers in sorted(sure.items())}
     for kind, (some, number) in counted.items():
         print(f"{kind}: {some} of {number} confident in a single phase")
@@ -336,22 +336,22 @@ def doubt(options: argparse.Namespace) -> None:
     Path(__file__).with_name("doubt.json").write_text(text + "\n", encoding="utf-8")
 
 
-def hard_cases(paths: Sequence[Path]) -> list[tuple[str, int, bool, Case]]:
-    """Kind, number, whether a second phase was seen, and the case; without refused patterns."""
+def hard_cases(paths: Sequence[Path]) -> list[tuple[str, bool, int, Case]]:
+    """Kind, whether a second phase was seen, lines, and the case; without refused patterns."""
     return [one for path in paths for one in _hard_cases(path)]
 
 
-def _hard_cases(path: Path) -> list[tuple[str, int, bool, Case]]:
+def _hard_cases(path: Path) -> list[tuple[str, bool, int, Case]]:
     with np.load(path) as found:
         part = {name: found[name] for name in found.files}
     part["counts"] = np.ones(len(part["about"]))
     part["truth"][:] = (1, 1, 1, 90, 90, 90)  # of no pattern
-    numbers = part["about"][:, 3].copy()
+    second = (part["about"][:, 3] % 2 == 1).tolist()
     part["about"][:, 3] = 1
     kinds = [KINDS[i] for i in part["about"][:, 2]]
+    lines = part["about"][:, 4].tolist()
     return [
-        (kinds[row], int(numbers[row]) // 2, bool(numbers[row] % 2), cases_of(part, row)[0])
-        for row in range(len(numbers))
+        (kinds[row], second[row], lines[row], cases_of(part, row)[0]) for row in range(len(kinds))
     ]
 
 

@@ -2,10 +2,12 @@
 
 Crystals of the library that nobody tunes on otherwise (MP-20's validation split and further ones)
 are measured with one laboratory's habits and with everybody's, and searched for; the evidence of
-the best candidates is kept. The same is done with the half of the measured patterns that may be
-looked at, and with patterns that no single crystal made.
+the best candidates is kept. The same is done with the library's own crystals, where it is a small
+one without those; with the half of the measured patterns that may be looked at; and with patterns
+that no single crystal made.
 
     python benchmarks/collect_evidence.py LIBRARY OUT.npz [--number 3000] [--workers 16]
+    python benchmarks/collect_evidence.py LIBRARY OWN.npz --own
     python benchmarks/collect_evidence.py LIBRARY MEASURED.npz --measured FOLDER
     python benchmarks/collect_evidence.py LIBRARY HARD.npz --hard FOLDER
 """
@@ -17,6 +19,7 @@ import functools
 import multiprocessing
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +31,7 @@ from unimat_book.ledger.measured import FIRST_HALF
 from unimat_book.measured import Labelled, bare_formula, load_rruff, right_rows
 from unimat_lib.crystals.table import CrystalTable
 from unimat_lib.datasets.preparation import load_dataset
-from unimat_lib.views.grid import Grid
+from unimat_lib.views.grid import WAVELENGTHS, Grid
 from unimat_powder.bravais import LATTICE_SYSTEMS
 from unimat_powder.index.index import index
 from unimat_powder.index.observed import Observed
@@ -84,16 +87,20 @@ def work(
     library: Path,
     reader: Path | None,
     deadline: float,
-    name: str,
+    name: str | None,
     rows: list[int],
     ranges: str,
     seed: int,
 ) -> list[tuple]:
-    """Evidence of the candidates of some crystals, for both settings; none after a deadline."""
+    """Evidence of the candidates of some crystals, for both settings; none after a deadline.
+
+    They are of the data set ``name``, or the library's own.
+    """
     if time.time() > deadline:
         return []
     crystals, lines, network = opened(library, reader)
-    table = load_dataset(name).select(torch.tensor(rows))
+    some = torch.tensor(rows)
+    table = crystals.crystals(some) if name is None else load_dataset(name).select(some)
     habits = RRUFF if ranges == "rruff" else LaboratoryRanges(anodes=(("Cu", 1.0),))
     results = []
     for i, pattern in enumerate(measured(table, habits, seed)):
@@ -123,7 +130,10 @@ def evidence_of(
     truth: np.ndarray,
     about: tuple[bool, int],
 ) -> list[tuple]:
-    """What is known of the candidates for one pattern: without its elements, and with them."""
+    """What is known of the candidates for one pattern: without its elements, and with them.
+
+    The last of the numbers about it is that of its lines.
+    """
     rows = with_elements(library, symbols)
     every = best_candidates(curve, library, lines)
     asked = narrowed(every, curve, library, lines, (symbols, rows))
@@ -141,7 +151,7 @@ def evidence_of(
         }
         groups = library.space_group[ranked.index].numpy()
         columns = facts.evidence.numpy(), correct, groups, cells
-        found.append((*columns, truth, (setting, number, *about), witness))
+        found.append((*columns, truth, (setting, number, *about, len(observed)), witness))
     return found
 
 
@@ -216,14 +226,17 @@ def measured_work(library: Path, reader: Path | None, folder: Path, place: int) 
     )
 
 
-KINDS = ("sum", "lines", "few", "hump", "noise")
+KINDS = ("sum", "lines", "few", "hump", "noise", "tube")
 """Patterns that no single crystal made, or of which nobody can say it: see :func:`hard_pattern`."""
 
 
-def hard_pattern(kind: str, number: int, folder: Path) -> Pattern:
+def hard_pattern(kind: str, number: int, folder: Path, library: Library) -> Pattern:
     """A pattern without a right answer: two measured ones of the first half added up, lines at
-    random places, so few of them that nothing follows, a hump without lines, noise alone."""
+    random places, so few of them that nothing follows, a hump without lines, noise alone, a crystal
+    of the library measured with a tube that nobody names, so that it is read as copper's."""
     random = np.random.default_rng([KINDS.index(kind), number])
+    if kind == "tube":
+        return other_tube(library, random)
     two_theta = GRID.two_theta.numpy()
     if kind == "sum":
         some = random.choice(FIRST_HALF, 2, replace=False)
@@ -248,20 +261,30 @@ def hard_pattern(kind: str, number: int, folder: Path) -> Pattern:
     return Pattern(GRID.two_theta, torch.from_numpy(random.poisson(rate).astype(float)))
 
 
+def other_tube(library: Library, random: np.random.Generator) -> Pattern:
+    """A crystal of the library in the radiation of another tube, as a pattern of copper's."""
+    anode = str(random.choice(("Co", "Mo", "Fe", "Cr")))
+    habits = replace(RRUFF, anodes=((anode, 1.0),), impurity=0.0)
+    grid = Grid(15.0, 50.0 if anode == "Mo" else 95.0, 8001, WAVELENGTHS[f"{anode}Ka"])
+    crystal = library.crystals([int(random.integers(len(library)))])
+    counts = scans_of(crystal, habits, grid, seed=int(random.integers(2**31))).counts
+    return Pattern(grid.two_theta, counts[0].double())
+
+
 def hard_work(
     library: Path, reader: Path | None, folder: Path, kind: str, number: int
 ) -> list[tuple]:
     """Evidence of a pattern that no single crystal made.
 
-    In the place of the group stands twice its number, and one more where a second phase is seen.
+    In the place of the group stands whether a second phase is seen, 0 or 1.
     """
     crystals, lines, network = opened(library, reader)
-    pattern = hard_pattern(kind, number, folder)
     try:
+        pattern = hard_pattern(kind, number, folder, crystals)
         second = search(pattern, crystals).second_phase is not None
     except PatternError:
         return []
-    about = KINDS.index(kind), 2 * number + int(second)
+    about = KINDS.index(kind), int(second)
     nobody = partial(torch.isin, test_elements=torch.tensor([], dtype=torch.int64))
     unknown = np.full(6, np.nan)
     witnesses = pattern, measured_curve(pattern), network, crystals, lines
@@ -290,7 +313,7 @@ def collect(options: argparse.Namespace) -> None:
     elif options.hard is not None:
         about = options.library, options.reader, options.hard
         jobs = []
-        for kind in KINDS:
+        for kind in KINDS if options.kinds is None else options.kinds:
             number = options.number if kind in ("sum", "lines") else options.number // 4
             first = number * options.seed
             jobs += [(*about, kind, i) for i in range(first, first + number)]
@@ -321,16 +344,27 @@ def collect(options: argparse.Namespace) -> None:
                 print(setting, habits, of.sum(), "right one among the best:", share)
 
 
+TUNED = ("mp_20", "val"), ("mp_extra", "extra")
+"""Data sets and their splits that nobody tunes on otherwise."""
+
+
+def chosen(name: str, split: str, number: int, generator: np.random.Generator) -> np.ndarray:
+    """Rows of so many crystals of a split, int64."""
+    rows = np.flatnonzero(load_dataset(name).info["split"] == split)
+    return generator.choice(rows, number, replace=False)
+
+
 def simulated_jobs(options: argparse.Namespace) -> list[tuple]:
     """Arguments of :func:`work`: crystals that nobody tunes on otherwise, in pieces."""
     generator = np.random.default_rng(options.seed)
     about = options.library, options.reader, time.time() + options.seconds
+    if options.own:
+        drawn = {None: generator.permutation(len(Library.open(options.library)))}
+    else:
+        drawn = {name: chosen(name, split, options.number // 2, generator) for name, split in TUNED}
     pieces: list[tuple] = []
-    for name, split in (("mp_20", "val"), ("mp_extra", "extra")):
-        info = load_dataset(name).info
-        rows = np.flatnonzero(info["split"] == split)
-        chosen = generator.choice(rows, options.number // 2, replace=False)
-        parts = np.array_split(chosen, max(len(chosen) // CHUNK, 1))
+    for name, rows in drawn.items():
+        parts = np.array_split(rows, max(len(rows) // CHUNK, 1))
         pieces += [(k, name, part.tolist()) for k, part in enumerate(parts)]
     pieces.sort(key=lambda piece: piece[0])  # both sets alike, however far it comes
     return [
@@ -350,6 +384,10 @@ def main() -> None:
     parser.add_argument("--measured", type=Path, help="folder of the measured patterns")
     what = "folder of the measured patterns: make patterns of which no single crystal is right"
     parser.add_argument("--hard", type=Path, help=what)
+    what = "of these only (see --hard)"
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, help=what)
+    what = "crystals of the library itself, each once"
+    parser.add_argument("--own", action="store_true", help=what)
     parser.add_argument("--reader", type=Path, help="the network's file")
     parser.add_argument("--seed", type=int, default=0)
     what = "begin with no further simulated crystals after so long"

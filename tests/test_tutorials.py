@@ -26,7 +26,7 @@ SOURCES = tool.sources(Book(ROOT))
 
 KEY = {
     "T1_your_pattern": """{
-        "assumed": answer.verdict,
+        "assumed": [answer.verdict, answer.verdict_text],
         "told": [right.verdict, right.phases[0].formula],
         "lines": new.cells[0].source,
         "new": list(new.cells[0].lengths),
@@ -173,7 +173,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_your_pattern(folder: Path) -> None:
     found = executed("T1_your_pattern", folder)
-    assert found["assumed"] == "none"
+    verdict, text = found["assumed"]
+    assert verdict == "tentative" and "none of the library with this cell is likely" in text
     assert found["told"] == ["confident", "TiO2"]
     assert found["lines"] == "indexing"
     assert found["new"] == pytest.approx(found["true"], rel=0.025)

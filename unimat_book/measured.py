@@ -45,7 +45,7 @@ from unimat_powder.simulation.instruments import Instruments
 from unimat_powder.simulation.ranges import RRUFF
 from unimat_powder.simulation.scans import scans_of
 from unimat_powder.simulation.symmetry import strain_projectors, tensor_of
-from unimat_powder.witnesses import Lines, shipped_reader, with_witnesses
+from unimat_powder.witnesses import Lines, of_cells, shipped_reader, with_witnesses
 
 SHA256 = {
     "rruff_labelled.csv": "85becebb7672692c9599002dd53e60d12dc539e59b9fedd887456d4557d353c2",
@@ -252,7 +252,9 @@ def outcomes(
         match's fit leaves; ``kind``, place in :data:`KINDS`; and what each witness would have said
         alone: ``library_cell``, ``library_system``, ``lines_cell``, ``network_system``,
         ``network_group``, whether they were right, and ``network_length_error``, mean over the
-        three lengths, per cent.
+        three lengths, per cent. ``label_stray`` and ``answer_stray`` are the shares of the lines,
+        by amplitude, that the labelled cell and the first answer's leave unexplained; NaN where
+        the lines are too few, or do not give that cell.
     """
     jobs = [(place, one, str(library.path)) for place, one in enumerate(labelled)]
     found = dict(unordered(_asked_four_ways, jobs, workers=workers))
@@ -270,6 +272,7 @@ def _asked_four_ways(
     names = {library.material_id(i) for i in right}
     rows = {}
     lines = Lines(one.pattern)
+    label = stray_of_label(one, lines)
     for elements, known in _WAYS:
         symbols = symbols_of(one) if elements else None
         without = () if known else frozenset(right)
@@ -277,8 +280,19 @@ def _asked_four_ways(
         found = with_witnesses(listed, one.pattern, lines, shipped_reader(), elements=symbols)
         answer = make_answer(found, one.pattern, file=one.sample, prior=prior)
         alone = _each_witness(one, listed, lines, symbols)
-        rows[elements, known] = _outcome(one, answer, names, known) | alone
+        left = found.lattices[0].stray if found.lattices else np.nan
+        strays = {"label_stray": label, "answer_stray": left}
+        rows[elements, known] = _outcome(one, answer, names, known) | alone | strays
     return place, rows
+
+
+def stray_of_label(one: Labelled, lines: Lines) -> float:
+    """Share of the lines that the sample's own cell does not explain, NaN of too few lines.
+
+    A label may be of another piece of the mineral than the one that was measured.
+    """
+    label = of_cells(np.array([[*one.lengths, *one.angles]]), lines.observed)
+    return label[0].stray if label else np.nan
 
 
 def _each_witness(

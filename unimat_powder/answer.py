@@ -18,11 +18,13 @@ from unimat_powder.index.observed import Observed
 from unimat_powder.index.standard_errors import RefinedCell, refined_cell
 from unimat_powder.index.symmetry import cell_matrix, conventional_cell, more_symmetric
 from unimat_powder.pattern import Pattern
+from unimat_powder.same_cell import SAME_LENGTH, same_cell
 
 _T = TypeVar("_T")
 
 CONFIDENT = 0.9
-"""Least probability of the answer's cell and crystal system for the verdict ``"confident"``."""
+"""Least probability of the answer's cell and crystal system for the verdict ``"confident"``, which
+besides needs lines enough, and a cell that leaves few of them unexplained."""
 
 TENTATIVE = 0.5
 """Least probability for ``"tentative"``: more likely right than wrong. Below, ``"none"``."""
@@ -43,8 +45,9 @@ PERCENTAGES = {
 MOST = 10
 """Of phases, cells and space groups, as many as a list of an answer holds."""
 
-SAME_LENGTH, SAME_ANGLE = 0.01, 1.0
-"""Relative, and degrees: what the book calls the same cell."""
+LEFT_OVER = 0.15
+"""Share of the lines, by amplitude, that the cell of a ``"confident"`` verdict may leave: six in
+seven labelled cells of the first half leave less, the first cells of sums of two mostly more."""
 
 _SHOWN = 3  # phases that a table for reading has, however unlikely
 _UNSEEN = 0.1  # crystals added to each space group of a library, so that none is impossible
@@ -83,7 +86,7 @@ class Lattice:
     probability: float
     figure_of_merit: float
     source: str = "library"
-    stray: float = 0.0  # share of the lines that the cell does not explain, by amplitude
+    stray: float = 0.0  # share of the lines, by amplitude, not explained; NaN: lines say nothing
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +112,7 @@ class SearchResult:
     #: cells and systems that the sample may have, the likeliest first; their probabilities sum to
     #: at most 1. Without them, those of the matches
     lattices: Sequence[Lattice] = ()
+    doubts: tuple[str, ...] = ()  #: why the first lattice is not relied on, however likely it is
 
 
 @dataclass(frozen=True)
@@ -154,6 +158,7 @@ class Answer:
     phases: Sequence[Match] = ()  # likeliest first
     second_phase: Sequence[Match] = ()  # of what the first phase leaves
     warnings: Sequence[str] = ()
+    doubts: Sequence[str] = ()  # why the verdict is not "confident", however large the probability
     elements: Sequence[str] = ()  # the crystal was said to consist of exactly these
     formula: str = ""  # as it was understood, where one was given
     curves: Curves | None = None
@@ -163,12 +168,13 @@ class Answer:
     def to_json(self) -> dict[str, Any]:
         """Plain objects for ``json.dumps``; what is not finite becomes ``None``.
 
-        ``probability`` is what the verdict rests on: that the first cell and its crystal system
-        are both right. What each other probability says is in :data:`PERCENTAGES`. A cell has
-        ``a`` to ``gamma`` of the primitive Niggli cell and, in ``conventional``, those of the
+        ``probability`` is what the verdict rests on: that the first cell and its crystal system are
+        both right. ``doubts``, there only where there are any, say why a verdict is not confident
+        however large that is. What each other probability says is in :data:`PERCENTAGES`. A cell
+        has ``a`` to ``gamma`` of the primitive Niggli cell and, in ``conventional``, those of the
         conventional one, whose ``lattice`` is one of aP, mP, mC, oP, oC, oI, oF, tP, tI, hP, hR,
-        cP, cI, cF; ``volume`` is of the cell that it stands with. Where the crystal system leaves
-        a lattice less symmetry than its numbers have, ``metrically`` says theirs: ``"cubic"``.
+        cP, cI, cF; ``volume`` is of the cell that it stands with. Where the crystal system leaves a
+        lattice less symmetry than its numbers have, ``metrically`` says theirs: ``"cubic"``.
 
         Without ``cells`` nothing is known of the crystal: systems and space groups are then as
         frequent as in the library. ``elements``, ``formula`` and ``second_phase`` are there only
@@ -200,6 +206,8 @@ class Answer:
         if self.refined is not None:
             answer["refined"] = self.refined.to_json()
             answer["lines"] = self.refined.lines_json()
+        if self.doubts:
+            answer["doubts"] = list(self.doubts)
         if self.elements:
             answer["elements"] = list(self.elements)
         if self.formula:
@@ -218,7 +226,9 @@ class Answer:
         what = f"cell and crystal system ({self.system}, {percent(self.probability)})"
         said = f"confident of {what}"
         if self.verdict == "tentative":
-            said = f"tentative: {what}; check it against the alternatives"
+            unsure = self.probability < CONFIDENT or not self.doubts
+            check = ("check it against the alternatives",) * unsure
+            said = "; ".join((f"tentative: {what}", *self.doubts, *check))
         agreeing = [phase.probability for phase in self.phases if self.agrees(phase)]
         if max(agreeing, default=0.0) < UNLIKELY:
             return f"{said}; {self._doubt_text}"
@@ -339,7 +349,7 @@ def make_answer(
         file=file,
         wavelength=pattern.wavelength,
         wavelength_from=pattern.wavelength_from or "default",
-        verdict=verdict_of(sure),
+        verdict=verdict_of(sure, result.doubts),
         probability=sure,
         crystal_system=dict(zip(CRYSTAL_SYSTEMS, (float(p.sum()) for p in systems), strict=True)),
         space_group=tuple((int(i) + 1, float(groups[i])) for i in order if groups[i] > 0),
@@ -347,6 +357,7 @@ def make_answer(
         phases=tuple(matches),
         second_phase=second,
         warnings=tuple(dict.fromkeys(said)),
+        doubts=result.doubts,
         elements=tuple(elements),
         formula=formula,
         curves=result.curves or Curves(pattern.two_theta.numpy(), pattern.intensity.numpy()),
@@ -354,9 +365,11 @@ def make_answer(
     )
 
 
-def verdict_of(probability: float) -> Literal["confident", "tentative", "none"]:
-    """The verdict that a best match of this probability deserves."""
-    if probability >= CONFIDENT:
+def verdict_of(
+    probability: float, doubts: Sequence[str] = ()
+) -> Literal["confident", "tentative", "none"]:
+    """The verdict that a first lattice of this probability deserves; never confident in doubt."""
+    if probability >= CONFIDENT and not doubts:
         return "confident"
     return "tentative" if probability >= TENTATIVE else "none"
 
@@ -476,7 +489,7 @@ def _shares_of_groups(matches: Sequence[Match]) -> dict[int, float]:
 
 
 def _same_class(one: Match, other: Match) -> bool:
-    return _same_cell(one, other) and system_of(one.space_group) == system_of(other.space_group)
+    return same_cell(one, other) and system_of(one.space_group) == system_of(other.space_group)
 
 
 def _space_groups(lattices: Sequence[Lattice], prior: np.ndarray) -> np.ndarray:
@@ -490,13 +503,10 @@ def _space_groups(lattices: Sequence[Lattice], prior: np.ndarray) -> np.ndarray:
 
 
 def _merged_cells(lattices: Sequence[Lattice]) -> tuple[Cell, ...]:
-    """Up to ten cells of the lattices, the likeliest first; those of two systems count together.
-
-    Two cells whose Niggli reductions are of different types (angles at 90 degrees) stay apart.
-    """
+    """Up to ten cells of the lattices, the likeliest first; those of two systems count together."""
     together = [
         (math.fsum(lattice.probability for lattice in some), some[0])
-        for some in _grouped(lattices, _same_cell)
+        for some in _grouped(lattices, same_cell)
     ]
     best = sorted(together, key=lambda pair: -pair[0])[:MOST]
     return tuple(_cell(first, min(1.0, share)) for share, first in best)
@@ -516,11 +526,6 @@ def _cell(lattice: Lattice, probability: float) -> Cell:
         conventional=tuple(cell.tolist()),
         metrically=more_symmetric(niggli, letters),
     )
-
-
-def _same_cell(one: Match | Lattice, other: Match | Lattice) -> bool:
-    lengths = np.abs(np.divide(one.lengths, other.lengths) - 1).max()
-    return lengths <= SAME_LENGTH and np.ptp([one.angles, other.angles], 0).max() <= SAME_ANGLE
 
 
 def _phase_lines(phases: Sequence[Match]) -> list[str]:

@@ -6,7 +6,6 @@ no number to the last digit. A hypothesis is a cell with a crystal system. What 
 it is weighed, and a second weighing says how likely the best hypothesis is right.
 """
 
-import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,8 @@ import numpy as np
 from scipy.special import logsumexp
 
 from unimat_lib.crystals.table import CRYSTAL_SYSTEMS, LAST_SPACE_GROUP
-from unimat_powder.answer import SAME_ANGLE, SAME_LENGTH, Lattice, Match, system_of
+from unimat_powder.answer import Lattice, Match, system_of
+from unimat_powder.same_cell import same_cell
 
 WEIGHTS = Path(__file__).with_name("combine.json")
 """How much each witness counts, fitted by ``benchmarks/calibrate_search.py``."""
@@ -51,13 +51,7 @@ _SHARE = 0.02  # of a lattice system: less is no hypothesis
 _FLOOR = 1e-3  # of the network's probabilities
 _SYSTEMS_OF = {"rhombohedral": ("trigonal",), "hexagonal": ("trigonal", "hexagonal")}
 _NO_RIVAL = 10.0
-LEFT_OVER = 0.15
-"""Share of the lines that a cell may leave unexplained before a second phase is suspected: single
-phases of the first half leave less, sums of two mostly more."""
-
-_ASTRAY = 0.5  # share of lines astray from a cell of which the lines say nothing
-_ORDERS = np.array(list(itertools.permutations(range(3))))
-_SIGNS = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])  # of reversed axes
+_ASTRAY = 0.5  # what counts for the share that is astray where the lines do not give a cell
 
 
 class Indexed(Protocol):
@@ -201,7 +195,7 @@ def agreement_of(found: Hypotheses, odds: np.ndarray) -> np.ndarray:
             sure,
             np.log(found.lattices[best].volume),
             found.network,
-            found.lattices[best].stray,
+            _ASTRAY if math.isnan(stray := found.lattices[best].stray) else stray,
             1.0,
         ]
     )
@@ -212,7 +206,7 @@ def _crystals(lattice: Lattice, matches: Sequence[Match]) -> float:
     return math.fsum(
         match.probability
         for match in matches
-        if system_of(match.space_group) == lattice.system and _alike(match, lattice)
+        if system_of(match.space_group) == lattice.system and same_cell(match, lattice)
     )
 
 
@@ -245,14 +239,14 @@ def _columns(
 def _indexed_as(lattice: Lattice, indexed: Sequence[Indexed]) -> tuple[float | None, float]:
     """Evidence that the lines give a listed lattice, and the share of them that is astray.
 
-    Where they give none: ``None``, and half of them.
+    Where they give none: ``None``, and NaN.
     """
     found = [
         (one.evidence + np.log(max(_systems_of(one).get(lattice.system, 0.0), 1e-6)), one.stray)
         for one in indexed
-        if _alike(one, lattice)
+        if same_cell(one, lattice)
     ]
-    return max(found, default=(None, _ASTRAY))
+    return max(found, default=(None, math.nan))
 
 
 def _systems_of(one: Indexed) -> dict[str, float]:
@@ -296,16 +290,4 @@ def _has_sixfold(lattice: Lattice) -> bool:
 
 def same_lattice(one: Lattice, other: Lattice) -> bool:
     """Whether cell and crystal system of two are the same."""
-    return one.system == other.system and _alike(one, other)
-
-
-def _alike(one: Lattice | Match | Indexed, other: Lattice | Indexed) -> bool:
-    """Whether two cells are of one lattice, whatever the order and direction of their axes.
-
-    Where two axes are nearly as long as each other, measured noise decides which comes first.
-    """
-    lengths, angles = np.array(one.lengths), np.array(one.angles)
-    off = np.abs(lengths[_ORDERS] / np.array(other.lengths) - 1).max(1)
-    turned = 90 + _SIGNS * (angles[_ORDERS][:, None] - 90)  # [6, 4, 3]
-    tilt = np.abs(turned - np.array(other.angles)).max(2).min(1)
-    return bool(((off <= SAME_LENGTH) & (tilt <= SAME_ANGLE)).any())
+    return one.system == other.system and same_cell(one, other)

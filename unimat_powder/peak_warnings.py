@@ -8,7 +8,8 @@ from unimat_powder.pattern import Pattern
 from unimat_powder.peak_finding import LineList
 from unimat_powder.peak_search import CLEAR, MOST_PEAKS
 
-_FEWEST_LINES = 6
+FEWEST_TO_PROVE = 6
+"""Lines of a pattern: fewer prove no cell, however well it explains them."""
 _NARROWEST_RANGE = 0.35  # in 1/d, 1/angstrom: 10 to 42 degrees with copper
 _BROADEST = 0.6  # degrees; by then most lines of a usual cell overlap
 _CORRELATED = 1.5  # what smoothing adds to the variance of peaks
@@ -54,7 +55,7 @@ def _narrow_range(pattern: Pattern) -> str:
 def _number_of_lines(count: int) -> str:
     if count >= MOST_PEAKS:
         return f"too many peaks: the search ended at {MOST_PEAKS}, the clearest"
-    if count >= _FEWEST_LINES:
+    if count >= FEWEST_TO_PROVE:
         return ""
     if count == 0:
         return "too few peaks: no line stood out of the noise, so nothing is known of a crystal"

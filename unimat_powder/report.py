@@ -16,6 +16,7 @@ import numpy as np
 from unimat_lib.files import replacing
 from unimat_powder.answer import (
     CONFIDENT,
+    LEFT_OVER,
     PERCENTAGES,
     TENTATIVE,
     Answer,
@@ -27,6 +28,7 @@ from unimat_powder.answer import (
     symbol_parts,
 )
 from unimat_powder.index.standard_errors import RefinedCell
+from unimat_powder.peak_warnings import FEWEST_TO_PROVE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -120,8 +122,10 @@ def write_page(answer: Answer, path: Path) -> None:
         f"<p>Wavelength: {_text(answer.wavelength_text)}.<br>",
         f"Elements: {_text(answer.asked_text)}.</p>",
         '<p class="muted">Confident means that the cell and its crystal system have a probability '
-        f"of at least {_percent(CONFIDENT)}, tentative of at least {_percent(TENTATIVE)}. Cells, "
-        "crystal systems and space groups weigh what the library, the lines and the network say "
+        f"of at least {_percent(CONFIDENT)}, and that of {FEWEST_TO_PROVE} lines or more the cell "
+        f"leaves at most {_percent(LEFT_OVER)} unexplained, strong ones counting more; tentative "
+        f"means a probability of at least {_percent(TENTATIVE)}. Cells, crystal systems and space "
+        "groups weigh what the library, the lines and the network say "
         "together.</p>",
     ]
     _write(path, name, "\n".join(parts))

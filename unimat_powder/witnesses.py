@@ -1,14 +1,15 @@
 """A search's result and the pattern in, the same with what lines and network say of it out."""
 
 import functools
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from unimat_powder.answer import SearchResult
-from unimat_powder.combine import LEFT_OVER, Read, Unread, combined, is_sure, load_weights
+from unimat_powder.answer import LEFT_OVER, Lattice, SearchResult
+from unimat_powder.combine import Read, Unread, combined, is_sure, load_weights
 from unimat_powder.index.index import FEWEST_LINES, index
 from unimat_powder.index.observed import Observed
 from unimat_powder.index.refine import IndexedCell, with_symmetries
@@ -16,6 +17,7 @@ from unimat_powder.network.predict import load_reader, read_pattern
 from unimat_powder.network.reader import Reader
 from unimat_powder.pattern import Pattern, PatternError
 from unimat_powder.peak_finding import LineList, find_lines
+from unimat_powder.peak_warnings import FEWEST_TO_PROVE
 
 
 class Lines:
@@ -76,7 +78,27 @@ def with_witnesses(
     warnings = result.warnings
     if lines.number >= FEWEST_LINES and lattices and lattices[0].stray > LEFT_OVER:
         warnings = (*warnings, _left_over(lattices[0].stray))
-    return replace(result, lattices=lattices, warnings=warnings)
+    doubts = doubts_about(lattices, lines.number)
+    return replace(result, lattices=lattices, warnings=warnings, doubts=doubts)
+
+
+def doubts_about(lattices: Sequence[Lattice], lines: int) -> tuple[str, ...]:
+    """Why the first lattice is not to be relied on, however likely it is.
+
+    Args:
+        lattices: The likeliest first.
+        lines: How many the pattern has.
+    """
+    if lines < FEWEST_TO_PROVE:
+        return ("so few lines prove no cell",)
+    if not lattices:
+        return ()
+    if math.isnan(lattices[0].stray):
+        return ("the lines do not give this cell",)
+    if lattices[0].stray > LEFT_OVER:
+        share = 100 * lattices[0].stray
+        return (f"{share:.0f} % of the lines, by amplitude, are left unexplained",)
+    return ()
 
 
 def _left_over(stray: float) -> str:

@@ -15,11 +15,14 @@ from unimat_book.chapters.measured_patterns import (
     AIMS,
     failures_table,
     halves_table,
+    label_facts,
     labelled_patterns,
     main_table,
+    missed_aims,
     network_failures_table,
     open_library,
     reliability,
+    reliability_table,
     search_all,
     taken_out_table,
     typical_places,
@@ -48,13 +51,14 @@ from unimat_book.measured import (
     outcomes,
     right_rows,
     simulated_measurements,
+    stray_of_label,
 )
 from unimat_book.record import project_root
 from unimat_lib.crystals.table import CRYSTAL_SYSTEMS
 from unimat_powder.answer import Cell
 from unimat_powder.network.predict import read_pattern
 from unimat_powder.pattern import Pattern
-from unimat_powder.witnesses import shipped_reader
+from unimat_powder.witnesses import Lines, shipped_reader
 
 RESULTS = project_root() / "data/results"
 PATTERN = Pattern(torch.linspace(5, 90, 100, dtype=torch.float64), torch.ones(100).double())
@@ -241,6 +245,9 @@ def test_rows_have_every_metric_an_interval_and_no_empty_ones():
         low, high = row["ci95"]
         assert low <= row["mean"] <= high
         assert row["seeds"] == 1
+    none_wrong = measured_rows(outcomes_of(confident=[True] * 33), num_resamples=50)
+    (row, _) = [row for row in none_wrong if row["metric"] == "wrong_among_confident"]
+    assert row["mean"] == 0 and row["ci95"] == pytest.approx([0, 10.4], abs=0.1)  # Wilson's
     nobody = measured_rows(outcomes_of(confident=[False, False]), num_resamples=50)
     assert "wrong_among_confident" not in {row["metric"] for row in nobody}
 
@@ -253,7 +260,8 @@ def test_the_main_table_has_all_that_the_rows_have():
     table = main_table(rows, num_resamples=100)
     assert list(table["measured"]) == list(MEASURED_METRICS.values())
     assert table.shape[1] == 1 + 2 * 3
-    assert table["pattern alone: this book"].iloc[0].startswith("50.0 [")
+    assert table["pattern alone: this book"].iloc[0] == "50.0 [15, 85], 2 of 4"
+    assert table["pattern alone: plain cosine"].iloc[0] == "50.0 [15, 85]"
     assert (table["pattern alone: plain cosine"].iloc[3:] == "–").all()
     assert set(AIMS) == set(MEASURED_METRICS)
 
@@ -284,6 +292,47 @@ def test_strangers_that_are_answered_are_counted():
     )
     assert table["confident"].tolist() == [2, 2]
     assert table["cell or system wrong"].tolist() == [1, 1]
+
+
+def test_what_was_looked_at_is_not_counted_where_there_is_more():
+    half = [False] * FIRST_HALF
+    frames = outcomes_of(confident=[*half, True, True], answer_right=[*half, True, False])
+    assert taken_out_table(frames)["patterns"].tolist() == [2, 2]
+    rows = reliability(frames, said="p_answer", happened="answer_right")
+    assert rows["n"].tolist() == [2, 2] and rows["happened"].tolist() == [50, 50]
+    table = reliability_table({"verdict": rows, "crystal": rows})
+    assert table["probability of"].tolist()[::2] == [
+        "verdict, pattern alone",
+        "crystal, pattern alone",
+    ]
+
+
+def test_labels_are_held_against_the_lines():
+    frames = outcomes_of(
+        confident=[True, True, True, False],
+        answer_right=[True, False, False, False],
+        label_stray=[0.3, 0.3, 0.05, np.nan],
+        answer_stray=[0.1, 0.1, 0.1, 0.1],
+    )
+    facts = label_facts(frames)
+    assert facts == {"labels_off": 2, "sure_wrong": 2, "sure_wrong_better": 1}
+
+
+def test_aims_that_are_missed_are_named():
+    assert missed_aims(outcomes_of(rank=[0] * 100, p_answer=[1.0] * 100)) == "none"
+    first, *others = missed_aims(outcomes_of(rank=[0, 0, 0, 7], p_answer=[1.0] * 4)).split("; ")
+    assert first == "structure first, where the library has it (with the elements)"
+    assert len(others) == 1 and "among five" in others[0]
+    wrong = missed_aims(outcomes_of(answer_right=[True, False], p_answer=[1.0] * 2))
+    assert wrong.startswith("cell or system wrong, among confident (pattern alone and with the")
+
+
+def test_the_sample_s_own_cell_explains_its_lines_and_a_stranger_s_does_not(library):
+    one = simulated_measurements(library, 3, seed=0)[0]
+    lines = Lines(one.pattern)
+    own = stray_of_label(one, lines)
+    stranger = dataclasses.replace(one, lengths=tuple(1.07 * x for x in one.lengths))
+    assert own < 0.1 < stray_of_label(stranger, lines)
 
 
 def test_failures_come_from_the_first_half_only_the_surest_first():

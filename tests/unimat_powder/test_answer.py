@@ -54,6 +54,31 @@ def test_verdict_follows_the_best_match(probability, verdict):
     assert found.verdict == verdict
 
 
+def test_doubt_keeps_a_sure_answer_from_being_confident():
+    sure = replace(RUTILE, probability=0.97)
+    found = answer_of(sure, none=0.03, doubts=("so few lines prove no cell",))
+    assert found.verdict == "tentative" and found.probability == pytest.approx(0.97)
+    assert "so few lines prove no cell" in found.verdict_text
+    assert "alternatives" not in found.verdict_text
+    assert found.to_json()["verdict_text"] == found.verdict_text
+    assert found.to_json()["doubts"] == ["so few lines prove no cell"]
+    assert answer_of(sure, none=0.03).verdict == "confident"
+    assert "doubts" not in answer_of(sure, none=0.03).to_json()
+    both = answer_of(replace(RUTILE, probability=0.7), none=0.3, doubts=("few lines",))
+    assert "few lines; check it against the alternatives" in both.verdict_text
+    unlikely = answer_of(replace(RUTILE, probability=0.2), none=0.8, doubts=("few lines",))
+    assert unlikely.verdict == "none"
+
+
+def test_one_lattice_with_its_axes_in_another_order_is_one_cell():
+    one = replace(
+        RUTILE, lengths=(7.113, 7.613, 7.618), angles=(115.0, 106.8, 100.7), space_group=2
+    )
+    other = replace(one, lengths=(7.111, 7.617, 7.621), angles=(115.1, 100.7, 106.8))
+    found = answer_of(*(replace(x, probability=0.45) for x in (one, other)), none=0.1)
+    assert len(found.cells) == 1 and found.probability == pytest.approx(0.9)
+
+
 def test_systems_of_space_groups():
     numbers = range(1, 231)
     expected = [CRYSTAL_SYSTEMS[i] for i in crystal_system_index(list(numbers)).tolist()]
@@ -403,6 +428,15 @@ def test_a_page_without_a_confident_answer_says_so(matches, tmp_path):
     write_page(answer_of(*matches, none=0.9), tmp_path / "page.html")
     text = Page((tmp_path / "page.html").read_text(encoding="utf-8")).text
     assert "No confident answer" in text
+
+
+def test_a_page_says_what_confident_means_and_why_an_answer_is_not(tmp_path):
+    doubted = answer_of(replace(RUTILE, probability=0.97), doubts=("so few lines prove no cell",))
+    write_page(doubted, tmp_path / "page.html")
+    text = Page((tmp_path / "page.html").read_text(encoding="utf-8")).text
+    assert "so few lines prove no cell" in text
+    rule = "90\xa0%, and that of 6 lines or more the cell leaves at most 15\xa0% unexplained"
+    assert rule in " ".join(text.split(" "))
 
 
 def test_a_page_names_no_crystal_that_is_one_of_many(tmp_path):

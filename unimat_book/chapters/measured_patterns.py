@@ -41,7 +41,7 @@ from unimat_book.statistics import wilson_interval
 from unimat_lib.crystals.table import CRYSTAL_SYSTEMS
 from unimat_lib.files import file_hash
 from unimat_lib.views.grid import Grid
-from unimat_powder.answer import system_of
+from unimat_powder.answer import LEFT_OVER, system_of
 from unimat_powder.library.file import Library, default_library, embedded_library
 from unimat_powder.network.predict import read_pattern
 from unimat_powder.simulation.gate import Gate, pattern_features, tell_apart
@@ -67,6 +67,8 @@ AIMS: Mapping[str, tuple[str, str]] = {
     "calibration_error": ("5", "5"),
 }
 """What this edition set out to reach on measured patterns, by setting, per cent."""
+
+_SMALL_IS_GOOD = ("wrong_among_confident", "calibration_error")
 
 _ANSWERS = {
     "data/reader/reader.safetensors": "train_reader",
@@ -245,7 +247,8 @@ def reader_training() -> tuple[pd.DataFrame, pd.DataFrame]:
 def summary(outcomes: Outcomes, *, num_resamples: int) -> pd.DataFrame:
     """Mean and 95 % interval over scored patterns, one row per metric, setting and variant.
 
-    Columns ``metric``, ``setting``, ``variant`` (as tables call them), ``mean``, ``low``, ``high``.
+    Columns ``metric``, ``setting``, ``variant`` (as tables call them), ``mean``, ``low``, ``high``,
+    and ``n``, how many patterns.
     """
     rows = [
         (
@@ -254,19 +257,26 @@ def summary(outcomes: Outcomes, *, num_resamples: int) -> pd.DataFrame:
             MEASURED_VARIANTS[row["variant"]],
             row["mean"],
             *row["ci95"],
+            row["n_test"],
         )
         for row in measured_rows(outcomes, num_resamples=num_resamples)
     ]
-    return pd.DataFrame(rows, columns=["metric", "setting", "variant", "mean", "low", "high"])
+    names = ["metric", "setting", "variant", "mean", "low", "high", "n"]
+    return pd.DataFrame(rows, columns=names)
 
 
 def main_table(outcomes: Outcomes, *, num_resamples: int) -> pd.DataFrame:
-    """The result in one table: a row per metric, columns per setting and variant, and the aims."""
+    """The result in one table: a row per metric, columns per setting and variant, and the aims.
+
+    Ours have their counts too.
+    """
     found = summary(outcomes, num_resamples=num_resamples)
-    text = {
-        (row.metric, row.setting, row.variant): f"{row.mean:.1f} [{row.low:.0f}, {row.high:.0f}]"
-        for row in found.itertuples()
-    }
+    text = {}
+    for row in found.itertuples():
+        words = f"{row.mean:.1f} [{row.low:.0f}, {row.high:.0f}]"
+        if row.variant == MEASURED_VARIANTS["ours"] and row.metric != "calibration_error":
+            words += f", {round(row.mean * row.n / 100)} of {row.n}"
+        text[row.metric, row.setting, row.variant] = words
     rows = []
     for metric, name in MEASURED_METRICS.items():
         row = {"measured": name}
@@ -276,6 +286,22 @@ def main_table(outcomes: Outcomes, *, num_resamples: int) -> pd.DataFrame:
             row[f"{setting}: aim"] = AIMS.get(metric, (None, None))[place]
         rows.append(row)
     return pd.DataFrame(rows).fillna("–")
+
+
+def missed_aims(outcomes: Outcomes) -> str:
+    """The aims that scored patterns miss, in words; "none" where they miss none."""
+    missed = []
+    for metric, aims in AIMS.items():
+        where = []
+        for aim, (setting, words) in zip(aims, MEASURED_SETTINGS.items(), strict=True):
+            frame, without = (scored(outcomes[setting, v]) for v in ("ours", TAKEN_OUT))
+            value = _mean(metric, frame, without)
+            short = value - float(aim) if metric in _SMALL_IS_GOOD else float(aim) - value
+            where += [words] if short > 0 else []
+        if where:
+            name = MEASURED_METRICS[metric].removesuffix(" (%)")
+            missed.append(f"{name} ({' and '.join(where)})")
+    return "; ".join(missed) or "none"
 
 
 def halves_table(outcomes: Outcomes) -> pd.DataFrame:
@@ -353,6 +379,24 @@ def network_errors(outcomes: Outcomes) -> dict[str, float]:
     }
 
 
+def label_facts(outcomes: Outcomes) -> dict[str, int]:
+    """How well the labels of scored patterns explain the lines, in numbers of patterns.
+
+    ``labels_off``: the labelled cell leaves more lines than a confident answer may. ``sure_wrong``:
+    patterns with a confident answer that is wrong, in either setting. ``sure_wrong_better``: those
+    of them where such an answer leaves fewer lines than the labelled cell.
+    """
+    frames = [scored(outcomes[setting, "ours"]) for setting in MEASURED_SETTINGS]
+    wrong = [frame["confident"] & ~frame["answer_right"] for frame in frames]
+    pairs = zip(wrong, frames, strict=True)
+    better = [some & (frame["answer_stray"] < frame["label_stray"]) for some, frame in pairs]
+    return {
+        "labels_off": int((frames[0]["label_stray"] > LEFT_OVER).sum()),
+        "sure_wrong": int(np.any(wrong, axis=0).sum()),
+        "sure_wrong_better": int(np.any(better, axis=0).sum()),
+    }
+
+
 def _mean(metric: str, frame: pd.DataFrame, taken_out: pd.DataFrame) -> float:
     if not len(frame):
         return np.nan
@@ -363,14 +407,14 @@ def _mean(metric: str, frame: pd.DataFrame, taken_out: pd.DataFrame) -> float:
 
 
 def taken_out_table(outcomes: Outcomes) -> pd.DataFrame:
-    """What is said with confidence of patterns whose crystal is not in the library.
+    """What is said with confidence of scored patterns whose crystal is not in the library.
 
     One row per setting: patterns, confident answers, their share with Wilson's 95 % interval, and
     how many of them are wrong about the cell or the crystal system.
     """
     rows = []
     for setting, words in MEASURED_SETTINGS.items():
-        frame = outcomes[setting, TAKEN_OUT]
+        frame = scored(outcomes[setting, TAKEN_OUT])
         sure = frame[frame["confident"]]
         share = 100 * len(sure) / len(frame)
         low, high = wilson_interval(share, len(frame))
@@ -382,7 +426,7 @@ def taken_out_table(outcomes: Outcomes) -> pd.DataFrame:
 
 
 def reliability(outcomes: Outcomes, *, said: str, happened: str) -> pd.DataFrame:
-    """How often came true what was said with some probability, our variant.
+    """How often came true what was said of scored patterns with some probability, our variant.
 
     Args:
         outcomes: All outcomes.
@@ -395,7 +439,7 @@ def reliability(outcomes: Outcomes, *, said: str, happened: str) -> pd.DataFrame
     """
     rows = []
     for setting, words in MEASURED_SETTINGS.items():
-        frame = outcomes[setting, "ours"]
+        frame = scored(outcomes[setting, "ours"])
         truth = frame[happened]
         truth = truth if truth.dtype == bool else truth == 0
         for start, end in itertools.pairwise(_STATED):
@@ -410,8 +454,9 @@ def reliability(outcomes: Outcomes, *, said: str, happened: str) -> pd.DataFrame
     return pd.DataFrame(rows, columns=names)
 
 
-def reliability_table(found: pd.DataFrame) -> pd.DataFrame:
-    """:func:`reliability` as a page shows it."""
+def reliability_table(panels: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """:func:`reliability` of some probabilities as a page shows them, by what each is of."""
+    found = pd.concat([rows.assign(of=f"{name}, ") for name, rows in panels.items()])
 
     def span(low: str, high: str, spec: str) -> list[str]:
         ends = zip(found[low], found[high], strict=True)
@@ -419,7 +464,7 @@ def reliability_table(found: pd.DataFrame) -> pd.DataFrame:
 
     return pd.DataFrame(
         {
-            "library": found["setting"],
+            "probability of": found["of"] + found["setting"],
             "stated (%)": span("from", "to", "g"),
             "patterns": found["n"],
             "said, mean (%)": found["said"],

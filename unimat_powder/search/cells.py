@@ -6,8 +6,8 @@ from torch import Tensor
 
 from unimat_lib.crystals.reduction import niggli_cell
 from unimat_lib.crystals.table import crystal_system_index
-from unimat_powder.answer import SAME_ANGLE, SAME_LENGTH
 from unimat_powder.library.symmetry import symmetric_lattices
+from unimat_powder.same_cell import alike
 from unimat_powder.search.candidates import Ranked
 from unimat_powder.simulation.symmetry import tensor_of
 
@@ -38,10 +38,8 @@ def same_cells(cells: np.ndarray, space_group: Tensor) -> np.ndarray:
         cells: Of :func:`relaxed_cells`.
         space_group: int64 ``[K]``.
     """
-    lengths = np.abs(cells[:, None, :3] / cells[:, :3] - 1).max(2)
-    angles = np.abs(cells[:, None, 3:] - cells[:, 3:]).max(2)
     systems = crystal_system_index(space_group.long()).numpy()
-    close = (lengths <= SAME_LENGTH) & (angles <= SAME_ANGLE)
+    close = alike(cells[:, None], cells)
     return (close | close.T) & (systems[:, None] == systems)
 
 
