@@ -5,7 +5,8 @@ those of "none of them" and of the answer as a whole, from simulated patterns wi
 there and taken out; measured patterns that may be looked at can be added. ``doubt`` counts the
 confident answers to patterns that no single crystal made. Evidence: ``collect_evidence.py``.
 
-    python benchmarks/calibrate_search.py fit OUT.npz... --measured HALF.npz --hard HARD.npz...
+    python benchmarks/calibrate_search.py fit OUT.npz... --own OWN.npz... --measured HALF.npz \
+        --hard HARD.npz...
     python benchmarks/calibrate_search.py doubt HARD.npz...
 """
 
@@ -40,16 +41,18 @@ the weights of the library, and for those of the witnesses, for which there are 
 HARD = 0.5
 """How often a pattern that no single crystal made counts."""
 
-UNKNOWN = 1 / 3
-"""Crystals that the library lacks, for one that it has, among those that laboratories measure. Of
-the measured patterns that may be looked at it lacks one in ten."""
+UNKNOWN, UNKNOWN_SMALL = 1 / 3, 3.0
+"""Crystals that a library lacks, for one that it has, among those that laboratories measure: the
+large library, and the small one that comes with the package. Of the 56 measured patterns that may
+be looked at they lack 6 and 52; both numbers are drawn towards one."""
 
 
 def fit(options: argparse.Namespace) -> None:
     """Weights of both settings, written to the search's file."""
     names = ("evidence", "right", "groups", "cells", "truth", "about", "lines", "read")
-    found: dict[str, list[np.ndarray]] = {name: [] for name in (*names, "counts", "whole")}
-    for path in (*options.simulated, *options.measured):
+    more = "counts", "unknown", "whole"
+    found: dict[str, list[np.ndarray]] = {name: [] for name in (*names, *more)}
+    for path in (*options.simulated, *options.own, *options.measured):
         with np.load(path) as part:
             number = len(part["about"])
             # Evidence of the library alone, without the other witnesses, helps with its weights.
@@ -60,7 +63,9 @@ def fit(options: argparse.Namespace) -> None:
             for name in names:
                 found[name].append(part[name] if name in part else bare[name])
             each = MEASURED if path in options.measured else 1.0
+            lacks = UNKNOWN_SMALL if path in options.own else UNKNOWN
             found["counts"].append(np.full(number, each))
+            found["unknown"].append(np.full(number, lacks))
             found["whole"].append(np.full(number, "lines" in part))
     width = max(x.shape[1] for x in found["evidence"])
     joined = {
@@ -91,9 +96,9 @@ def _widened(x: np.ndarray, width: int) -> np.ndarray:
 
 
 def fit_setting(part: dict[str, np.ndarray]) -> dict[str, list[float]]:
-    """Weights of one setting; a search without its crystal counts less, see :data:`UNKNOWN`."""
+    """Weights of one setting; what a search without its crystal counts: :data:`UNKNOWN`."""
     cases = [case for row in range(len(part["about"])) for case in cases_of(part, row)]
-    counts = np.array([case.count * (1.0 if case.known else UNKNOWN) for case in cases])
+    counts = np.array([case.count * case.share for case in cases])
     evidence = [case.facts.evidence for case in cases]
     asked = [one[:, -1] > 0 for one in evidence]
     how = {"positive": True, "strength": 1e-4}
@@ -136,9 +141,7 @@ def fit_together(
     """
     weights = rank.Weights(**{name: tuple(column) for name, column in search.items()})
     cases = [case for row in range(len(part["about"])) for case in cases_of(part, row)]
-    counts = np.array(
-        [min(case.count, TOGETHER) * (1.0 if case.known else UNKNOWN) for case in cases]
-    )
+    counts = np.array([min(case.count, TOGETHER) * case.share for case in cases])
     found = [hypotheses_of(case, weights) for case in cases]
     right = [right_hypotheses(one, case) for one, case in zip(found, cases, strict=True)]
     hypothesis = fit_choice(
@@ -273,7 +276,8 @@ class Case:
     cell: torch.Tensor  #: bool ``[K]``: with its cell and crystal system
     lattice: torch.Tensor  #: bool ``[K]``: and its space group
     known: bool
-    count: float
+    count: float  #: of the search
+    share: float  #: of such cases among searches, that of the more frequent ones being 1
 
 
 def cases_of(part: dict[str, np.ndarray], row: int) -> list[Case]:
@@ -295,10 +299,9 @@ def cases_of(part: dict[str, np.ndarray], row: int) -> list[Case]:
         cell = same[-1, :-1]
         lattice = cell & (groups[:-1] == groups[-1])
         about = cells[:-1], groups[:-1], part["lines"][row], part["read"][row], cells[-1]
-        known = kept is there
-        count = part["counts"][row]
-        case = Case(facts, *about, int(groups[-1]), right, cell, lattice, known, count)
-        cases.append(case)
+        known, unknown = kept is there, part["unknown"][row]
+        often = part["counts"][row], min(1.0, 1 / unknown if known else unknown)
+        cases.append(Case(facts, *about, int(groups[-1]), right, cell, lattice, known, *often))
     return cases
 
 
@@ -344,7 +347,7 @@ def hard_cases(paths: Sequence[Path]) -> list[tuple[str, bool, int, Case]]:
 def _hard_cases(path: Path) -> list[tuple[str, bool, int, Case]]:
     with np.load(path) as found:
         part = {name: found[name] for name in found.files}
-    part["counts"] = np.ones(len(part["about"]))
+    part["counts"] = part["unknown"] = np.ones(len(part["about"]))
     part["truth"][:] = (1, 1, 1, 90, 90, 90)  # of no pattern
     second = (part["about"][:, 3] % 2 == 1).tolist()
     part["about"][:, 3] = 1
@@ -360,6 +363,8 @@ def main() -> None:
     commands = parser.add_subparsers(required=True)
     fitting = commands.add_parser("fit")
     fitting.add_argument("simulated", type=Path, nargs="+")
+    what = "crystals of the small library, searched in it"
+    fitting.add_argument("--own", type=Path, nargs="*", default=[], help=what)
     what = "the half that may be looked at"
     fitting.add_argument("--measured", type=Path, nargs="*", default=[], help=what)
     what = "patterns that no single crystal made"

@@ -38,6 +38,7 @@ FIELDS = [
     *("file", "wavelength", "wavelength_from", "verdict", "probability", "verdict_text"),
     *("crystal_system", "space_group", "cells", "phases", "warnings"),
     *("refined", "lines"),
+    "doubts",  # so few lines stand out of the scan
 ]
 
 
