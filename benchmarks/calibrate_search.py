@@ -32,6 +32,7 @@ from unimat_powder.bravais import LATTICE_SYSTEMS
 from unimat_powder.search import rank
 from unimat_powder.search.cells import same_cells, volumes
 from unimat_powder.search.rank import Facts, agreement_of, judge, likeliest
+from unimat_powder.search.search import FEW
 from unimat_powder.witnesses import doubts_about
 
 MEASURED, TOGETHER = 20, 4
@@ -73,16 +74,21 @@ def fit(options: argparse.Namespace) -> None:
         for name, parts in found.items()
     }
     cases = hard_cases(options.hard)
-    hard = [case for _, second, _, case in cases if not second]
-    weights, together = {}, {}
-    for setting, name in enumerate(("pattern", "elements")):
-        part = {key: x[joined["about"][:, 0] == setting] for key, x in joined.items()}
-        weights[name] = fit_setting(part)
-        whole = {key: x[part["whole"]] for key, x in part.items()}
-        together[name] = fit_together(whole, weights[name], hard)
-        for found_ones in (weights[name], together[name]):
+    hard = [case for _, second, *_, case in cases if not second]
+    told = joined["about"][:, 0] == 1
+    few = told | (joined["about"][:, 1] < FEW)
+    search = {
+        name: fit_setting({key: x[rows] for key, x in joined.items()})
+        for name, rows in (("pattern", ~few), ("elements", few))
+    }
+    together = {}
+    for name, rows in (("pattern", ~told), ("elements", told)):
+        whole = {key: x[rows & joined["whole"]] for key, x in joined.items()}
+        together[name] = fit_together(whole, search, hard)
+    for weights in (search, together):
+        for name, found_ones in weights.items():
             print(name, {k: np.round(v, 3).tolist() for k, v in found_ones.items()})
-    for path, content in ((rank.WEIGHTS, weights), (combine.WEIGHTS, together)):
+    for path, content in ((rank.WEIGHTS, search), (combine.WEIGHTS, together)):
         path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
@@ -96,7 +102,7 @@ def _widened(x: np.ndarray, width: int) -> np.ndarray:
 
 
 def fit_setting(part: dict[str, np.ndarray]) -> dict[str, list[float]]:
-    """Weights of one setting; what a search without its crystal counts: :data:`UNKNOWN`."""
+    """Weights of some searches; what one without its crystal counts: :data:`UNKNOWN`."""
     cases = [case for row in range(len(part["about"])) for case in cases_of(part, row)]
     counts = np.array([case.count * case.share for case in cases])
     evidence = [case.facts.evidence for case in cases]
@@ -132,14 +138,17 @@ def fit_setting(part: dict[str, np.ndarray]) -> dict[str, list[float]]:
 
 def fit_together(
     part: dict[str, np.ndarray],
-    search: dict[str, list[float]],
+    search: dict[str, dict[str, list[float]]],
     hard: list[Case],
 ) -> dict[str, list[float]]:
     """Weights of the witnesses, the library's own (``search``) being fixed.
 
     Of ``hard`` patterns no hypothesis is right.
     """
-    weights = rank.Weights(**{name: tuple(column) for name, column in search.items()})
+    weights = {
+        name: rank.Weights(**{key: tuple(column) for key, column in columns.items()})
+        for name, columns in search.items()
+    }
     cases = [case for row in range(len(part["about"])) for case in cases_of(part, row)]
     counts = np.array([min(case.count, TOGETHER) * case.share for case in cases])
     found = [hypotheses_of(case, weights) for case in cases]
@@ -165,9 +174,9 @@ def fit_together(
     return {"hypothesis": hypothesis, "best": best}
 
 
-def hypotheses_of(case: Case, weights: rank.Weights) -> combine.Hypotheses:
+def hypotheses_of(case: Case, weights: dict[str, rank.Weights]) -> combine.Hypotheses:
     """What the witnesses say in one case."""
-    judged = judge(case.facts, weights)
+    judged = judge(case.facts, weights["elements" if case.few else "pattern"])
     order = torch.argsort(judged.lattices, descending=True).tolist()
     order = [judged.best, *(i for i in order if i != judged.best)]
     matches = [
@@ -275,6 +284,7 @@ class Case:
     right: torch.Tensor  #: bool ``[K]``: the sample's crystal
     cell: torch.Tensor  #: bool ``[K]``: with its cell and crystal system
     lattice: torch.Tensor  #: bool ``[K]``: and its space group
+    few: bool  #: whether few crystals were asked for, see :func:`.search`
     known: bool
     count: float  #: of the search
     share: float  #: of such cases among searches, that of the more frequent ones being 1
@@ -299,9 +309,10 @@ def cases_of(part: dict[str, np.ndarray], row: int) -> list[Case]:
         cell = same[-1, :-1]
         lattice = cell & (groups[:-1] == groups[-1])
         about = cells[:-1], groups[:-1], part["lines"][row], part["read"][row], cells[-1]
+        few = bool(part["about"][row, 0] == 1 or asked < FEW)
         known, unknown = kept is there, part["unknown"][row]
         often = part["counts"][row], min(1.0, 1 / unknown if known else unknown)
-        cases.append(Case(facts, *about, int(groups[-1]), right, cell, lattice, known, *often))
+        cases.append(Case(facts, *about, int(groups[-1]), right, cell, lattice, few, known, *often))
     return cases
 
 
@@ -322,13 +333,17 @@ def doubt(options: argparse.Namespace) -> None:
     Give it patterns of another seed than those of ``fit --hard``, which are fitted to.
     Written to ``doubt.json`` beside this file.
     """
-    listed, together = rank.load_weights("pattern"), combine.load_weights("pattern")
+    listed = {name: rank.load_weights(name) for name in ("pattern", "elements")}
+    together = combine.load_weights("pattern")
     sure: dict[str, list[bool]] = {}
-    for kind, second, number, case in hard_cases(options.hard):
+    for kind, second, other, number, case in hard_cases(options.hard):
         found = combine.judged(hypotheses_of(case, listed), together)
         chance = found[0].probability if found else 0.0
         verdict = verdict_of(chance, doubts_about(found, number))
-        sure.setdefault(kind, []).append(verdict == "confident" and not second)
+        confident = verdict == "confident" and not second
+        sure.setdefault(kind, []).append(confident and not other)
+        if kind == "tube":
+            sure.setdefault("tube_named", []).append(confident)
     counted = {kind: [sum(answers), len(answers)] for kind, answers in sorted(sure.items())}
     for kind, (some, number) in counted.items():
         print(f"{kind}: {some} of {number} confident in a single phase")
@@ -339,22 +354,28 @@ def doubt(options: argparse.Namespace) -> None:
     Path(__file__).with_name("doubt.json").write_text(text + "\n", encoding="utf-8")
 
 
-def hard_cases(paths: Sequence[Path]) -> list[tuple[str, bool, int, Case]]:
-    """Kind, whether a second phase was seen, lines, and the case; without refused patterns."""
+def hard_cases(paths: Sequence[Path]) -> list[tuple[str, bool, bool, int, Case]]:
+    """Kind, whether a second phase or another tube was seen, lines, and the case.
+
+    Patterns that are refused are left out.
+    """
     return [one for path in paths for one in _hard_cases(path)]
 
 
-def _hard_cases(path: Path) -> list[tuple[str, bool, int, Case]]:
+def _hard_cases(path: Path) -> list[tuple[str, bool, bool, int, Case]]:
     with np.load(path) as found:
         part = {name: found[name] for name in found.files}
     part["counts"] = part["unknown"] = np.ones(len(part["about"]))
     part["truth"][:] = (1, 1, 1, 90, 90, 90)  # of no pattern
-    second = (part["about"][:, 3] % 2 == 1).tolist()
+    flags = part["about"][:, 3].tolist()
+    second = [one % 2 == 1 for one in flags]
     part["about"][:, 3] = 1
     kinds = [KINDS[i] for i in part["about"][:, 2]]
     lines = part["about"][:, 4].tolist()
+    other = [kind == "tube" and one >= 2 for kind, one in zip(kinds, flags, strict=True)]
     return [
-        (kinds[row], second[row], lines[row], cases_of(part, row)[0]) for row in range(len(kinds))
+        (kinds[row], second[row], other[row], lines[row], cases_of(part, row)[0])
+        for row in range(len(kinds))
     ]
 
 

@@ -40,14 +40,15 @@ from unimat_powder.library.file import Library
 from unimat_powder.network.predict import load_reader, read_pattern
 from unimat_powder.network.reader import Reader
 from unimat_powder.pattern import Pattern, PatternError
-from unimat_powder.search.candidates import best_candidates, line_index
+from unimat_powder.search.candidates import best_candidates, line_index, with_elements
 from unimat_powder.search.cells import relaxed_cells
 from unimat_powder.search.curve import MeasuredCurve, measured_curve
 from unimat_powder.search.rank import EVIDENCE, facts_of
-from unimat_powder.search.search import narrowed, search, with_elements
+from unimat_powder.search.search import narrowed, search
 from unimat_powder.search.shifts import LineIndex
 from unimat_powder.simulation.ranges import RRUFF, LaboratoryRanges
 from unimat_powder.simulation.scans import scans_of
+from unimat_powder.tubes import with_other_tubes, within_reach
 from unimat_powder.witnesses import of_cells
 
 GRID = Grid(5.0, 90.0, 8501)
@@ -236,7 +237,7 @@ def hard_pattern(kind: str, number: int, folder: Path, library: Library) -> Patt
     of the library measured with a tube that nobody names, so that it is read as copper's."""
     random = np.random.default_rng([KINDS.index(kind), number])
     if kind == "tube":
-        return other_tube(library, random)
+        return within_reach(other_tube(library, random))
     two_theta = GRID.two_theta.numpy()
     if kind == "sum":
         some = random.choice(FIRST_HALF, 2, replace=False)
@@ -276,15 +277,19 @@ def hard_work(
 ) -> list[tuple]:
     """Evidence of a pattern that no single crystal made.
 
-    In the place of the group stands whether a second phase is seen, 0 or 1.
+    In the place of the group stands whether a second phase is seen, 0 or 1; and 2 more where the
+    wavelength is wrong and this is seen.
     """
     crystals, lines, network = opened(library, reader)
     try:
         pattern = hard_pattern(kind, number, folder, crystals)
-        second = search(pattern, crystals).second_phase is not None
+        found = search(pattern, crystals)
     except PatternError:
         return []
-    about = KINDS.index(kind), int(second)
+    seen = int(found.second_phase is not None)
+    if kind == "tube":
+        seen += 2 * bool(with_other_tubes(found, pattern, crystals).doubts)
+    about = KINDS.index(kind), seen
     nobody = partial(torch.isin, test_elements=torch.tensor([], dtype=torch.int64))
     unknown = np.full(6, np.nan)
     witnesses = pattern, measured_curve(pattern), network, crystals, lines

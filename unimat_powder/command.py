@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from unimat_powder.pattern import Pattern
 
 _WAVELENGTHS = (0.01, 100.0)  # angstrom, as of a Pattern, whose import takes seconds
-_SMALLEST, _LARGEST = 0.5, 25.0  # angstrom: distances of lattice planes that a search compares
 _LIKELY_NONE = 0.7  # probability that none fits, above which the elements may be wrong
 _BELOW = 0.9  # share of negative intensities, above which a constant was subtracted
 _FEW = 1000  # crystals; of a smaller library every answer says how small it is
@@ -321,18 +320,22 @@ def _answer(source: "str | Path | Pattern", number: int, ready: _Ready) -> "Answ
     from unimat_powder.peak_finding import find_lines
     from unimat_powder.peak_warnings import pattern_warnings
     from unimat_powder.search.search import search
+    from unimat_powder.tubes import with_other_tubes, within_reach
     from unimat_powder.witnesses import Lines, shipped_reader, with_witnesses
 
     named = isinstance(source, str | os.PathLike)
     file = os.fspath(source) if named else f"pattern {number}"
     question = ready.question
     try:
-        pattern = _lifted(_within_reach(_pattern(source, question.wavelength)))
+        pattern = _lifted(within_reach(_pattern(source, question.wavelength)))
         result = search(pattern, ready.library, elements=question.elements, formula=ready.formula)
         lines = find_lines(pattern)
         told = {"elements": question.elements, "formula": ready.formula}
         seen = Lines(pattern, lines)
         result = with_witnesses(result, pattern, seen, shipped_reader(), **told)
+        if pattern.wavelength_from == "default":
+            among = {"elements": question.elements}
+            result = with_other_tubes(result, pattern, ready.library, **among)
         return make_answer(
             result,
             pattern,
@@ -355,37 +358,6 @@ def _answer(source: "str | Path | Pattern", number: int, ready: _Ready) -> "Answ
         where = f"{Path(place.filename).name}, line {place.lineno}"
         what = f"{type(error).__name__}: {_one_line(error)} ({where})"
         return Answer(file, error=f"a fault of the program, please report it: {what}")
-
-
-def _within_reach(pattern: "Pattern") -> "Pattern":
-    """The part of a pattern that lattice planes of crystals can make: d of 0.5 to 25 angstrom.
-
-    Raises:
-        PatternError: There is no such part.
-    """
-    import numpy as np
-
-    from unimat_powder.pattern import PatternError
-
-    sine = np.sin(np.radians(pattern.two_theta.numpy() / 2))
-    d = pattern.wavelength / np.maximum(2 * sine, 1e-12)
-    inside = d >= _SMALLEST
-    if d.min() > _LARGEST or inside.sum() < 2:
-        raise PatternError(
-            f"the pattern reaches from d = {d.max():.3g} to {d.min():.3g} angstrom, where no "
-            f"crystal has lines to compare; check the wavelength ({pattern.wavelength:g} "
-            "angstrom) and that the axis is 2theta in degrees"
-        )
-    if inside.all():
-        return pattern
-    uncertainty = pattern.uncertainty
-    return replace(
-        pattern,
-        two_theta=pattern.two_theta[inside],
-        intensity=pattern.intensity[inside],
-        uncertainty=None if uncertainty is None else uncertainty[inside],
-        notes=(*pattern.notes, f"points beyond d = {_SMALLEST:g} angstrom were left out"),
-    )
 
 
 def _lifted(pattern: "Pattern") -> "Pattern":

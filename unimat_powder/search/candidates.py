@@ -1,5 +1,7 @@
 """A measured curve and a library in, the few crystals that explain it best and their fits out."""
 
+import functools
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import torch
@@ -8,8 +10,9 @@ from torch import Tensor
 from unimat_lib.crystals.table import concatenate
 from unimat_powder.library.file import Library
 from unimat_powder.library.lines import DELTA
+from unimat_powder.pattern import Pattern
 from unimat_powder.search.amplitude import Amplitude, amplitude_of
-from unimat_powder.search.curve import MeasuredCurve
+from unimat_powder.search.curve import MeasuredCurve, measured_curve
 from unimat_powder.search.profile import Fits, fit_profiles
 from unimat_powder.search.reflections import ISOTROPIC, Candidates
 from unimat_powder.search.relax import Relaxed, relax, start_lines
@@ -70,6 +73,7 @@ class Ranked:
         return torch.bincount(pairs // 128, minlength=len(table))
 
 
+@functools.lru_cache(maxsize=2)
 def line_index(library: Library) -> LineIndex:
     """The library's lines, as the search of shifts reads them."""
     columns = (library.line_offsets, library.line_position)
@@ -103,6 +107,33 @@ def best_candidates(
     candidates = candidates.select(best)
     fits = _fits(candidates, curve, relaxed.shape[best])
     return Ranked(candidates, rows[best], fits, torch.ones(len(best), dtype=torch.float64))
+
+
+def most_alike(
+    pattern: Pattern, library: Library, among: Tensor | None = None
+) -> tuple[float, str]:
+    """Score, see :class:`.Match`, and formula of the crystal that looks most like a pattern.
+
+    Args:
+        pattern: The measurement.
+        library: The known crystals.
+        among: Rows that are in question, int64 ``[C]``; without it, all.
+
+    Raises:
+        PatternError: The pattern cannot be compared with anything.
+    """
+    ranked = best_candidates(measured_curve(pattern), library, line_index(library), among)
+    best = int(ranked.fits.cosine.argmax())
+    return float(ranked.fits.cosine[best].clamp(0, 1)), library.formula(int(ranked.index[best]))
+
+
+def with_elements(library: Library, elements: Collection[str]) -> Tensor:
+    """Crystals of exactly these elements, with or without hydrogen, int64 ``[C]``, rising."""
+    bare = frozenset(elements) - {"H"}
+    found = [library.with_elements(exactly=bare | {"H"})]
+    if bare:
+        found.append(library.with_elements(exactly=bare))
+    return torch.cat([torch.as_tensor(x) for x in found]).unique()
 
 
 def with_relatives(asked: Ranked, every: Ranked, kinship: Tensor) -> Ranked:

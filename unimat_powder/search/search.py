@@ -1,6 +1,5 @@
 """A measured pattern and a library in, ranked matches with probabilities and curves out."""
 
-import functools
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
@@ -16,6 +15,7 @@ from unimat_powder.search.candidates import (
     Ranked,
     best_candidates,
     line_index,
+    with_elements,
     with_relatives,
 )
 from unimat_powder.search.cells import volumes
@@ -28,13 +28,10 @@ from unimat_powder.search.shifts import LineIndex
 
 Asked = tuple[Collection[str], Tensor]
 
-_FEW = 20_000  # crystals
+FEW = 20_000
+"""Crystals below which a library is a small one, where one of them leads the others easily."""
+
 _TICK = 0.005  # of the strongest line: fainter ones get no tick
-
-
-@functools.lru_cache(maxsize=2)
-def _lines_of(library: Library) -> LineIndex:
-    return line_index(library)
 
 
 def search(
@@ -113,11 +110,11 @@ class _Found:
 def _found(
     curve: MeasuredCurve, library: Library, known: Tensor | None, asked: Asked | None
 ) -> _Found:
-    ranked = candidates_for(curve, library, _lines_of(library), known, asked)
+    ranked = candidates_for(curve, library, line_index(library), known, asked)
     number = len(library) if known is None else len(known)
     # Weights of the whole library know what fits by chance among many; of a few crystals one leads
     # the others easily, and those of known elements, which are few too, know that.
-    few = asked is not None or number < _FEW
+    few = asked is not None or number < FEW
     facts, cells = facts_of(ranked, asked=number if asked is None else len(asked[1]))
     judged = judge(facts, load_weights("elements" if few else "pattern"))
     by_crystal, by_lattice = (
@@ -162,15 +159,6 @@ def narrowed(
     if not len(rows):
         return replace(every, kinship=kinship.clamp_max(RELATIVE))
     return with_relatives(best_candidates(curve, library, lines, rows), every, kinship)
-
-
-def with_elements(library: Library, elements: Collection[str]) -> Tensor:
-    """Crystals of exactly these elements, with or without hydrogen, int64 ``[C]``, rising."""
-    bare = frozenset(elements) - {"H"}
-    found = [library.with_elements(exactly=bare | {"H"})]
-    if bare:
-        found.append(library.with_elements(exactly=bare))
-    return torch.cat([torch.as_tensor(x) for x in found]).unique()
 
 
 def _matches(
