@@ -174,7 +174,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_your_pattern(folder: Path) -> None:
     found = executed("T1_your_pattern", folder)
     verdict, text = found["assumed"]
-    assert verdict == "tentative" and "none of the library with this cell is likely" in text
+    assert verdict == "tentative" and "by that of a Co tube TiO2 fits as well" in text
     assert found["told"] == ["confident", "TiO2"]
     assert found["lines"] == "indexing"
     assert found["new"] == pytest.approx(found["true"], rel=0.025)
