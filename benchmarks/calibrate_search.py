@@ -75,8 +75,7 @@ def fit(options: argparse.Namespace) -> None:
     }
     cases = hard_cases(options.hard)
     hard = [case for _, second, *_, case in cases if not second]
-    told = joined["about"][:, 0] == 1
-    few = told | (joined["about"][:, 1] < FEW)
+    told, few = joined["about"][:, 0] == 1, among_few(joined["about"])
     search = {
         name: fit_setting({key: x[rows] for key, x in joined.items()})
         for name, rows in (("pattern", ~few), ("elements", few))
@@ -90,6 +89,11 @@ def fit(options: argparse.Namespace) -> None:
             print(name, {k: np.round(v, 3).tolist() for k, v in found_ones.items()})
     for path, content in ((rank.WEIGHTS, search), (combine.WEIGHTS, together)):
         path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def among_few(about: np.ndarray) -> np.ndarray:
+    """Which searches asked for few crystals, as :func:`.search` has it: bool, one for each row."""
+    return (about[..., 0] == 1) | (about[..., 1] < FEW)
 
 
 WIDE = ("evidence", "right", "groups", "cells")
@@ -309,7 +313,7 @@ def cases_of(part: dict[str, np.ndarray], row: int) -> list[Case]:
         cell = same[-1, :-1]
         lattice = cell & (groups[:-1] == groups[-1])
         about = cells[:-1], groups[:-1], part["lines"][row], part["read"][row], cells[-1]
-        few = bool(part["about"][row, 0] == 1 or asked < FEW)
+        few = bool(among_few(part["about"][row]))
         known, unknown = kept is there, part["unknown"][row]
         often = part["counts"][row], min(1.0, 1 / unknown if known else unknown)
         cases.append(Case(facts, *about, int(groups[-1]), right, cell, lattice, few, known, *often))

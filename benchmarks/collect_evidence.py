@@ -318,7 +318,7 @@ def collect(options: argparse.Namespace) -> None:
     elif options.hard is not None:
         about = options.library, options.reader, options.hard
         jobs = []
-        for kind in KINDS if options.kinds is None else options.kinds:
+        for kind in options.kinds:
             number = options.number if kind in ("sum", "lines") else options.number // 4
             first = number * options.seed
             jobs += [(*about, kind, i) for i in range(first, first + number)]
@@ -390,7 +390,7 @@ def main() -> None:
     what = "folder of the measured patterns: make patterns of which no single crystal is right"
     parser.add_argument("--hard", type=Path, help=what)
     what = "of these only (see --hard)"
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, help=what)
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help=what)
     what = "crystals of the library itself, each once"
     parser.add_argument("--own", action="store_true", help=what)
     parser.add_argument("--reader", type=Path, help="the network's file")
